@@ -1,0 +1,73 @@
+"""Activation functions.
+
+    GELU(x) = x Φ(x) = x/2 · erfc(-x/√2)                                  "none": the exact form, Φ the normal distribution function
+    GELU(x) ≈ x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))                  "tanh": the form of GPT-2, CPM and Hugging Face's gelu_new
+
+They differ by up to 4.7e-4: a model trained with one and run with the other is quietly wrong.
+
+Reference: D. Hendrycks and K. Gimpel, "Gaussian error linear units (GELUs)", arXiv 1606.08415, section 2.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+from refimpl.errors import ConfigError
+from refimpl.number_system import Array, check_floating, clamp, exact, is_ball, namespace, pi, rounded_once, square_root
+from refimpl.special import erfc
+
+__all__ = ["gelu", "relu", "sigmoid", "tanh"]
+
+
+@rounded_once
+def gelu(x: Array, approximate: Literal["tanh", "none"] = "tanh") -> Array:  # (...) -> (...)
+    """GELU(x) = x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) for "tanh", or x/2 · erfc(-x/√2) for "none".
+
+    Parameters
+    ----------
+    x : array, (...), floating or balls
+    approximate : "tanh" or "none"
+
+    Returns
+    -------
+    array, (...), the dtype of `x`
+
+    Raises
+    ------
+    DtypeError, ConfigError
+        if `x` is not floating, or `approximate` is neither name.
+    """
+    check_floating("x", x)
+    if approximate == "tanh":
+        cubic = exact(Fraction(44715, 1_000_000), x)
+        near = clamp(x, -32.0, 32.0)  # beyond, tanh is ±1 in every dtype, and x³ might overflow
+        slope = square_root(2 / pi(x), x)
+        return x / 2 * (1 + namespace(x).tanh(slope * (near + cubic * near * near * near)))
+    if approximate == "none":
+        return x / 2 * erfc(-x / square_root(2, x))
+    raise ConfigError(
+        "unknown form of GELU", where="gelu(approximate=...)", expected='"tanh" or "none"', got=repr(approximate)
+    )
+
+
+@rounded_once
+def relu(x: Array) -> Array:  # (...) -> (...)
+    """relu(x) = max(x, 0), elementwise. On a ball that straddles 0 this is (x + |x|)/2, which encloses both branches."""
+    check_floating("x", x)
+    xp = namespace(x)
+    return (x + xp.abs(x)) / 2 if is_ball(x) else xp.maximum(x, 0.0)
+
+
+@rounded_once
+def sigmoid(x: Array) -> Array:  # (...) -> (...)
+    """σ(x) = 1/(1 + exp(-x)) = (1 + tanh(x/2))/2, elementwise. Dtypes and errors as `gelu`."""
+    check_floating("x", x)
+    return (1 + namespace(x).tanh(x / 2)) / 2
+
+
+@rounded_once
+def tanh(x: Array) -> Array:  # (...) -> (...)
+    """tanh(x), elementwise. Dtypes and errors as `gelu`."""
+    check_floating("x", x)
+    return namespace(x).tanh(x)

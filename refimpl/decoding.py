@@ -1,0 +1,308 @@
+"""Turning next-token scores into text: greedy, temperature, top-k, top-p, beam search.
+
+    p = softmax(keep(z / τ)),   keep_k(z) = {i : z_i >= the k-th largest z},   keep_p = the fewest most probable tokens whose mass reaches p
+
+Filters apply in the order temperature, top-k, top-p, and renormalize at the end. Ties: top-k keeps every token tied with the k-th; top-p
+orders ties by token id. Randomness is one uniform number per row and step, drawn on the host from a NumPy Generator and inverted through
+the cumulative distribution, so that a seed gives the same text on every backend up to rounding.
+
+Beam search scores a hypothesis of n generated tokens, the stop token counted, by  Σ log p / n^α  (α the length penalty).
+
+References: A. Fan et al., arXiv 1805.04833 (top-k); A. Holtzman et al., arXiv 1904.09751, section 3.1 (top-p);
+Y. Wu et al., arXiv 1609.08144, section 7 (length normalization; the plain power n^α is the form in common use).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from refimpl.errors import ConfigError, TokenError
+from refimpl.number_system import Array, device_of, namespace
+from refimpl.softmax import log_softmax, masked_softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = [
+    "Decoder",
+    "Hypothesis",
+    "beam_search",
+    "generate",
+    "sample",
+    "sampling_probabilities",
+    "top_k_mask",
+    "top_p_mask",
+]
+
+
+class Decoder(Protocol):
+    """What decoding asks of a model. `refimpl.gpt2.CachedDecoder` is one."""
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, prompt included."""
+
+    def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, Any]:
+        """Read left-padded prompts (batch, length); return the next token's logits (batch, vocab) and a state."""
+
+    def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
+        """Read one more token a row (batch, 1); return the next token's logits and the state."""
+
+    def select(self, cache: Any, rows: list[int]) -> Any:
+        """The state of the given rows, which may repeat."""
+
+
+def top_k_mask(logits: Array, k: int) -> Array:  # (..., vocab) -> bool (..., vocab)
+    """keep_i = (z_i >= the k-th largest z): at least k tokens, more where ties meet the k-th.
+
+    Raises ConfigError unless `k` is a whole number >= 1; a `k` beyond the vocabulary keeps everything.
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ConfigError("top_k must be a whole number", expected="top_k >= 1, or None for no limit", got=repr(k))
+    ordered = namespace(logits).sort(logits, axis=-1, descending=True)
+    position = min(k, logits.shape[-1]) - 1
+    return logits >= ordered[..., position : position + 1]
+
+
+def top_p_mask(probabilities: Array, p: float) -> Array:  # (..., vocab) -> bool (..., vocab)
+    """keep_i = (the mass of all tokens ordered before i < p): the shortest prefix, by falling probability, whose mass reaches p.
+
+    Ties are ordered by token id. At least one token is always kept. Raises ConfigError unless 0 < p <= 1.
+    """
+    if not 0 < p <= 1:
+        raise ConfigError("top_p must be a probability", expected="0 < top_p <= 1, or None for no limit", got=repr(p))
+    xp = namespace(probabilities)
+    order = xp.argsort(probabilities, axis=-1, descending=True, stable=True)
+    ordered = xp.take_along_axis(probabilities, order, axis=-1)
+    kept = (xp.cumulative_sum(ordered, axis=-1) - ordered < p) | (p == 1)
+    first = xp.arange(kept.shape[-1], device=device_of(probabilities)) == 0
+    return xp.take_along_axis(kept | first, xp.argsort(order, axis=-1, stable=True), axis=-1)
+
+
+def sampling_probabilities(
+    logits: Array, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Array:  # (..., vocab) -> (..., vocab)
+    """p = softmax of logits/τ over the tokens that top-k, then top-p, keep; 0 elsewhere.
+
+    Parameters
+    ----------
+    logits : array, (..., vocab), floating
+    temperature : float > 0 (greedy decoding is the argmax, not a temperature)
+    top_k, top_p : the limits of `top_k_mask` and `top_p_mask`, or None
+
+    Returns
+    -------
+    array, (..., vocab), the dtype of `logits`, each row summing to one
+
+    Raises
+    ------
+    ConfigError
+        for a temperature that is not positive, or limits out of range.
+    """
+    if not 0 < temperature < math.inf:
+        raise ConfigError("temperature must be positive", expected="0 < temperature < inf", got=repr(temperature))
+    scaled = logits / temperature
+    mask = None if top_k is None else top_k_mask(scaled, top_k)
+    if top_p is not None:
+        nucleus = top_p_mask(masked_softmax(scaled, mask), top_p)
+        mask = nucleus if mask is None else mask & nucleus
+    return masked_softmax(scaled, mask)
+
+
+def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (batch,)
+    """i = the number of tokens whose cumulative mass is at most u · total, u uniform in [0, 1), one draw a row from `rng` on the host."""
+    xp = namespace(probabilities)
+    cumulative = xp.cumulative_sum(probabilities, axis=-1)
+    uniform = xp.asarray(
+        rng.random(probabilities.shape[0]).tolist(), dtype=cumulative.dtype, device=device_of(cumulative)
+    )
+    passed = xp.sum(xp.astype(cumulative <= uniform[:, None] * cumulative[:, -1:], xp.int64), axis=-1)
+    ids = xp.arange(cumulative.shape[-1], device=device_of(cumulative))
+    last_possible = xp.max(xp.where(probabilities > 0, ids, xp.zeros_like(ids)), axis=-1)
+    return xp.minimum(passed, last_possible)
+
+
+def _choose(logits: Array, temperature: float, top_k: int | None, top_p: float | None, rng: Any) -> list[int]:
+    xp = namespace(logits)
+    if temperature == 0:
+        chosen = xp.argmax(logits, axis=-1)
+    else:
+        chosen = sample(sampling_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p), rng)
+    return [int(chosen[row]) for row in range(chosen.shape[0])]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[bool]]]:
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise TokenError(
+            "the prompt is empty",
+            where="generate(prompts)",
+            expected="at least one token in every prompt",
+            got=[len(prompt) for prompt in prompts],
+            remedy="begin with the model's start token (bos_token_id)",
+        )
+    longest = max(map(len, prompts))
+    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    return ids, [[False] * (longest - len(prompt)) + [True] * len(prompt) for prompt in prompts]
+
+
+def _room(decoder: Decoder, longest: int, max_new_tokens: int | None) -> int:
+    room = decoder.context - longest
+    asked = room if max_new_tokens is None else max_new_tokens
+    if asked < 1 or asked > room:
+        raise TokenError(
+            "the sequence runs past the position table" if asked > room or room < 1 else "nothing to generate",
+            where="generate",
+            expected=f"1 <= max_new_tokens <= {room} after a prompt of {longest} tokens (n_positions = {decoder.context})",
+            got=asked,
+            remedy="shorten the prompt, or ask for fewer tokens",
+        )
+    return asked
+
+
+def generate(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Iterable[int] = (),
+    rng: Any = None,
+) -> Iterator[list[int | None]]:
+    """Yield, step by step, the next token of every prompt; None for a row that has already stopped.
+
+    Parameters
+    ----------
+    decoder : the model
+    prompts : one list of token ids a row, of any lengths >= 1
+    max_new_tokens : int, or None for as many as the position table holds
+    temperature : float >= 0; 0 is greedy: the most probable token, the lowest id among equals
+    top_k, top_p : limits, or None; ignored by greedy decoding, which they do not change
+    stop : token ids that end a row; the stop token itself is yielded
+    rng : numpy.random.Generator, needed unless temperature is 0
+
+    Raises
+    ------
+    TokenError, ConfigError
+        for an empty prompt, too long a sequence, options out of range, a missing generator: at the call, before any token.
+    """
+    if not temperature >= 0:
+        raise ConfigError("temperature must not be negative", expected="temperature >= 0", got=repr(temperature))
+    if temperature > 0 and rng is None:
+        raise ConfigError("sampling needs a random generator", expected="rng=numpy.random.default_rng(seed)", got=None)
+    ids, mask = _left_padded(prompts)
+    steps = _room(decoder, len(ids[0]), max_new_tokens)
+    return _steps(decoder, ids, mask, steps, frozenset(stop), (temperature, top_k, top_p, rng))
+
+
+def _steps(
+    decoder: Decoder, ids: list[list[int]], mask: list[list[bool]], steps: int, stop: frozenset[int], options: Any
+) -> Iterator[list[int | None]]:
+    logits, state = decoder.start(ids, mask)
+    running = [True] * len(ids)
+    for remaining in range(steps - 1, -1, -1):
+        chosen = _choose(logits, *options)
+        yield [token if alive else None for token, alive in zip(chosen, running, strict=True)]
+        running = [alive and token not in stop for token, alive in zip(chosen, running, strict=True)]
+        if not any(running):
+            return
+        if remaining:
+            logits, state = decoder.advance([[token] for token in chosen], state)
+
+
+class Hypothesis(NamedTuple):
+    """A complete hypothesis of beam search."""
+
+    ids: list[int]  # generated; the stop token that ended it included
+    score: float  # Σ log p / n^α, n = len(ids)
+
+
+class _Open(NamedTuple):
+    ids: list[int]
+    total: float  # Σ log p
+
+
+def _extensions(log_p: Array, hypotheses: list[_Open], count: int) -> list[tuple[float, int, int]]:
+    """The `count` best (total, hypothesis, token), best first; equals in the order of hypothesis, then token id."""
+    xp = namespace(log_p)
+    totals = xp.asarray([hypothesis.total for hypothesis in hypotheses], dtype=log_p.dtype, device=device_of(log_p))
+    flat = xp.reshape(log_p + totals[:, None], (-1,))
+    order = xp.argsort(flat, descending=True, stable=True)
+    best = [int(order[rank]) for rank in range(min(count, flat.shape[0]))]
+    vocabulary = log_p.shape[-1]
+    return [(float(flat[index]), index // vocabulary, index % vocabulary) for index in best]
+
+
+def _wide(logits: Array) -> Array:
+    """float64 where the array library has it on this device, else the logits as they are: totals of many steps are added up."""
+    xp = namespace(logits)
+    try:
+        return xp.astype(logits, xp.float64)
+    except (ValueError, TypeError):
+        return logits
+
+
+def _check_beams(beams: int, length_penalty: float) -> None:
+    if not isinstance(beams, int) or isinstance(beams, bool) or beams < 1:
+        raise ConfigError("beams must be a whole number", expected="beams >= 1", got=repr(beams))
+    if not math.isfinite(length_penalty):
+        raise ConfigError("length_penalty must be finite", expected="a number; 0 ranks by Σ log p", got=length_penalty)
+
+
+def beam_search(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    *,
+    beams: int,
+    max_new_tokens: int | None = None,
+    length_penalty: float = 1.0,
+    stop: Iterable[int] = (),
+    early_stopping: bool = False,
+) -> list[Hypothesis]:
+    """Search for the sequences of the largest  Σ log p / n^α.
+
+    Each step extends every open hypothesis by every token and keeps the best (1 + number of stop tokens)·beams extensions. Of their first
+    `beams`, those that end (a stop token, or the last step) are complete; the best `beams` that do not end stay open. The search
+    stops when `beams` are complete and the best open total / n^α does not exceed the worst complete score (at once, with
+    `early_stopping`). These are the rules of Hugging Face transformers 5; see validation/recorded/README.md.
+
+    Parameters
+    ----------
+    decoder : the model
+    prompt : token ids, at least one
+    beams : int >= 1
+    max_new_tokens : int, or None for as many as the position table holds
+    length_penalty : α; larger prefers longer sequences
+    stop : token ids that complete a hypothesis
+    early_stopping : whether to stop as soon as `beams` hypotheses are complete
+
+    Returns
+    -------
+    list of at most `beams` Hypothesis, best first; equals in the order they were found
+
+    Raises
+    ------
+    TokenError, ConfigError
+        for an empty prompt, too long a sequence, options out of range.
+    """
+    _check_beams(beams, length_penalty)
+    ids, mask = _left_padded([prompt])
+    limit, ends = _room(decoder, len(prompt), max_new_tokens), frozenset(stop)
+    logits, state = decoder.start(ids, mask)
+    alive, complete = [_Open([], 0.0)], list[Hypothesis]()
+    for n in range(1, limit + 1):
+        ranked = _extensions(log_softmax(_wide(logits)), alive, (1 + len(ends)) * beams)
+        ending = [(total, row, token) for total, row, token in ranked[:beams] if token in ends or n == limit]
+        complete += [Hypothesis([*alive[row].ids, token], total / n**length_penalty) for total, row, token in ending]
+        complete = sorted(complete, key=lambda hypothesis: -hypothesis.score)[:beams]
+        kept = [] if n == limit else [extension for extension in ranked if extension[2] not in ends][:beams]
+        enough = len(complete) == beams
+        if not kept or (enough and (early_stopping or kept[0][0] / n**length_penalty <= complete[-1].score)):
+            break
+        alive = [_Open([*alive[row].ids, token], total) for total, row, token in kept]
+        logits, state = decoder.advance(
+            [[token] for _, _, token in kept], decoder.select(state, [row for _, row, _ in kept])
+        )
+    return complete

@@ -1,0 +1,375 @@
+"""`refimpl.load`: open a checkpoint and use it, with one object for the whole of inference.
+
+    model = refimpl.load("tang")
+    for piece in model.stream("春眠不觉晓，", seed=1):
+        print(piece, end="")
+
+`path` is the name of an embedded model, or a Hugging Face GPT-2 folder (config.json and safetensors, sharded or not).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from refimpl import backend as backends
+from refimpl import decoding, gpt2
+from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
+from refimpl.number_system import device_of, namespace
+from refimpl.softmax import log_softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from refimpl.number_system import Array
+    from refimpl.text import Tokenizer
+
+__all__ = ["EMBEDDED", "Model", "Score", "load"]
+
+EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
+DTYPES = ("float16", "float32", "float64")
+
+
+class Score(NamedTuple):
+    """How likely a model finds a text."""
+
+    tokens: int  # scored: all but the first, or all where a start token was put before them
+    unknown: int  # of these, tokens that stand for characters outside the vocabulary: scored like any other
+    negative_log_likelihood: float  # total, in nats
+    log_probabilities: list[float]  # one a scored token
+
+    @property
+    def perplexity(self) -> float:
+        """exp(negative log-likelihood / tokens)."""
+        return math.exp(self.negative_log_likelihood / self.tokens)
+
+
+class Model:
+    """A loaded language model: its numbers (`weights`, `config`), its tokenizer, and what to do with them.
+
+    Attributes
+    ----------
+    config : GPT2Config
+    weights : GPT2Weights, on the backend's device
+    backend : Backend
+    tokenizer : Tokenizer or None
+    defaults : sampling options that came with the model
+    """
+
+    def __init__(
+        self,
+        weights: gpt2.GPT2Weights,
+        config: gpt2.GPT2Config,
+        backend: backends.Backend,
+        tokenizer: Tokenizer | None = None,
+        *,
+        dialect: str | gpt2.Dialect = "openai",
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        self.weights = weights
+        self.config = config
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.dialect = dialect
+        self.defaults = defaults or {}
+
+    def __repr__(self) -> str:
+        count = sum(math.prod(array.shape) for array in self.weights.named().values())
+        return f"<GPT-2 with {count:,} parameters, {self.weights.token_embedding.dtype}, backend {self.backend.name}>"
+
+    def logits(self, token_ids: Any, mask: Any = None) -> Array:  # int (batch, length) -> (batch, length, vocab)
+        """The definition's logits, `refimpl.gpt2.logits`, on this model's backend."""
+        return gpt2.logits(self.weights, self.config, token_ids, mask=mask, dialect=self.dialect)
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(
+                "the model came without a tokenizer",
+                expected="tokenizer.json, or vocab.json and merges.txt, in its folder",
+                remedy="put one there, or use model.logits and refimpl.decoding with token ids",
+            )
+        return self.tokenizer
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The ids that a text begins with: the start token where the model has one, then the text's own."""
+        start = [] if self.config.bos_token_id is None else [self.config.bos_token_id]
+        return start + self._tokenizer().encode(text)
+
+    def _decoder(self) -> gpt2.CachedDecoder:
+        return gpt2.CachedDecoder(self.weights, self.config, self.dialect)
+
+    def _options(self, **asked: Any) -> dict[str, Any]:
+        options = {"temperature": 1.0, "top_k": None, "top_p": None} | self.defaults
+        return options | {name: value for name, value in asked.items() if value is not None}
+
+    def _stop(self, stop: Iterable[int] | None) -> list[int]:
+        if stop is not None:
+            return list(stop)
+        return [] if self.config.eos_token_id is None else [self.config.eos_token_id]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Iterable[int] | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Yield the continuation of `prompt`, piece by piece, as it is generated.
+
+        Parameters
+        ----------
+        prompt : text; it must not be empty unless the model has a start token
+        max_new_tokens : int, or None: until a stop token, or the end of the position table
+        temperature, top_k, top_p : see `refimpl.decoding.generate`; None takes the model's own default. temperature=0 is greedy
+        stop : token ids that end the text; None: the configuration's eos_token_id
+        seed : of NumPy's default generator
+
+        Raises
+        ------
+        TokenError, ConfigError, TokenizerError
+            for a prompt that is empty or too long, options out of range, no tokenizer: at the call.
+        """
+        import numpy
+
+        ids, ends = self.prompt_ids(prompt), self._stop(stop)
+        chosen = self._options(temperature=temperature, top_k=top_k, top_p=top_p)
+        rng = numpy.random.default_rng(seed)
+        steps = decoding.generate(self._decoder(), [ids], max_new_tokens=max_new_tokens, stop=ends, rng=rng, **chosen)
+        return self._pieces(steps, frozenset(ends))
+
+    def _pieces(self, steps: Iterator[list[int | None]], ends: frozenset[int]) -> Iterator[str]:
+        """Text as soon as it is final: a piece that ends in half a character waits for the rest."""
+        tokenizer, ids, shown = self._tokenizer(), [], ""
+        for (token,) in steps:
+            if token is None or token in ends:
+                break
+            ids.append(token)
+            text = tokenizer.decode(ids)
+            if not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        rest = tokenizer.decode(ids)[len(shown) :] if ids else ""
+        if rest:
+            yield rest
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Iterable[int] | None = None,
+        seed: int = 0,
+    ) -> str:
+        """The prompt and its continuation as one text; arguments and errors as `stream`."""
+        pieces = self.stream(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop=stop,
+            seed=seed,
+        )
+        return prompt + "".join(pieces)
+
+    def generate_batch(
+        self, prompts: list[str], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
+    ) -> list[str]:
+        """Continue many prompts at once (one batch, left-padded); options as `stream`. Rows draw from one generator, in order."""
+        import numpy
+
+        ends = self._stop(options.pop("stop", None))
+        rows: list[list[int]] = [[] for _ in prompts]
+        steps = decoding.generate(
+            self._decoder(),
+            [self.prompt_ids(prompt) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            stop=ends,
+            rng=numpy.random.default_rng(seed),
+            **self._options(**options),
+        )
+        for tokens in steps:
+            for row, token in zip(rows, tokens, strict=True):
+                if token is not None and token not in ends:
+                    row.append(token)
+        return [prompt + self._tokenizer().decode(row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def beam_search(
+        self,
+        prompt: str,
+        *,
+        beams: int = 4,
+        max_new_tokens: int | None = None,
+        length_penalty: float = 1.0,
+        stop: Iterable[int] | None = None,
+    ) -> list[decoding.Hypothesis]:
+        """The `beams` best continuations by `refimpl.decoding.beam_search`, best first, as token ids and scores."""
+        return decoding.beam_search(
+            self._decoder(),
+            self.prompt_ids(prompt),
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            stop=self._stop(stop),
+        )
+
+    def score(self, text: str, *, end: bool = False) -> Score:
+        """Score(Σ -log p(tokenᵢ | tokens before)) of a text, every token but the first (all, if the model has a start token).
+
+        Texts longer than the position table are read in windows that overlap by half, so that every scored token but those of the
+        first window sees at least half a table of context.
+
+        Parameters
+        ----------
+        text : text of at least one scored token
+        end : whether the end token is scored too
+
+        Raises
+        ------
+        TextError, TokenizerError
+            if nothing is left to score, or there is no tokenizer.
+        """
+        ids = self.prompt_ids(text)
+        if end:
+            ids = [*ids, *self._stop(None)]
+        if len(ids) < 2:
+            raise TextError("the text is too short to score", expected="at least two tokens", got=len(ids))
+        unknown = getattr(self.tokenizer, "unknown", None)
+        unknown_id = None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
+        values = [
+            value for window, first in _windows(ids, self.config.n_positions) for value in self._scored(window, first)
+        ]
+        return Score(len(values), sum(identity == unknown_id for identity in ids[1:]), -math.fsum(values), values)
+
+    def _scored(self, window: list[int], first: int) -> list[float]:
+        """log p of window[first:], each given what precedes it in the window."""
+        logits = self.logits([window[:-1]])
+        xp = namespace(logits)
+        probabilities = log_softmax(logits[0, first - 1 :, :])
+        targets = xp.asarray(window[first:], device=device_of(logits))
+        picked = xp.take_along_axis(probabilities, targets[:, None], axis=-1)
+        return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
+
+
+def _windows(ids: list[int], size: int) -> list[tuple[list[int], int]]:
+    """Windows of at most size + 1 ids (the last one is only a target), and the index in each from which tokens are scored."""
+    if len(ids) <= size + 1:
+        return [(ids, 1)]
+    windows, scored = [(ids[: size + 1], 1)], size + 1
+    while scored < len(ids):
+        end = min(scored + size - size // 2, len(ids))
+        begin = max(0, end - size - 1)
+        windows.append((ids[begin:end], scored - begin))
+        scored = end
+    return windows
+
+
+def _resolve(path: str | Path) -> tuple[Path, bool]:
+    if str(path) in EMBEDDED:
+        return EMBEDDED[str(path)], True
+    folder = Path(path)
+    if not folder.exists():
+        raise ConfigError(
+            "no such model",
+            where="refimpl.load(path)",
+            expected=f"a folder, or the name of an embedded model ({', '.join(EMBEDDED)})",
+            got=str(path),
+        )
+    return (folder if folder.is_dir() else folder.parent), False
+
+
+def _check_choices(dtype: str | None, architecture: str | None, positions: int | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError("unknown dtype", where="refimpl.load(dtype=...)", expected=", ".join(DTYPES), got=repr(dtype))
+    if architecture not in (None, "gpt2"):
+        raise NotBuiltYetError(
+            "this architecture is not read yet",
+            where="refimpl.load(architecture=...)",
+            expected="gpt2",
+            got=architecture,
+        )
+    if positions is not None:
+        raise NotBuiltYetError("extending the position table is not built yet", where="refimpl.load(positions=...)")
+
+
+def _weights(
+    folder: Path, checkpoint: Any, config: gpt2.GPT2Config, backend: backends.Backend, dtype: str
+) -> gpt2.GPT2Weights:
+    from weights_io.schemes import hugging_face_gpt2 as scheme
+
+    source = scheme.file_names(checkpoint)
+    if config.tie_word_embeddings and "output_embedding" in source:
+        head, table = checkpoint[source.pop("output_embedding")], checkpoint[source["token_embedding"]]
+        if head.shape != table.shape or head.tobytes() != table.tobytes():
+            raise ConfigError(
+                "the configuration says the head is tied, the file says otherwise",
+                where=folder,
+                expected=f"no {scheme.TIED_HEAD}, or one equal to the token embedding",
+                got=f"{scheme.TIED_HEAD} {head.shape} that differs",
+                remedy='set "tie_word_embeddings": false in config.json',
+            )
+    arrays = {ours: backend.asarray(checkpoint[theirs].astype(dtype)) for ours, theirs in source.items()}
+    return gpt2.GPT2Weights.from_named(arrays, config, source=source)
+
+
+def _defaults(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    fields = json.loads(path.read_bytes())
+    if not fields.get("do_sample", False):
+        return {}
+    return {name: fields[name] for name in ("temperature", "top_k", "top_p") if fields.get(name) is not None}
+
+
+def load(
+    path: str | Path,
+    *,
+    backend: str = "auto",
+    dtype: str | None = None,
+    architecture: str | None = None,
+    dialect: str | gpt2.Dialect | None = None,
+    positions: int | None = None,
+) -> Model:
+    """Open a model: an embedded one by its name ("tang"), or a Hugging Face GPT-2 folder or a file in one.
+
+    Parameters
+    ----------
+    path : name or path
+    backend : "numpy", "cupy" or "auto" (see `refimpl.backend.get`)
+    dtype : "float16", "float32", "float64", in which weights are kept and computed with; None is "float32"
+    architecture : "gpt2" or None, which infers it
+    dialect : "openai", "cpm", "bert4keras" or a `gpt2.Dialect`; None is "openai"
+    positions : not built yet
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ConfigError, weights_io.WeightsError, TokenizerError, BackendError
+        for a model that is not there or does not fit its configuration: every missing, extra, misshaped and non-finite tensor is listed.
+    """
+    import weights_io
+    from refimpl.text import open_tokenizer, simplify
+    from weights_io.schemes import hugging_face_gpt2 as scheme
+
+    _check_choices(dtype, architecture, positions)
+    folder, embedded = _resolve(path)
+    config = scheme.read_config(folder / "config.json")
+    chosen = backends.get(backend)
+    checkpoint = weights_io.open(folder if embedded or Path(path).is_dir() else path)
+    weights = _weights(folder, checkpoint, config, chosen, dtype or "float32")
+    prepare: Callable[[str], str] | None = simplify if embedded else None
+    tokenizer = open_tokenizer(folder, prepare)
+    return Model(weights, config, chosen, tokenizer, dialect=dialect or "openai", defaults=_defaults(folder))

@@ -1,0 +1,49 @@
+"""Layer normalization.
+
+    y = (x - μ)/√(σ² + ε) · scale + bias,   μ = mean(x),   σ² = mean((x - μ)²)      over the last axis
+
+The variance is the biased one (divided by d), and ε is added inside the root.
+
+Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", arXiv 1607.06450, eq. (3)-(4).
+"""
+
+from __future__ import annotations
+
+from refimpl.errors import ConfigError, ShapeError
+from refimpl.number_system import Array, check_floating, exact, namespace, rounded_once
+
+__all__ = ["layer_norm"]
+
+
+@rounded_once
+def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:  # (..., d), (d,), (d,) -> (..., d)
+    """y = (x - mean x)/√(mean (x - mean x)² + ε) · scale + bias, over the last axis.
+
+    Parameters
+    ----------
+    x : array, (..., d), floating or balls
+    scale, bias : array, (d,), the dtype of `x`
+    eps : float, >= 0. On balls it is the binary double given. A constant row with eps = 0 is 0/0.
+
+    Returns
+    -------
+    array, (..., d), the dtype of `x`
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        if `x` is not floating, the widths differ, or eps is negative or not a number.
+    """
+    check_floating("x", x)
+    if scale.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+        raise ShapeError(
+            "layer norm's scale and bias must have the width of its input",
+            expected=f"scale and bias of shape {tuple(x.shape[-1:])}",
+            got=f"scale {tuple(scale.shape)}, bias {tuple(bias.shape)}, input {tuple(x.shape)}",
+        )
+    if not eps >= 0:
+        raise ConfigError("layer norm's eps must not be negative", expected="eps >= 0", got=eps)
+    xp = namespace(x, scale, bias)
+    centred = x - xp.mean(x, axis=-1, keepdims=True)
+    variance = xp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred / xp.sqrt(variance + exact(eps, x)) * scale + bias

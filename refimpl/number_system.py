@@ -1,0 +1,153 @@
+"""What a definition needs to know about the numbers it runs on, and nothing more.
+
+A definition in this package is one source for four number systems: NumPy arrays, CuPy arrays, array-api-strict arrays,
+and *balls* (NumPy object arrays of `flint.arb`, whose results are rigorous enclosures). This module holds the few
+places where they differ:
+
+* constants: `exact`, `square_root` and `pi` give a Python float beside floating arrays (so that the array's dtype
+  decides, and NumPy's float64 scalars never leak in) and a ball beside balls. A Python `float` given to `exact` means
+  that binary double, not the decimal it was written as; a `Fraction` means the exact rational;
+* 16-bit floats: `rounded_once` computes float16 and bfloat16 in float32 and rounds the result once;
+* `shift_for_exp`: a finite number close to the maximum, for softmax. Any shift is exact in exact arithmetic, so on balls it is the
+  midpoint of the largest ball: choosing between overlapping balls is then no decision at all;
+* `clamp`: limits the arguments of functions which are constant (to the last bit) beyond a bound.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import array_api_compat
+
+from refimpl.errors import DtypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "Array",
+    "check_floating",
+    "clamp",
+    "device_of",
+    "exact",
+    "is_ball",
+    "namespace",
+    "pi",
+    "rounded_once",
+    "shift_for_exp",
+    "square_root",
+]
+
+Array: TypeAlias = Any
+SIXTEEN_BITS = ("float16", "bfloat16")
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace that all the arrays belong to; raises TypeError if they do not share one."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def device_of(x: Array) -> Any:
+    """The device that `x` lives on, in the form that its namespace's creation functions take."""
+    return array_api_compat.device(x)
+
+
+def is_ball(x: Array) -> bool:
+    """Whether `x` is an array of balls: a NumPy array of dtype object."""
+    return str(x.dtype) == "object"
+
+
+def _ball_type(x: Array) -> Any:
+    """The type of the balls in `x`: `flint.arb`, without importing it here."""
+    kinds = {type(element) for element in x.ravel()[:1]}
+    if [kind.__name__ for kind in kinds] != ["arb"]:
+        raise DtypeError(
+            "an object array must hold balls",
+            expected="elements of type flint.arb, at least one",
+            got=sorted(kind.__name__ for kind in kinds) or "an empty array",
+            remedy="convert it with validation.number_systems.balls(array)",
+        )
+    return kinds.pop()
+
+
+def check_floating(name: str, x: Array) -> None:
+    """Raise DtypeError unless `x` is an array of real floating-point numbers or of balls."""
+    if is_ball(x):
+        _ball_type(x)
+    elif "float" not in str(x.dtype):
+        raise DtypeError(
+            f"{name} must be real floating point",
+            expected="float16, bfloat16, float32, float64, or an object array of flint.arb",
+            got=x.dtype,
+            remedy=f"convert it first, for instance xp.astype({name}, xp.float32)",
+        )
+
+
+def exact(value: Any, like: Array) -> Any:
+    """`value` as a scalar beside `like`: a Python float for floating arrays, an enclosing ball for balls."""
+    if not is_ball(like):
+        return float(value)
+    ball = _ball_type(like)
+    return ball(value.numerator) / value.denominator if isinstance(value, Fraction) else ball(value)
+
+
+def square_root(value: Any, like: Array) -> Any:
+    """√value as a scalar beside `like`: a rounded Python float for floating arrays, an enclosing ball for balls.
+
+    `value` is a whole number, a float, a Fraction, or a scalar made by `exact` or `pi`.
+    """
+    return exact(value, like).sqrt() if is_ball(like) else math.sqrt(value)
+
+
+def pi(like: Array) -> Any:
+    """π as a scalar beside `like`."""
+    return _ball_type(like).pi() if is_ball(like) else math.pi
+
+
+def shift_for_exp(x: Array, axis: int) -> Array:
+    """A finite exact number for each row of `x`, within a ball's radius of max(x), the reduced axis kept.
+
+    On floats: max(x). On balls: the midpoint of the ball that NumPy's comparisons happen to pick.
+    """
+    xp = namespace(x)
+    largest = xp.max(x, axis=axis, keepdims=True)
+    return xp.frompyfunc(lambda ball: ball.mid(), 1, 1)(largest) if is_ball(x) else largest
+
+
+def clamp(x: Array, low: Array | float, high: Array | float) -> Array:
+    """`x` limited to [low, high] on floats; `x` itself on balls.
+
+    Only for functions that do not change beyond the limits by more than the last bit: floats are kept away from overflow there,
+    and balls do not overflow.
+    """
+    xp = namespace(x)
+    return x if is_ball(x) else xp.minimum(xp.maximum(x, low), high)
+
+
+def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `function` compute 16-bit floats in float32 and round each floating result once, to the first argument's dtype.
+
+    float16 and bfloat16 carry 11 and 8 significant bits and float16 overflows at 65504: squares and sums inside a layer norm
+    leave its range on ordinary inputs. Everything else passes through unchanged.
+    """
+
+    def widened(value: Any) -> Any:
+        if str(getattr(value, "dtype", "")) not in SIXTEEN_BITS:
+            return value
+        xp = namespace(value)
+        return xp.astype(value, xp.float32)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        dtype = getattr(args[0], "dtype", None)
+        if str(dtype) not in SIXTEEN_BITS:
+            return function(*args, **kwargs)
+        result = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
+        if isinstance(result, tuple):
+            return tuple(namespace(part).astype(part, dtype) for part in result)
+        return namespace(result).astype(result, dtype)
+
+    return wrapper

@@ -1,0 +1,101 @@
+"""The error function, the one function that the definitions need and the array API standard lacks.
+
+    erf(x) = 2/√π ∫₀ˣ exp(-t²) dt          erfc(x) = 1 - erf(x)
+
+NumPy arrays go to scipy, CuPy arrays to cupyx, balls to `arb.erf`. Any other array library is served by array-API operations alone:
+the midpoint rule for  erfc(x) = (2x/π) exp(-x²) ∫₀^∞ exp(-t²)/(t² + x²) dt  with step h, whose error is the residue at t = ix,
+which is known in closed form, and a remainder of relative size exp(-π²/h²):
+
+    erfc(x) = (2hx/π) exp(-x²) Σ_{n>=0} exp(-tₙ²)/(tₙ² + x²) + 2/(1 + exp(2πx/h)) [x < π/h],   tₙ = (n + ½) h
+
+With h = 1/2 the remainder is below 7.2e-18 and twelve terms suffice. All terms are positive: nothing cancels.
+
+References: F. Matta and A. Reichel, "Uniform computation of the error function and other related functions", Math. Comp. 25 (1971), eq. (5);
+D. B. Hunter and T. Regan, "A note on the evaluation of the complementary error function", Math. Comp. 26 (1972).
+"""
+
+from __future__ import annotations
+
+import math
+
+from refimpl.number_system import Array, check_floating, clamp, is_ball, namespace, rounded_once
+
+__all__ = ["erf", "erf_midpoint", "erfc", "erfc_midpoint"]
+
+_STEP = 0.5
+_NODES = [(n + 0.5) * _STEP for n in range(13)]
+_BEYOND = 27.5  # erfc(27.5) < 1e-330: zero in every dtype
+
+
+def _native(name: str, x: Array) -> Array | None:
+    """The library's own erf or erfc of `x`, or None where the library has none."""
+    xp = namespace(x)
+    if is_ball(x):
+        return xp.frompyfunc(lambda ball: getattr(ball, name)(), 1, 1)(x)
+    if xp.__name__ == "array_api_compat.numpy":
+        import scipy.special as library
+    elif xp.__name__ == "array_api_compat.cupy":
+        import cupyx.scipy.special as library
+    else:
+        return None
+    return getattr(library, name)(x)
+
+
+def _midpoint_sum(x: Array) -> Array:  # (...) -> (...)
+    """(2hx/π) exp(-x²) Σ exp(-tₙ²)/(tₙ² + x²), which is odd in x."""
+    xp = namespace(x)
+    square = x * x
+    total = sum(math.exp(-node * node) / (square + node * node) for node in _NODES)
+    return x * xp.exp(-square) * total * (2.0 * _STEP / math.pi)
+
+
+@rounded_once
+def erf_midpoint(x: Array) -> Array:  # (...) -> (...)
+    """erf(x) = tanh(πx/h) - (2hx/π) exp(-x²) Σ exp(-tₙ²)/(tₙ² + x²), for |x| < π/h and ±1 beyond.
+
+    Uses array-API operations alone. Proved error (tests, by balls): the formula is within 1e-17 of erf; the evaluation adds about ten
+    roundings relative to erf(x).
+    """
+    xp = namespace(x)
+    near = clamp(x, -6.0, 6.0)  # 1 - erf(6) = 2.2e-17: half a unit in the last place of a double
+    return xp.tanh(near * (math.pi / _STEP)) - _midpoint_sum(near)
+
+
+@rounded_once
+def erfc_midpoint(x: Array) -> Array:  # (...) -> (...)
+    """erfc(x) by the midpoint rule, using array-API operations alone; relative error about (10 + x²) roundings."""
+    xp = namespace(x)
+    size = clamp(xp.abs(x), 0.0, _BEYOND)
+    residue = 2.0 / (1.0 + xp.exp(clamp(size, 0.0, 6.0) * (2.0 * math.pi / _STEP)))
+    positive = _midpoint_sum(size) + xp.where(size < math.pi / _STEP, residue, 0.0 * residue)
+    return xp.where(x < 0, 2.0 - positive, positive)
+
+
+@rounded_once
+def erf(x: Array) -> Array:  # (...) -> (...)
+    """erf(x) = 2/√π ∫₀ˣ exp(-t²) dt, elementwise.
+
+    Parameters
+    ----------
+    x : array, (...), floating or balls
+
+    Returns
+    -------
+    array, (...), the dtype of `x`
+
+    Raises
+    ------
+    DtypeError
+        if `x` is not real floating point.
+    """
+    check_floating("x", x)
+    native = _native("erf", x)
+    return erf_midpoint(x) if native is None else native
+
+
+@rounded_once
+def erfc(x: Array) -> Array:  # (...) -> (...)
+    """erfc(x) = 1 - erf(x), elementwise, without the cancellation for large x. Shapes, dtypes and errors as `erf`."""
+    check_floating("x", x)
+    native = _native("erfc", x)
+    return erfc_midpoint(x) if native is None else native

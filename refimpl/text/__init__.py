@@ -1,0 +1,7 @@
+"""Text to token ids and back: one small reader of our own for character models, well-kept libraries for everything else."""
+
+from __future__ import annotations
+
+from refimpl.text.tokenizer import CharacterTokenizer, LibraryTokenizer, Tokenizer, open_tokenizer, simplify
+
+__all__ = ["CharacterTokenizer", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]

@@ -1,0 +1,159 @@
+"""Perturbed arithmetic: the same source, with every rounding replaced by a random one of the size a dtype would make.
+
+A running-error bound composed through a network is useless (five orders too wide after one block), so the error that
+a float implementation may have at the end of one is *sampled*: the definition runs in float64 on arrays whose every operation multiplies its
+result by 1 + u·U(-1, 1), u the unit roundoff of the dtype in question. Sums and products of matrices get noise of the size of a
+random walk over their n roundings, u·√(n/2)·√(Σ terms²). The standard deviation over many runs says, element by element and conditioned on
+the data, what rounding can do. The factor 6 and the 24 runs are those of Student's t: for one Gaussian error of that deviation,
+P(|error| > 6 sd) < 5e-6 with 23 degrees of freedom.
+
+Reference: D. S. Parker, B. Pierce and P. R. Eggert, "Monte Carlo arithmetic: how to gamble with floating point and win",
+Computing in Science and Engineering 2 (2000).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RUNS", "SIGMAS", "Noise", "PerturbedArray", "sampled_deviation"]
+
+RUNS = 24
+SIGMAS = 6.0
+ELEMENTWISE = frozenset({"exp", "log", "sqrt", "tanh", "add", "subtract", "multiply", "divide", "pow"})
+REDUCTIONS = frozenset({"sum", "mean", "cumulative_sum"})
+
+
+class Noise:
+    """A source of perturbations of relative size `roundoff`, and the array namespace that applies them."""
+
+    __name__ = "perturbed"
+
+    def __init__(self, roundoff: float, rng: np.random.Generator) -> None:
+        self.roundoff = roundoff
+        self.rng = rng
+
+    def wrap(self, array: Any) -> PerturbedArray:
+        """`array`, from now on perturbed by every operation."""
+        return PerturbedArray(np.asarray(array), self)
+
+    def rounded(self, exact: Any) -> Any:
+        """exact · (1 + u·U(-1, 1))."""
+        return exact * (1 + self.roundoff * self.rng.uniform(-1, 1, np.shape(exact)))
+
+    def walked(self, exact: Any, square: Any, length: int) -> Any:
+        """exact + u·√(length/2)·√square·U(-1, 1)·√3: a walk of `length` roundings."""
+        size = self.roundoff * np.sqrt(3 * length / 2) * np.sqrt(square)
+        return exact + size * self.rng.uniform(-1, 1, np.shape(exact))
+
+    def matmul(self, a: Any, b: Any) -> PerturbedArray:
+        """The matrix product, its sums perturbed as walks."""
+        left, right = _bare(a), _bare(b)
+        return self.wrap(self.walked(left @ right, (left**2) @ (right**2), left.shape[-1]))
+
+    def _reduce(self, name: str, x: Any, **options: Any) -> PerturbedArray:
+        bare, axis = _bare(x), options.get("axis", -1)
+        result = getattr(xp, name)(bare, **options)
+        if np.asarray(result).dtype.kind != "f":
+            return self.wrap(result)
+        length = bare.shape[axis]
+        square = getattr(xp, name)(bare**2, **options) / (length if name == "mean" else 1)
+        return self.wrap(self.walked(result, square, length))
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(xp, name)
+        if not callable(found) or isinstance(found, type):
+            return found
+        if name in REDUCTIONS:
+            return lambda x, **options: self._reduce(name, x, **options)
+
+        def function(*args: Any, **options: Any) -> Any:
+            result = found(*map(_bare, args), **{key: _bare(value) for key, value in options.items()})
+            if isinstance(result, tuple):
+                return tuple(map(self.wrap, result))
+            if not isinstance(result, (np.ndarray, np.generic)):
+                return result
+            return self.wrap(self.rounded(result) if name in ELEMENTWISE else result)
+
+        return function
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, PerturbedArray):
+        return value.array
+    return type(value)(map(_bare, value)) if isinstance(value, list | tuple) else value
+
+
+class PerturbedArray:
+    """An array whose arithmetic is perturbed by its `Noise`."""
+
+    def __init__(self, array: Any, noise: Noise) -> None:
+        self.array = array
+        self.noise = noise
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Noise:
+        return self.noise
+
+    shape = property(lambda self: self.array.shape)
+    dtype = property(lambda self: self.array.dtype)
+    ndim = property(lambda self: self.array.ndim)
+    device = property(lambda self: "cpu")
+
+    def __getitem__(self, key: Any) -> PerturbedArray:
+        return self.noise.wrap(self.array[key])
+
+    def __float__(self) -> float:
+        return float(self.array)
+
+    def __int__(self) -> int:
+        return int(self.array)
+
+    def __bool__(self) -> bool:
+        return bool(self.array)
+
+    def __neg__(self) -> PerturbedArray:
+        return self.noise.wrap(-self.array)
+
+    def __invert__(self) -> PerturbedArray:
+        return self.noise.wrap(~self.array)
+
+
+def _operator(operation: Callable[..., Any], *, rounds: bool, swapped: bool = False) -> Callable[..., Any]:
+    def method(self: PerturbedArray, other: Any) -> PerturbedArray:
+        left, right = (_bare(other), self.array) if swapped else (self.array, _bare(other))
+        result = operation(left, right)
+        floating = rounds and np.asarray(result).dtype.kind == "f"
+        return self.noise.wrap(self.noise.rounded(result) if floating else result)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(PerturbedArray, f"__{_name}__", _operator(getattr(operator, _name), rounds=True))
+    setattr(PerturbedArray, f"__r{_name}__", _operator(getattr(operator, _name), rounds=True, swapped=True))
+for _name in ("and_", "or_", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(PerturbedArray, f"__{_name.rstrip('_')}__", _operator(getattr(operator, _name), rounds=False))
+
+
+def sampled_deviation(
+    run: Callable[[Callable[[Any], PerturbedArray]], Any], *, roundoff: float, seed: int = 0, runs: int = RUNS
+) -> Any:  # -> float64 (...)
+    """The standard deviation, element by element, of `run(wrap)` over `runs` runs in perturbed arithmetic.
+
+    Parameters
+    ----------
+    run : called with a function that wraps arrays; returns a PerturbedArray
+    roundoff : the unit roundoff u of the dtype that is modelled
+    seed : of the perturbations
+    runs : how many; the answer's own relative uncertainty is 1/√(2 runs - 2)
+    """
+    results = []
+    for rng in np.random.default_rng(seed).spawn(runs):
+        results.append(_bare(run(Noise(roundoff, rng).wrap)))
+    return np.std(np.stack(results), axis=0, ddof=1)

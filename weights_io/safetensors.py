@@ -1,0 +1,205 @@
+"""The safetensors format: a length, a JSON header, and the tensors' bytes without gap or overlap.
+
+    [8 bytes: n, little endian] [n bytes of JSON: name -> {dtype, shape, data_offsets}] [data]
+
+Everything is validated before anything is allocated, and more strictly than the reference reader does: the header must begin with
+"{", keys must be unique, unknown fields are refused, and every byte of the data must belong to exactly one tensor. Arrays are views
+of the mapped file where their offset is aligned for the dtype, and copies otherwise.
+
+Reference: the format's description in the README of the safetensors project, version 0.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from weights_io.checkpoint import Checkpoint, TensorInfo
+from weights_io.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["open_safetensors", "save_safetensors"]
+
+MAX_HEADER = 100_000_000
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "C64": np.dtype("<c8"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def _unique(path: Path) -> Any:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise FormatError("a name occurs twice in the header", where=path, expected="unique names", got=twice)
+        return result
+
+    return build
+
+
+def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The parsed header and the offset at which the data begins."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
+            raise FormatError(
+                "not a safetensors file, or truncated",
+                where=path,
+                expected=f"a header of at most {max(0, min(size - 8, MAX_HEADER))} bytes",
+                got=f"{length} bytes announced, {size} bytes in the file",
+                remedy="fetch the file again and compare its checksum",
+            )
+        raw = file.read(length)
+    if not raw.startswith(b"{"):
+        raise FormatError("the header must begin with {", where=path, got=repr(raw[:16]))
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError("the header is not JSON", where=path, got=f"{type(error).__name__}: {error}") from None
+    return header, 8 + length
+
+
+def _whole(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        fields = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+        raise FormatError("wrong fields", where=f"{path}, {name!r}", expected="dtype, shape, data_offsets", got=fields)
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        raise UnsupportedError(
+            "unknown dtype", where=f"{path}, {name!r}", expected=", ".join(DTYPES), got=entry["dtype"]
+        )
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], DTYPES[entry["dtype"]]
+    if not _whole(shape) or len(shape) > 64:
+        raise FormatError("wrong shape", where=f"{path}, {name!r}", expected="at most 64 whole numbers", got=shape)
+    if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise FormatError(
+            "the offsets do not match dtype and shape",
+            where=f"{path}, {name!r}",
+            expected=f"{math.prod(shape) * dtype.itemsize} bytes for {entry['dtype']} {shape}",
+            got=f"data_offsets {offsets}",
+        )
+    return TensorInfo(name, dtype, tuple(shape), path, start + offsets[0], offsets[1] - offsets[0])
+
+
+def _check_tiling(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
+    """Every byte from `start` to `size` belongs to exactly one tensor."""
+    expected = start
+    for info in sorted(infos, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != expected:
+            kind = "overlap" if info.offset < expected else "gap"
+            raise FormatError(f"{kind} in the data", where=f"{path}, {info.name!r}", expected=expected, got=info.offset)
+        expected += info.nbytes
+    if expected != size:
+        raise FormatError(
+            "the tensors do not fill the file",
+            where=path,
+            expected=f"{expected} bytes",
+            got=f"{size} bytes",
+            remedy="the file is truncated or has something appended: fetch it again",
+        )
+
+
+def open_safetensors(path: Path) -> Checkpoint:
+    """Open one .safetensors file; raises FormatError or UnsupportedError, and allocates nothing for the tensors."""
+    size = path.stat().st_size
+    header, start = _header(path, size)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError("__metadata__ must map names to text", where=path, got=metadata)
+    infos = {name: _info(path, name, entry, start) for name, entry in header.items()}
+    _check_tiling(path, list(infos.values()), start, size)
+    return Checkpoint("safetensors", metadata, infos, _read)
+
+
+def _read(info: TensorInfo) -> Any:
+    if info.nbytes == 0:
+        empty = np.empty(info.shape, dtype=info.dtype)
+        empty.flags.writeable = False
+        return empty
+    mapped = np.memmap(info.file, dtype=np.uint8, mode="r", offset=info.offset, shape=(info.nbytes,))
+    raw = np.asarray(mapped)
+    aligned = raw.ctypes.data % info.dtype.alignment == 0
+    array = (raw if aligned else raw.copy()).view(info.dtype).reshape(info.shape)
+    array.flags.writeable = False
+    return array
+
+
+def _entries(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Header entries and contiguous little-endian arrays, the most aligned dtypes first, so that all of them can be mapped."""
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    entries, data, offset = {}, [], 0
+    for name in order:
+        array = np.array(arrays[name], order="C", copy=None)
+        array = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
+        if array.dtype not in CODES:
+            raise UnsupportedError(
+                "dtype cannot be written", where=repr(name), expected=", ".join(DTYPES), got=array.dtype
+            )
+        end = offset + array.nbytes
+        entries[name] = {"dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
+        data.append(array)
+        offset = end
+    return entries, data
+
+
+def save_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a new name, flush, read back and compare bit for bit, and only then rename to `path`."""
+    entries, data = _entries(tensors)
+    header = ({"__metadata__": dict(metadata)} if metadata else {}) | entries
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(len(raw).to_bytes(8, "little") + raw)
+            for array in data:
+                file.write(array.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        _compare(open_safetensors(Path(temporary)), dict(zip(entries, data, strict=True)))
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def _compare(written: Checkpoint, intended: Mapping[str, Any]) -> None:
+    for name, array in intended.items():
+        if written[name].tobytes() != array.tobytes():
+            raise FormatError("what was written does not read back the same", where=repr(name))
