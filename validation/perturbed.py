@@ -44,8 +44,10 @@ class Noise:
         return PerturbedArray(np.asarray(array), self)
 
     def rounded(self, exact: Any) -> Any:
-        """exact · (1 + u·U(-1, 1))."""
-        return exact * (1 + self.roundoff * self.rng.uniform(-1, 1, np.shape(exact)))
+        """exact · (1 + u·U(-1, 1)); a number at the very end of the range stays as it is."""
+        with np.errstate(over="ignore"):
+            moved = exact * (1 + self.roundoff * self.rng.uniform(-1, 1, np.shape(exact)))
+        return np.where(np.isfinite(moved), moved, exact)
 
     def walked(self, exact: Any, square: Any, length: int) -> Any:
         """exact + u·√(length/2)·√square·U(-1, 1)·√3: a walk of `length` roundings."""

@@ -1,0 +1,283 @@
+"""The command `refimpl`. Everything it does is a call that Python code can make too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import refimpl
+from refimpl import backend as backends
+from refimpl.errors import ConfigError, RefimplError, TextError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="refimpl",
+    help="The reference implementations others are measured against: validate, generate, score.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+BackendOption = Annotated[
+    str, typer.Option("--backend", help="numpy, cupy or auto; auto reads REFIMPL_BACKEND and prints its choice.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))  # noqa: T201 - the command's answer
+
+
+@app.command()
+def validate(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only checks whose id begins with this; may be repeated.")
+    ] = None,
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+    seed: SeedOption = 0,
+    report: Annotated[Path, typer.Option(help="Where the JSON report is written.")] = Path("report.json"),
+) -> None:
+    """Check the engine: the claims, parity with other implementations, agreement of the number systems.
+
+    Exits with 1 if anything fails, is not a number, or runs fewer cases than announced.
+    """
+    run = _validation_module("run")
+    chosen = backends.get(backend)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def advance(check: Any, index: int, count: int) -> None:
+            progress.update(task, description=check.id, completed=index, total=count)
+
+        result = run.validate(chosen, only=only, seed=seed, advance=advance)
+    result.write(report)
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        _show(result, report)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+def _validation_module(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"validation.{name}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("flint", "mpmath", "array_api_strict"):
+            raise ConfigError(
+                "validation needs packages that are not installed",
+                expected="python-flint, mpmath, array-api-strict",
+                got=f"no module named {error.name}",
+                remedy='pip install "refimpl[validation]"',
+            ) from None
+        raise
+
+
+def _show(result: Any, report: Path) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (
+        ("check", "left"),
+        ("verdict", "left"),
+        ("cases", "right"),
+        ("of allowed", "right"),
+        ("worst case", "left"),
+    ):
+        table.add_column(title, justify=justify, no_wrap=title != "worst case", overflow="fold")  # type: ignore[arg-type]
+    section = ""
+    for line in result.lines:
+        if line.check.section != section:
+            section = line.check.section
+            table.add_row(f"[bold]{section}[/bold]")
+        colour = "yellow" if line.finding.verdict == "not run" else "green" if line.passed else "bold red"
+        verdict = line.finding.verdict if line.passed else f"{line.finding.verdict}: FAILED"
+        multiple = "" if line.finding.multiple is None else f"{line.finding.multiple:.2g}"
+        cases = f"{line.finding.cases:,}" if line.finding.verdict != "not run" else "-"
+        table.add_row(
+            f"  {line.check.id}", f"[{colour}]{escape(verdict)}[/{colour}]", cases, multiple, escape(line.finding.worst)
+        )
+    out.print(table)
+    failed = [line.check.id for line in result.lines if not line.passed]
+    skipped = [line.check.id for line in result.lines if line.finding.verdict == "not run"]
+    count, cases = len(result.lines) - len(skipped), sum(line.finding.cases for line in result.lines)
+    head = (
+        "[bold green]All hold[/bold green]"
+        if result.passed
+        else f"[bold red]FAILED: {', '.join(failed) or 'nothing ran'}[/bold red]"
+    )
+    rest = f"; not run: {', '.join(skipped)}" if skipped else ""
+    out.print(f"\n{head}: {count} checks, {cases:,} cases, backend {result.backend}, {result.seconds:.0f} s{rest}")
+    out.print(f"Report: {escape(str(report))}", highlight=False)
+
+
+@app.command()
+def claims(
+    only: Annotated[
+        list[str] | None, typer.Argument(help="Identifiers or their beginnings, for instance TAYLOR.")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Check them too.")] = False,
+    backend: BackendOption = "numpy",
+    as_json: JsonOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """List the registered mathematical claims: statement, source, how each is decided, and the verdict declared."""
+    registry = _validation_module("claims")
+    setting = registry.Setting(backends.get(backend), seed) if run else None
+    rows, good = [], True
+    for claim in registry.select(only):
+        row = {name: getattr(claim, name) for name in ("id", "statement", "source", "method", "expected", "cases")}
+        if setting:
+            outcome = claim.check(setting)
+            good = good and claim.holds(outcome)
+            row |= {"holds": claim.holds(outcome), "verdict": outcome.verdict, "cases": outcome.cases}
+            row |= {"worst": outcome.worst, "tightness": outcome.tightness}
+        rows.append(row)
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            mark = (
+                ""
+                if "holds" not in row
+                else "[green]holds[/green]: "
+                if row["holds"]
+                else "[bold red]FAILS[/bold red]: "
+            )
+            out.print(f"[bold]{row['id']}[/bold]  {mark}{row.get('verdict', row['expected'])}")
+            for name in ("statement", "source", "method", "worst"):
+                if row.get(name):
+                    out.print(f"  {name:<10}{escape(str(row[name]))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
+    model: ModelOption = "tang",
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Limit; without it, until the end token or the position table's end.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; without it, the model's own default.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k most probable tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the fewest tokens whose mass reaches p.")] = None,
+    seed: SeedOption = 0,
+    samples: Annotated[int, typer.Option(help="How many continuations, with seeds seed, seed + 1, ...")] = 1,
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    backend: BackendOption = "auto",
+) -> None:
+    """Continue a text, streaming: refimpl generate "春眠不觉晓，"."""
+    text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    loaded = refimpl.load(model, backend=backend, dtype=dtype)
+    for number in range(samples):
+        pieces = loaded.stream(
+            text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + number
+        )
+        sys.stdout.write(text)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n" if number == samples - 1 else "\n\n")
+
+
+def _texts(file: str) -> list[str]:
+    """The texts of a file, separated by blank lines."""
+    try:
+        whole = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError("the file cannot be read", where=file, got=f"{type(error).__name__}: {error}") from None
+    texts = [part.strip("\n") for part in whole.split("\n\n") if part.strip()]
+    if not texts:
+        raise TextError("nothing to score", where=file, expected="at least one text; blank lines separate texts")
+    return texts
+
+
+@app.command()
+def score(
+    file: Annotated[str, typer.Argument(help="A UTF-8 text file; - is standard input. Blank lines separate texts.")],
+    model: ModelOption = "tang",
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the perplexity of each text in a file, and of all together."""
+    loaded, texts = refimpl.load(model, backend=backend, dtype=dtype), _texts(file)
+    with Progress(console=err, transient=True) as progress:
+        scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
+    tokens, total = sum(each.tokens for each in scores), sum(each.negative_log_likelihood for each in scores)
+    whole = refimpl.Score(tokens, sum(each.unknown for each in scores), total, [])
+    if as_json:
+        rows = [
+            {"text": text, "perplexity": each.perplexity}
+            | {k: v for k, v in each._asdict().items() if k != "log_probabilities"}
+            for text, each in zip(texts, scores, strict=True)
+        ]
+        _print_json({"perplexity": whole.perplexity, "tokens": tokens, "unknown": whole.unknown, "texts": rows})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("perplexity", "tokens", "unknown"):
+        table.add_column(title, justify="right")
+    table.add_column("text")
+    for text, each in zip(texts, scores, strict=True):
+        first = text.splitlines()[0]
+        table.add_row(f"{each.perplexity:.2f}", str(each.tokens), str(each.unknown), escape(first[:40]))
+    table.add_row(
+        f"[bold]{whole.perplexity:.2f}", f"[bold]{tokens}", f"[bold]{whole.unknown}", f"[bold]all {len(texts)} texts"
+    )
+    out.print(table)
+
+
+@app.command("backends")
+def list_backends(as_json: JsonOption = False) -> None:
+    """Diagnose the array libraries: compile one kernel, run one product, and say what to install."""
+    rungs = backends.diagnose()
+    usable = rungs[-1].ok
+    if as_json:
+        _print_json({"numpy": True, "cupy": usable, "ladder": [vars(rung) for rung in rungs]})
+        return
+    out.print("[green]numpy[/green]  always works")
+    out.print(
+        f"{'[green]cupy[/green] ' if usable else '[yellow]cupy[/yellow] '}  {'works' if usable else 'does not work:'}"
+    )
+    for rung in rungs:
+        mark = "[green]ok[/green]    " if rung.ok else "[yellow]broken[/yellow]"
+        out.print(f"  {mark} {rung.step}: {escape(rung.detail)}", highlight=False)
+        if not rung.ok:
+            out.print(f"         to do: {escape(rung.remedy)}", highlight=False)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"refimpl {refimpl.__version__}")  # noqa: T201 - the command's answer
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; errors of this project are printed as they are, without a traceback, and exit with 2."""
+    try:
+        app()
+    except RefimplError as error:
+        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False)
+        raise SystemExit(2) from None

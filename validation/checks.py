@@ -1,0 +1,432 @@
+"""What `refimpl validate` runs, besides the claims: parity with recorded answers, and agreement of the number systems."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import refimpl
+import weights_io
+from refimpl import decoding, gpt2
+from validation import claims, components, conformance, number_systems, tolerance, truth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from validation.claims.registry import Setting
+
+__all__ = ["RELATIVE", "Check", "Finding", "agreement_checks", "all_checks", "claim_checks", "parity_checks"]
+
+RELATIVE = 1e-12  # of the largest logit: what float64 logits are held to
+EMBEDDED = "tang"
+BALL_COMPONENTS = [name for name in components.COMPONENTS if name != "gpt2"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: whether it holds, the word for it, on how many cases, the worst case, and that as a multiple of what is allowed."""
+
+    holds: bool
+    verdict: str
+    cases: int
+    worst: str
+    multiple: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `cases` is announced before anything runs; fewer fail. None: answers that live elsewhere, not announced."""
+
+    id: str
+    section: str
+    statement: str
+    cases: int | None
+    run: Callable[[Setting], Finding]
+
+
+def claim_checks() -> list[Check]:
+    """One check for every registered claim."""
+
+    def runner(each: claims.Claim) -> Callable[[Setting], Finding]:
+        def run(setting: Setting) -> Finding:
+            outcome = each.check(setting)
+            return Finding(each.holds(outcome), outcome.verdict, outcome.cases, outcome.worst, outcome.tightness)
+
+        return run
+
+    return [Check(each.id, "claims", each.statement, each.cases, runner(each)) for each in claims.CLAIMS.values()]
+
+
+# ---------------------------------------------------------------------------------------------------------------- parity
+
+
+def _recorded(name: str, setting: Setting) -> tuple[refimpl.Model, dict[str, Any]]:
+    model = refimpl.load(components.RECORDED / name / "model", backend=setting.backend.name, dtype="float64")
+    answers = components.RECORDED / name / "answers.safetensors"
+    return model, dict(weights_io.open(answers)) if answers.is_file() else {}
+
+
+def _relative(pairs: list[tuple[Any, Any]], largest: float) -> Finding:
+    """Differences relative to the largest recorded value, against `RELATIVE`."""
+    cases = sum(recorded.size for _, recorded in pairs)
+    worst = max(float(np.max(np.abs(got - recorded))) for got, recorded in pairs) / largest
+    holds = bool(worst <= RELATIVE)
+    return Finding(
+        holds, "agrees" if holds else "outside", cases, f"{worst:.1e} of the largest value", worst / RELATIVE
+    )
+
+
+def _logits(name: str) -> Callable[[Setting], Finding]:
+    def run(setting: Setting) -> Finding:
+        model, answers = _recorded(name, setting)
+        pairs = [(setting.backend.to_numpy(model.logits(answers["ids"])), answers["logits"])]
+        for side in ("left", "right"):
+            real = answers[f"{side}_mask"].astype(bool)
+            got = setting.backend.to_numpy(model.logits(answers[f"{side}_ids"], mask=real))
+            pairs.append((got[real], answers[f"{side}_logits"][real]))
+        return _relative(pairs, float(np.max(np.abs(answers["logits"]))))
+
+    return run
+
+
+def _hidden(setting: Setting) -> Finding:
+    model, answers = _recorded("gpt2_tiny", setting)
+    states = gpt2.hidden_states(model.weights, model.config, answers["ids"][:1])
+    names = [*(f"hidden_{i}" for i in range(model.config.n_layer + 1)), "hidden_final"]
+    pairs = [(setting.backend.to_numpy(state)[0], answers[name]) for state, name in zip(states, names, strict=True)]
+    return _relative(pairs, max(float(np.max(np.abs(recorded))) for _, recorded in pairs))
+
+
+def _greedy(setting: Setting) -> Finding:
+    model, answers = _recorded("gpt2_tiny", setting)
+    decoder, wrong, cases = gpt2.CachedDecoder(model.weights, model.config), [], 0
+    for i in range(5):
+        prompt, expected = answers[f"greedy{i}_prompt"].tolist(), answers[f"greedy{i}_sequence"].tolist()
+        got = [token for (token,) in decoding.generate(decoder, [prompt], max_new_tokens=12, temperature=0)]
+        wrong += [i] if prompt + got != expected else []
+        cases += len(got)
+    return Finding(
+        not wrong, "differs" if wrong else "same tokens", cases, f"prompts {wrong}" if wrong else "every token"
+    )
+
+
+def _beams(setting: Setting) -> Finding:
+    model, answers = _recorded("gpt2_tiny", setting)
+    decoder, cases, worst = gpt2.CachedDecoder(model.weights, model.config), 0, 0.0
+    for i in range(4):
+        prompt, stop = answers[f"beam{i}_prompt"].tolist(), [int(answers[f"beam{i}_eos_id"])]
+        for penalty in (0, 1, 2):
+            for early in (False, True):
+                key = f"beam{i}_lp{penalty}_early_{str(early).lower()}"
+                found = decoding.beam_search(
+                    decoder,
+                    prompt,
+                    beams=4,
+                    max_new_tokens=8,
+                    length_penalty=float(penalty),
+                    stop=stop,
+                    early_stopping=early,
+                )
+                for each, row, n, score in zip(
+                    found, answers[f"{key}_sequences"], answers[f"{key}_lengths"], answers[f"{key}_scores"], strict=True
+                ):
+                    cases += 1
+                    worst = max(worst, abs(each.score - float(score)) / abs(float(score)))
+                    if prompt + each.ids != row[: len(prompt) + n].tolist() or not worst <= RELATIVE:
+                        return Finding(False, "differs", cases, f"{key}: {each}")
+    return Finding(True, "same tokens", cases, f"scores differ by {worst:.1e}", worst / RELATIVE)
+
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "temperature_0.7": {"temperature": 0.7},
+    "top_k_1": {"top_k": 1},
+    "top_k_5": {"top_k": 5},
+    "top_k_61": {"top_k": 61},
+    "top_k_100": {"top_k": 100},
+    "top_p_0.1": {"top_p": 0.1},
+    "top_p_0.5": {"top_p": 0.5},
+    "top_p_0.9": {"top_p": 0.9},
+    "top_p_1": {"top_p": 1.0},
+    "chain_0.7_5_0.9": {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
+    "chain_0.7_20_0.5": {"temperature": 0.7, "top_k": 20, "top_p": 0.5},
+}
+
+
+def _filters(setting: Setting) -> Finding:
+    _, answers = _recorded("gpt2_tiny", setting)
+    logits, pairs = setting.backend.asarray(answers["warp_logits"]), []
+    for name, options in FILTERS.items():
+        got = setting.backend.to_numpy(decoding.sampling_probabilities(logits, **options))
+        defined = answers[f"warp_{name}_defined"].astype(
+            bool
+        )  # elsewhere the oracle split a tie by accident of its sort
+        pairs.append((np.where(defined[:, None], got, np.sort(got)), _sorted_where(answers[f"warp_{name}"], ~defined)))
+    return _relative(pairs, 1.0)
+
+
+def _sorted_where(rows: Any, undefined: Any) -> Any:
+    return np.where(undefined[:, None], np.sort(rows), rows)
+
+
+TORCH: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
+    ("softmax", "softmax", ("softmax_input",), {}),
+    ("log_softmax", "log_softmax", ("softmax_input",), {}),
+    ("logsumexp", "logsumexp", ("softmax_input",), {}),
+    ("gelu", "gelu_tanh", ("gelu_input",), {"approximate": "tanh"}),
+    ("gelu", "gelu_none", ("gelu_input",), {"approximate": "none"}),
+    ("layer_norm", "layer_norm_eps_1e-05", ("layer_norm_input", "layer_norm_scale", "layer_norm_bias"), {"eps": 1e-5}),
+    ("layer_norm", "layer_norm_eps_1e-12", ("layer_norm_input", "layer_norm_scale", "layer_norm_bias"), {"eps": 1e-12}),
+    ("attention", "attention_none", ("attention_q", "attention_k", "attention_v"), {"mask": None}),
+    ("attention", "attention_causal", ("attention_q", "attention_k", "attention_v"), {"mask": "attention_mask_causal"}),
+    (
+        "attention",
+        "attention_padding",
+        ("attention_q", "attention_k", "attention_v"),
+        {"mask": "attention_mask_padding"},
+    ),
+    ("attention", "attention_short_none", ("attention_short_q", "attention_k", "attention_v"), {"mask": None}),
+]
+
+
+def _torch(setting: Setting) -> Finding:
+    """Torch's answers and ours, each judged against the enclosure of the definition."""
+    answers = dict(weights_io.open(components.RECORDED / "torch_components" / "answers.safetensors"))
+    cases, worst, shown = 0, 0.0, ""
+    for name, key, inputs, params in TORCH:
+        component, arrays = components.component(name), [answers[each] for each in inputs]
+        options = params | (
+            {"mask": answers[params["mask"]].astype(bool)} if isinstance(params.get("mask"), str) else {}
+        )
+        enclosure = truth.enclose(component.definition, *arrays, target=1e-25, **options)
+        budget = component.budget(*arrays, dtype="float64", **options)
+        ours = number_systems.NumberSystem("", (), setting.backend.asarray, setting.backend.to_numpy).run(
+            component.definition
+        )
+        for whose, answer in (("torch", answers[key]), ("ours", ours(*arrays, **options))):
+            verdict = tolerance.judge(answer, enclosure, budget, "float64")
+            cases += answer.size
+            if not verdict.passed:
+                return Finding(False, verdict.word, cases, f"{whose}, {key}: {verdict}", verdict.multiple)
+            if verdict.multiple > worst:
+                worst, shown = verdict.multiple, f"{whose}, {key}"
+    return Finding(True, "within proof", cases, shown, worst)
+
+
+def _sharded(setting: Setting) -> Finding:
+    one, _ = _recorded("gpt2_tiny", setting)
+    many, _ = _recorded("gpt2_tiny_sharded", setting)
+    pairs = [(one.weights.named()[name], array) for name, array in many.weights.named().items()]
+    same = all(setting.backend.to_numpy(a).tobytes() == setting.backend.to_numpy(b).tobytes() for a, b in pairs)
+    return Finding(same, "bitwise" if same else "differs", len(pairs), "every tensor")
+
+
+def _embedded_texts() -> list[str]:
+    provenance = json.loads((components.RECORDED / "embedded_tang" / "provenance.json").read_text("utf-8"))
+    return [entry["text"] for entry in provenance["texts"]]
+
+
+def _embedded(setting: Setting) -> Finding:
+    model = refimpl.load(EMBEDDED, backend=setting.backend.name, dtype="float64")
+    answers = dict(weights_io.open(components.RECORDED / "embedded_tang" / "answers.safetensors"))
+    pairs, decoder, largest = [], gpt2.CachedDecoder(model.weights, model.config), 0.0
+    for i, text in enumerate(_embedded_texts()):
+        ids, greedy = answers[f"text{i}_ids"].tolist(), answers[f"text{i}_greedy"].tolist()
+        if model.prompt_ids(text) != ids:
+            return Finding(False, "differs", 0, f"token ids of {text!r}")
+        steps = decoding.generate(decoder, [ids], max_new_tokens=len(greedy), temperature=0)
+        if [token for (token,) in steps] != greedy:
+            return Finding(False, "differs", 0, f"greedy continuation of {text!r}")
+        pairs.append((setting.backend.to_numpy(model.logits([ids]))[0, -1], answers[f"text{i}_last_logits"]))
+        pairs.append((np.array(model.score(text).log_probabilities), answers[f"text{i}_log_probabilities"]))
+        largest = max(largest, float(np.max(np.abs(answers[f"text{i}_last_logits"]))))
+    return _relative(pairs, largest)
+
+
+def _outside(setting: Setting) -> Finding:
+    """The fixture folder hf_gpt2, recorded elsewhere: float32 and float16 weights, logits and greedy tokens."""
+    folder = Path(os.environ.get("REFIMPL_FIXTURES", "")) / "hf_gpt2"
+    if "REFIMPL_FIXTURES" not in os.environ or not folder.is_dir():
+        return Finding(True, "not run", 0, "set REFIMPL_FIXTURES to the folder that holds hf_gpt2")
+    answers, pairs = np.load(folder / "io.npz"), []
+    for kind in ("f32", "f16"):
+        model = refimpl.load(folder / f"model_{kind}.safetensors", backend=setting.backend.name, dtype="float64")
+        pairs.append((setting.backend.to_numpy(model.logits(answers["ids"])), answers[f"logits64_{kind}"]))
+    return _relative(pairs, float(np.max(np.abs(answers["logits64_f32"]))))
+
+
+def _sizes(name: str, keys: list[str]) -> int:
+    opened = weights_io.open(components.RECORDED / name / "answers.safetensors")
+    return sum(int(np.prod(opened.info(key).shape)) for key in keys)
+
+
+def _logit_count(name: str) -> int:
+    opened = weights_io.open(components.RECORDED / name / "answers.safetensors")
+    real = sum(int(opened[f"{side}_mask"].sum()) for side in ("left", "right"))
+    return _sizes(name, ["logits"]) + real * opened.info("logits").shape[-1]
+
+
+def _embedded_count() -> int:
+    opened = weights_io.open(components.RECORDED / "embedded_tang" / "answers.safetensors")
+    return _sizes("embedded_tang", [name for name in opened if name.endswith(("_last_logits", "_log_probabilities"))])
+
+
+def parity_checks() -> list[Check]:
+    """Answers that implementations nobody here wrote gave to the same questions."""
+    hidden = [*(f"hidden_{i}" for i in range(5)), "hidden_final"]
+    torch_count = 2 * _sizes("torch_components", [key for _, key, _, _ in TORCH])
+    rows: list[tuple[str, str, int | None, Callable[[Setting], Finding]]] = [
+        (
+            "gpt2_tiny.logits",
+            "transformers: logits, plain and padded on either side",
+            _logit_count("gpt2_tiny"),
+            _logits("gpt2_tiny"),
+        ),
+        ("gpt2_tiny.hidden", "transformers: every layer's output", _sizes("gpt2_tiny", hidden), _hidden),
+        (
+            "gpt2_untied.logits",
+            "transformers: untied head, inner width 40",
+            _logit_count("gpt2_tiny_untied"),
+            _logits("gpt2_tiny_untied"),
+        ),
+        ("gpt2_sharded", "four shards and an index = one file", 52, _sharded),
+        ("greedy", "transformers: greedy tokens", 60, _greedy),
+        ("beam_search", "transformers: sequences and scores of 24 searches", 96, _beams),
+        ("filters", "transformers: temperature, top-k, top-p", len(FILTERS) * 5 * 61, _filters),
+        ("torch_components", "torch: softmax, GELU, layer norm, attention", torch_count, _torch),
+        ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
+        ("outside.hf_gpt2", "transformers: a recorded GPT-2 kept outside the package", None, _outside),
+    ]
+    return [Check(f"PARITY.{name}", "parity", statement, cases, run) for name, statement, cases, run in rows]
+
+
+# ------------------------------------------------------------------------------------------------------------- agreement
+
+
+def _component_runs(name: str, setting: Setting) -> list[tuple[number_systems.NumberSystem, str]]:
+    return [(system, dtype) for system in number_systems.float_systems(setting.backend) for dtype in system.dtypes]
+
+
+def _component(name: str) -> Callable[[Setting], Finding]:
+    def run(setting: Setting) -> Finding:
+        cases, worst, shown = 0, 0.0, ""
+        for system, dtype in _component_runs(name, setting):
+            definition = components.component(name).definition
+            report = conformance.check(system.run(definition), name, dtype=dtype, seed=setting.seed)
+            cases, row = cases + len(report.rows), report.worst
+            if not report.passed:
+                return Finding(False, row.verdict.word, cases, f"{system.name}, {dtype}, {row}", row.verdict.multiple)
+            if row.verdict.multiple > worst:
+                worst, shown = row.verdict.multiple, f"{system.name}, {dtype}, {row.case}"
+        return Finding(True, "within proof", cases, shown, worst)
+
+    return run
+
+
+def _network(
+    config: gpt2.GPT2Config,
+    arrays: dict[str, Any],
+    ids: Any,
+    enclosure: Any,
+    runs: list[tuple[number_systems.NumberSystem, str]],
+) -> Finding:
+    """The logits of a model in several number systems against the enclosure, in sampled budgets."""
+    cases, worst, shown = 0, 0.0, ""
+    budgets = {
+        dtype: components.sampled_budget(config, arrays, ids, dtype=dtype) for dtype in {dtype for _, dtype in runs}
+    }
+    for system, dtype in runs:
+        kept = {name: system.to(a.astype(dtype)) for name, a in arrays.items()}
+        weights = gpt2.GPT2Weights.from_named(kept, config)
+        answer = system.back(gpt2.logits(weights, config, system.to(ids)))
+        verdict = tolerance.judge(answer, enclosure, budgets[dtype], dtype, word="within sample")
+        cases += answer.size
+        if not verdict.passed:
+            return Finding(False, verdict.word, cases, f"{system.name}, {dtype}: {verdict}", verdict.multiple)
+        if verdict.multiple >= worst:
+            worst, shown = verdict.multiple, f"{system.name}, {dtype}: error {verdict.error:.1e}"
+    return Finding(True, "within sample", cases, f"{shown}; radius {truth.radii(enclosure).max():.0e}", worst)
+
+
+def _enclosed(config: gpt2.GPT2Config, arrays: dict[str, Any], ids: Any) -> Any:
+    def definition() -> Any:
+        weights = gpt2.GPT2Weights.from_named({name: truth.balls(a) for name, a in arrays.items()}, config)
+        return gpt2.logits(weights, config, ids)
+
+    return truth.enclose(definition, target=1e-20, bits=256)
+
+
+def _tiny(setting: Setting) -> Finding:
+    config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
+    ids = np.random.default_rng(setting.seed).integers(0, config.vocab_size, (2, 8))
+    runs = [
+        (system, dtype)
+        for system in number_systems.float_systems(setting.backend)
+        for dtype in system.dtypes
+        if dtype in ("float32", "float64")
+    ]
+    return _network(config, arrays, ids, _enclosed(config, arrays, ids), runs)
+
+
+def _real(setting: Setting) -> Finding:
+    model = refimpl.load(EMBEDDED, backend="numpy", dtype="float64")
+    arrays, ids = model.weights.named(), np.array([model.prompt_ids("春眠不觉晓，")])
+    systems = [
+        system for system in number_systems.float_systems(setting.backend) if not system.name.startswith("strict")
+    ]
+    runs = [(system, dtype) for system in systems for dtype in ("float32", "float64")]
+    return _network(model.config, arrays, ids, _enclosed(model.config, arrays, ids), runs)
+
+
+def agreement_checks(setting: Setting) -> list[Check]:
+    """One source in every number system, the ball enclosure as truth."""
+    checks = []
+    for name in BALL_COMPONENTS:
+        trials = len(components.component(name).trials("float64", setting.seed, None))
+        announced = trials * len(_component_runs(name, setting))
+        statement = "each number system and dtype within the proved budget of the ball enclosure"
+        checks.append(Check(f"SYSTEMS.{name}", "number systems", statement, announced, _component(name)))
+    systems = number_systems.float_systems(setting.backend)
+    tiny = sum(dtype in ("float32", "float64") for system in systems for dtype in system.dtypes) * 2 * 8 * 61
+    checks.append(
+        Check(
+            "SYSTEMS.gpt2_tiny",
+            "number systems",
+            "a 4-layer GPT-2 within the sampled budget of its enclosure",
+            tiny,
+            _tiny,
+        )
+    )
+    real = sum(not system.name.startswith("strict") for system in systems) * 2 * 7 * _embedded_vocabulary()
+    checks.append(
+        Check(
+            "SYSTEMS.gpt2_tang",
+            "number systems",
+            "the embedded model within the sampled budget of its enclosure",
+            real,
+            _real,
+        )
+    )
+    return checks
+
+
+def _embedded_vocabulary() -> int:
+    config = json.loads((refimpl.model.EMBEDDED[EMBEDDED] / "config.json").read_text("utf-8"))
+    return int(config["vocab_size"])
+
+
+def all_checks(setting: Setting, only: list[str] | None = None) -> list[Check]:
+    """Every check, or those whose identifier begins with one of the prefixes (case does not matter); unknown prefixes are refused."""
+    checks = [*claim_checks(), *parity_checks(), *agreement_checks(setting)]
+    if not only:
+        return checks
+    prefixes = [prefix.upper() for prefix in only]
+    lost = [prefix for prefix in prefixes if not any(check.id.upper().startswith(prefix) for check in checks)]
+    if lost:
+        identifiers = ", ".join(check.id for check in checks)
+        raise refimpl.errors.ConfigError("no such check", where="--only", expected=identifiers, got=", ".join(lost))
+    return [check for check in checks if any(check.id.upper().startswith(prefix) for prefix in prefixes)]

@@ -1,0 +1,8 @@
+"""Every mathematical claim about the systems here: one file a system, one declaration a claim. Identifiers are never reused."""
+
+from __future__ import annotations
+
+from validation.claims import gpt2, taylor
+from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
+
+__all__ = ["CLAIMS", "Claim", "Outcome", "Setting", "claim", "gpt2", "select", "taylor"]

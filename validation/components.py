@@ -1,0 +1,279 @@
+"""What can be checked: each component's definition, and the hard places on which an implementation of it is tried.
+
+A component is called as `f(*arrays, **params)` with NumPy arrays of the dtype that is checked, and returns one array. Inputs are rounded to
+that dtype before the truth is computed, so that the implementation and the truth see the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+import weights_io
+from refimpl import activation, attention, gpt2, normalization, softmax, special, taylor
+from refimpl.errors import ConfigError
+from refimpl.number_system import square_root
+from validation import perturbed, tolerance, truth
+from weights_io.schemes import hugging_face_gpt2 as scheme
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["COMPONENTS", "RECORDED", "Case", "Component", "component", "recorded_gpt2", "sampled_budget"]
+
+RECORDED = Path(__file__).parent / "recorded"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trial: the arrays and parameters of the call, and why it is hard."""
+
+    id: str
+    hard: str
+    arrays: tuple[Any, ...]
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A function that implementations are measured against."""
+
+    name: str
+    signature: str
+    definition: Callable[..., Any]
+    cases: Callable[[np.random.Generator, str], list[Case]]
+    dialects: tuple[str, ...] = ()
+    forms: tuple[Callable[..., Any], ...] = ()  # other published ways to evaluate it: their rounding is legal too
+    sampled: Callable[..., Any] | None = None  # the sampled budget of a whole network; None: proved, from p-bit balls
+
+    @property
+    def word(self) -> str:
+        """What an answer within the budget is called."""
+        return "within sample" if self.sampled else "within proof"
+
+    def budget(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
+        """The error allowed besides the last rounding: sampled, or the largest of the proved budgets of all forms."""
+        if self.sampled:
+            return self.sampled(*arrays, dtype=dtype, **params)
+        budgets = [
+            tolerance.proved_budget(form, *arrays, dtype=dtype, **params) for form in (self.definition, *self.forms)
+        ]
+        return np.max(np.stack(np.broadcast_arrays(*budgets)), axis=0)
+
+    def trials(self, dtype: str, seed: int, dialect: str | None) -> list[Case]:
+        """The cases, floating arrays rounded to `dtype`; a dialect keeps those whose parameters name it."""
+        if dialect is not None and dialect not in self.dialects:
+            known = ", ".join(self.dialects) or "none"
+            raise ConfigError(f"{self.name} has no such dialect", expected=known, got=repr(dialect))
+        kept = [
+            case for case in self.cases(np.random.default_rng(seed), dtype) if dialect in (None, *case.params.values())
+        ]
+        return [Case(case.id, case.hard, tuple(_rounded(a, dtype) for a in case.arrays), case.params) for case in kept]
+
+
+def _rounded(array: Any, dtype: str) -> Any:
+    return array.astype(tolerance.DTYPES[dtype]) if array.dtype.kind == "f" else array
+
+
+def _large(dtype: str) -> float:
+    return min(1e4, float(ml_dtypes.finfo(tolerance.DTYPES[dtype]).max) / 8)
+
+
+def _rows(rng: np.random.Generator, dtype: str) -> dict[str, tuple[str, Any]]:
+    """Rows on which exponentials go wrong."""
+    large = _large(dtype)
+    return {
+        "ordinary": ("unit normal", rng.normal(size=(4, 16))),
+        "wide": ("spread over 40: all but a few weights are tiny", 20 * rng.normal(size=(3, 32))),
+        "large": (f"magnitudes of {large:g}: exp overflows unless shifted", large * rng.uniform(-1, 1, (3, 9))),
+        "offset": ("a common offset of 300, which must drop out", 300 + rng.normal(size=(2, 12))),
+        "ties": ("all equal, and two equal maxima", np.stack([np.full(7, 2.5), np.array([1, 3, 3, -1, 0, -2, 2.0])])),
+        "single": ("one element: the answer is 1, its logarithm 0", rng.normal(size=(5, 1))),
+        "long": ("1,500 elements: sums accumulate rounding", rng.normal(size=(1, 1500))),
+        "minute": ("differences near the last bit", 1 + 1e-3 * rng.normal(size=(2, 8))),
+    }
+
+
+def _along_rows(rng: np.random.Generator, dtype: str) -> list[Case]:
+    return [Case(name, hard, (x,)) for name, (hard, x) in _rows(rng, dtype).items()]
+
+
+def _gelu_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    grids = {
+        "ordinary": ("unit normal", rng.normal(size=64)),
+        "grid": ("-6 to 6: the bend and the left tail", np.linspace(-6, 6, 97)),
+        "tails": ("0, signed zeros, tiny and large", np.array([0.0, -0.0, 1e-4, -1e-4, 8, -8, 30, -30, 250, -250])),
+    }
+    return [
+        Case(f"{name}-{form}", hard, (x,), {"approximate": form})
+        for form in ("tanh", "none")
+        for name, (hard, x) in grids.items()
+    ]
+
+
+def _gelu_published(x: Any, approximate: str) -> Any:
+    """The paper's form of the exact GELU, x/2 · (1 + erf(x/√2)), which cancels in the left tail where the definition does not."""
+    return (
+        x / 2 * (1 + special.erf(x / square_root(2, x)))
+        if approximate == "none"
+        else activation.gelu(x, approximate="tanh")
+    )
+
+
+def _layer_norm_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def case(name: str, hard: str, x: Any, eps: float) -> Case:
+        return Case(name, hard, (x, 1 + 0.2 * rng.normal(size=x.shape[-1]), rng.normal(size=x.shape[-1])), {"eps": eps})
+
+    return [
+        case("ordinary", "unit normal", rng.normal(size=(4, 24)), 1e-5),
+        case(
+            "flat",
+            "variance below eps: eps decides, and must be inside the root",
+            1e-3 * rng.normal(size=(3, 16)),
+            1e-5,
+        ),
+        case("constant", "variance zero", np.repeat(np.array([[1.5], [-4.0]]), 8, axis=1), 1e-5),
+        case("tiny eps", "eps of BERT, 1e-12", rng.normal(size=(2, 32)), 1e-12),
+        case(
+            "outlier",
+            "one element dominates: the biased variance shows",
+            np.eye(3, 12) * 50 + rng.normal(size=(3, 12)),
+            1e-5,
+        ),
+        case("narrow", "width 2: biased and unbiased variance differ by 2", rng.normal(size=(5, 2)), 1e-5),
+    ]
+
+
+def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def qkv(n: int, m: int, d: int, spread: float = 1.0) -> tuple[Any, Any, Any]:
+        return spread * rng.normal(size=(2, 2, n, d)), rng.normal(size=(2, 2, m, d)), rng.normal(size=(2, 2, m, d))
+
+    causal, aligned = np.tril(np.ones((6, 6), bool)), np.tril(np.ones((3, 7), bool), 4)
+    padding = np.arange(6) < np.array([6, 4])[:, None, None, None]
+    nothing = causal & (np.arange(6) != 0)[:, None]
+    return [
+        Case("full", "no mask", qkv(5, 7, 8), {"mask": None}),
+        Case("causal", "lower triangle; off by one leaks the future", qkv(6, 6, 8), {"mask": causal}),
+        Case("cached", "three queries at the end of seven keys", qkv(3, 7, 8), {"mask": aligned}),
+        Case("padding", "the second sequence has four real keys", qkv(6, 6, 4), {"mask": padding}),
+        Case("sharp", "scores near 60: one key takes almost all", qkv(6, 6, 8, 20.0), {"mask": causal}),
+        Case("empty row", "a query that may see nothing gets zeros", qkv(6, 6, 4), {"mask": nothing}),
+        Case("one key", "softmax over one key is 1", qkv(1, 1, 16), {"mask": None}),
+    ]
+
+
+def _attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    return attention.scaled_dot_product_attention(q, k, v, mask=mask)[0]
+
+
+def _taylor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    grid = np.concatenate([np.linspace(-16, 8, 49), [0.0, 1e-4, -1e-4]])
+    return [
+        Case(
+            f"order {order}",
+            "where the terms cancel, and where they do not",
+            (grid / (1 if order > 2 else 8),),
+            {"order": order},
+        )
+        for order in (2, 4, 8, 16)
+    ]
+
+
+def _taylor_softmax_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    return [
+        Case(
+            f"order {order}", "left of the minimum the order reverses", (4 * rng.normal(size=(4, 9)),), {"order": order}
+        )
+        for order in (2, 4, 6)
+    ]
+
+
+def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str, Any]]:
+    """A recorded tiny model: its configuration, its parameters (float32, by our names) and the oracle's answers."""
+    folder = RECORDED / name
+    config = scheme.read_config(folder / "model" / "config.json")
+    checkpoint = weights_io.open(folder / "model")
+    arrays = {ours: checkpoint[theirs] for ours, theirs in scheme.file_names(checkpoint).items()}
+    answers = folder / "answers.safetensors"
+    return config, arrays, dict(weights_io.open(answers)) if answers.is_file() else {}
+
+
+def _gpt2(token_ids: Any, mask: Any) -> Any:
+    """Logits of the recorded tiny model on balls, zero at padding."""
+    config, arrays, _ = recorded_gpt2("gpt2_tiny")
+    weights = gpt2.GPT2Weights.from_named({name: truth.balls(a) for name, a in arrays.items()}, config)
+    return gpt2.logits(weights, config, token_ids, mask=mask) * mask[..., None]
+
+
+def sampled_budget(
+    config: gpt2.GPT2Config, arrays: dict[str, Any], token_ids: Any, mask: Any = None, *, dtype: str, seed: int = 0
+) -> Any:  # -> float64 (batch, length, vocab)
+    """Six standard deviations of a GPT-2's logits in arithmetic perturbed by the roundoff of `dtype`."""
+
+    def run(wrap: Callable[[Any], Any]) -> Any:
+        wide = {name: wrap(np.asarray(a, np.float64)) for name, a in arrays.items()}
+        weights = gpt2.GPT2Weights.from_named(wide, config)
+        given = wrap(np.ones(np.shape(token_ids), bool) if mask is None else np.asarray(mask))
+        return gpt2.logits(weights, config, wrap(np.asarray(token_ids)), mask=given)
+
+    return perturbed.SIGMAS * perturbed.sampled_deviation(run, roundoff=tolerance.roundoff(dtype), seed=seed)
+
+
+def _gpt2_budget(token_ids: Any, mask: Any, *, dtype: str) -> Any:
+    config, arrays, _ = recorded_gpt2("gpt2_tiny")
+    return sampled_budget(config, arrays, token_ids, mask, dtype=dtype) * mask[..., None]
+
+
+def _gpt2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    ids = rng.integers(0, 61, (3, 12))
+    padded = np.arange(12) >= np.array([0, 5, 11])[:, None]
+    return [
+        Case("full", "twelve tokens, no padding; logits of every position", (ids[:2], np.ones((2, 12), bool))),
+        Case("left padding", "rows of 12, 7 and 1 tokens; logits at padding must be set to 0", (ids, padded)),
+        Case("one token", "a prompt of one token", (ids[:, :1], np.ones((3, 1), bool))),
+    ]
+
+
+COMPONENTS: dict[str, Component] = {
+    each.name: each
+    for each in (
+        Component("softmax", "f(x)                    (..., n) -> (..., n)", softmax.softmax, _along_rows),
+        Component("log_softmax", "f(x)                    (..., n) -> (..., n)", softmax.log_softmax, _along_rows),
+        Component("logsumexp", "f(x)                    (..., n) -> (...)", softmax.logsumexp, _along_rows),
+        Component(
+            "gelu",
+            'f(x, approximate="tanh"|"none")',
+            activation.gelu,
+            _gelu_cases,
+            ("tanh", "none"),
+            (_gelu_published,),
+        ),
+        Component("layer_norm", "f(x, scale, bias, eps)", normalization.layer_norm, _layer_norm_cases),
+        Component(
+            "attention",
+            "f(q, k, v, mask)        (b,h,n,d), (b,h,m,d) twice, bool or None",
+            _attention,
+            _attention_cases,
+        ),
+        Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
+        Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),
+        Component(
+            "gpt2",
+            "f(token_ids, mask)      logits of validation/recorded/gpt2_tiny/model",
+            _gpt2,
+            _gpt2_cases,
+            sampled=_gpt2_budget,
+        ),
+    )
+}
+
+
+def component(name: str) -> Component:
+    """The component called `name`; raises ConfigError that lists the names there are."""
+    if name not in COMPONENTS:
+        raise ConfigError("unknown component", expected=", ".join(COMPONENTS), got=repr(name))
+    return COMPONENTS[name]
