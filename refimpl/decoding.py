@@ -53,13 +53,25 @@ class Decoder(Protocol):
         """The state of the given rows, which may repeat."""
 
 
+def _check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(
+            "temperature must not be negative, and must be finite", expected="temperature >= 0", got=repr(temperature)
+        )
+    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+        raise ConfigError("top_k must be a whole number", expected="top_k >= 1, or None for no limit", got=repr(top_k))
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(
+            "top_p must be a probability", expected="0 < top_p <= 1, or None for no limit", got=repr(top_p)
+        )
+
+
 def top_k_mask(logits: Array, k: int) -> Array:  # (..., vocab) -> bool (..., vocab)
     """keep_i = (z_i >= the k-th largest z): at least k tokens, more where ties meet the k-th.
 
     Raises ConfigError unless `k` is a whole number >= 1; a `k` beyond the vocabulary keeps everything.
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ConfigError("top_k must be a whole number", expected="top_k >= 1, or None for no limit", got=repr(k))
+    _check_options(1.0, k, None)
     ordered = namespace(logits).sort(logits, axis=-1, descending=True)
     position = min(k, logits.shape[-1]) - 1
     return logits >= ordered[..., position : position + 1]
@@ -70,14 +82,22 @@ def top_p_mask(probabilities: Array, p: float) -> Array:  # (..., vocab) -> bool
 
     Ties are ordered by token id. At least one token is always kept. Raises ConfigError unless 0 < p <= 1.
     """
-    if not 0 < p <= 1:
-        raise ConfigError("top_p must be a probability", expected="0 < top_p <= 1, or None for no limit", got=repr(p))
+    _check_options(1.0, None, p)
     xp = namespace(probabilities)
     order = xp.argsort(probabilities, axis=-1, descending=True, stable=True)
     ordered = xp.take_along_axis(probabilities, order, axis=-1)
     kept = (xp.cumulative_sum(ordered, axis=-1) - ordered < p) | (p == 1)
     first = xp.arange(kept.shape[-1], device=device_of(probabilities)) == 0
     return xp.take_along_axis(kept | first, xp.argsort(order, axis=-1, stable=True), axis=-1)
+
+
+def _wide(logits: Array) -> Array:
+    """The logits in float64 where the array library has it on this device, in float32 otherwise: many masses are added up."""
+    xp = namespace(logits)
+    try:
+        return xp.astype(logits, xp.float64)
+    except (ValueError, TypeError):  # array-api-strict's device without float64
+        return xp.astype(logits, xp.float32)
 
 
 def sampling_probabilities(
@@ -100,7 +120,8 @@ def sampling_probabilities(
     ConfigError
         for a temperature that is not positive, or limits out of range.
     """
-    if not 0 < temperature < math.inf:
+    _check_options(temperature, top_k, top_p)
+    if temperature == 0:
         raise ConfigError("temperature must be positive", expected="0 < temperature < inf", got=repr(temperature))
     scaled = logits / temperature
     mask = None if top_k is None else top_k_mask(scaled, top_k)
@@ -111,8 +132,11 @@ def sampling_probabilities(
 
 
 def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (batch,)
-    """i = the number of tokens whose cumulative mass is at most u · total, u uniform in [0, 1), one draw a row from `rng` on the host."""
-    xp = namespace(probabilities)
+    """i = the number of tokens whose cumulative mass is at most u · total, u uniform in [0, 1), one draw a row from `rng` on the host.
+
+    Masses add up in float64 where the array library has it on this device. A token of probability zero is never drawn.
+    """
+    xp, probabilities = namespace(probabilities), _wide(probabilities)
     cumulative = xp.cumulative_sum(probabilities, axis=-1)
     uniform = xp.asarray(
         rng.random(probabilities.shape[0]).tolist(), dtype=cumulative.dtype, device=device_of(cumulative)
@@ -128,7 +152,7 @@ def _choose(logits: Array, temperature: float, top_k: int | None, top_p: float |
     if temperature == 0:
         chosen = xp.argmax(logits, axis=-1)
     else:
-        chosen = sample(sampling_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p), rng)
+        chosen = sample(sampling_probabilities(_wide(logits), temperature=temperature, top_k=top_k, top_p=top_p), rng)
     return [int(chosen[row]) for row in range(chosen.shape[0])]
 
 
@@ -188,8 +212,7 @@ def generate(
     TokenError, ConfigError
         for an empty prompt, too long a sequence, options out of range, a missing generator: at the call, before any token.
     """
-    if not temperature >= 0:
-        raise ConfigError("temperature must not be negative", expected="temperature >= 0", got=repr(temperature))
+    _check_options(temperature, top_k, top_p)
     if temperature > 0 and rng is None:
         raise ConfigError("sampling needs a random generator", expected="rng=numpy.random.default_rng(seed)", got=None)
     ids, mask = _left_padded(prompts)
@@ -233,15 +256,6 @@ def _extensions(log_p: Array, hypotheses: list[_Open], count: int) -> list[tuple
     best = [int(order[rank]) for rank in range(min(count, flat.shape[0]))]
     vocabulary = log_p.shape[-1]
     return [(float(flat[index]), index // vocabulary, index % vocabulary) for index in best]
-
-
-def _wide(logits: Array) -> Array:
-    """float64 where the array library has it on this device, else the logits as they are: totals of many steps are added up."""
-    xp = namespace(logits)
-    try:
-        return xp.astype(logits, xp.float64)
-    except (ValueError, TypeError):
-        return logits
 
 
 def _check_beams(beams: int, length_penalty: float) -> None:

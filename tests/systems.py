@@ -113,7 +113,7 @@ def _cupy() -> Any:
 HOST = [
     _numpy("numpy", np.array),
     _numpy("numpy-read-only", read_only),
-    _numpy("numpy-fortran", np.asfortranarray),
+    _numpy("numpy-fortran", lambda array: np.array(array, order="F")),
     _numpy("numpy-strided", strided),
     _strict("strict", "CPU_DEVICE", ("float32", "float64")),
     _strict("strict-device1", "device1", ("float32", "float64")),

@@ -534,7 +534,7 @@ def test_an_object_array_without_balls_is_refused() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    raises=ModuleNotFoundError,
+    raises=(ModuleNotFoundError, AttributeError),
     reason="it names validation.number_systems; the function is validation.truth.balls",
 )
 def test_the_remedy_for_objects_names_a_function_that_exists() -> None:
@@ -597,5 +597,5 @@ def test_odd_orders_give_no_softmax_and_the_message_says_why() -> None:
 
 def test_arrays_of_two_libraries_are_not_mixed() -> None:
     q = HOST[4].to(np.ones((2, 2), np.float32))
-    with pytest.raises(TypeError, match="[Mm]ultiple namespaces"):
+    with pytest.raises(TypeError, match="ultiple namespaces"):
         attention.scaled_dot_product_attention(q, NUMPY.to(np.ones((2, 2), np.float32)), q)

@@ -102,7 +102,7 @@ def test_the_enclosing_method_can_tell_a_wrong_formula() -> None:
     no_residue = _largest(lambda x: _scaled_erfc_error(x, "none"), 0.0, 1.0, _inverse_scaled_erfc)
     assert honest < 1e-17
     assert 0.99e-15 < offset < 1.01e-15
-    assert 0.99e-15 < wiggle < 1.1e-15
+    assert 0.99e-15 < wiggle < 2e-15
     assert no_residue > 0.1
 
 
@@ -179,10 +179,10 @@ def _evaluation_budget(name: str, values: Any, dtype: str) -> Any:
     budget = tolerance.proved_budget(formula, values, dtype=dtype)
     with truth.precision(128):
         if name == "erf":
-            parts = [2 * (ball * (2 * flint.arb.pi())).tanh().abs_upper() for ball in balls]
-        else:
-            parts = [abs(ball).erfc() for ball in balls]
-    return budget + 8 * tolerance.roundoff(dtype) * truth.midpoints(np.array(parts, dtype=object))
+            sizes = [2 * (ball * (2 * flint.arb.pi())).tanh().abs_upper() for ball in balls]
+        if name == "erfc":
+            sizes = [abs(ball).erfc() for ball in balls]
+    return budget + 8 * tolerance.roundoff(dtype) * truth.midpoints(np.array(sizes, dtype=object))
 
 
 def _check_evaluation(name: str, values: Any, system: System, dtype: str) -> None:

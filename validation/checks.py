@@ -336,14 +336,12 @@ def _network(
 ) -> Finding:
     """The logits of a model in several number systems against the enclosure, in sampled budgets."""
     cases, worst, shown = 0, 0.0, ""
-    budgets = {
-        dtype: components.sampled_budget(config, arrays, ids, dtype=dtype) for dtype in {dtype for _, dtype in runs}
-    }
+    unit = components.unit_budget(config, arrays, ids)
     for system, dtype in runs:
         kept = {name: system.to(a.astype(dtype)) for name, a in arrays.items()}
         weights = gpt2.GPT2Weights.from_named(kept, config)
         answer = system.back(gpt2.logits(weights, config, system.to(ids)))
-        verdict = tolerance.judge(answer, enclosure, budgets[dtype], dtype, word="within sample")
+        verdict = tolerance.judge(answer, enclosure, unit * tolerance.roundoff(dtype), dtype, word="within sample")
         cases += answer.size
         if not verdict.passed:
             return Finding(False, verdict.word, cases, f"{system.name}, {dtype}: {verdict}", verdict.multiple)

@@ -22,10 +22,11 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RUNS", "SIGMAS", "Noise", "PerturbedArray", "sampled_deviation"]
+__all__ = ["PROBE", "RUNS", "SIGMAS", "Noise", "PerturbedArray", "sampled_deviation"]
 
 RUNS = 24
 SIGMAS = 6.0
+PROBE = 2.0**-30
 ELEMENTWISE = frozenset({"exp", "log", "sqrt", "tanh", "add", "subtract", "multiply", "divide", "pow"})
 REDUCTIONS = frozenset({"sum", "mean", "cumulative_sum"})
 
@@ -148,6 +149,9 @@ def sampled_deviation(
 ) -> Any:  # -> float64 (...)
     """The standard deviation, element by element, of `run(wrap)` over `runs` runs in perturbed arithmetic.
 
+    The runs are made with perturbations of size 2^-30, large beside the roundings of the float64 arithmetic that carries them and small
+    enough that their effect is linear; the deviation is then scaled to the roundoff asked for.
+
     Parameters
     ----------
     run : called with a function that wraps arrays; returns a PerturbedArray
@@ -155,7 +159,5 @@ def sampled_deviation(
     seed : of the perturbations
     runs : how many; the answer's own relative uncertainty is 1/√(2 runs - 2)
     """
-    results = []
-    for rng in np.random.default_rng(seed).spawn(runs):
-        results.append(_bare(run(Noise(roundoff, rng).wrap)))
-    return np.std(np.stack(results), axis=0, ddof=1)
+    results = [_bare(run(Noise(PROBE, rng).wrap)) for rng in np.random.default_rng(seed).spawn(runs)]
+    return np.std(np.stack(results), axis=0, ddof=1) * (roundoff / PROBE)

@@ -17,7 +17,7 @@ from mpmath import mp
 from refimpl import gpt2
 from refimpl.attention import causal_mask, scaled_dot_product_attention
 from refimpl.normalization import layer_norm
-from validation import components, dependence, truth
+from validation import components, dependence, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 from validation.scalar_gpt2 import scalar_logits
 
@@ -117,9 +117,7 @@ def _causal(setting: Setting) -> Outcome:
     return Outcome("proved", cases, "no logit carries a later token's tag; no bit differs")
 
 
-def _float_gap(
-    setting: Setting, pairs: Callable[[gpt2.GPT2Weights], tuple[Any, Any]], budget: Callable[[str], Any]
-) -> tuple[float, str]:
+def _float_gap(setting: Setting, pairs: Callable[[gpt2.GPT2Weights], tuple[Any, Any]], unit: Any) -> tuple[float, str]:
     """The largest difference of two evaluations as a multiple of their two sampled budgets, over the dtypes."""
     worst, shown = 0.0, ""
     config, arrays = _tiny()
@@ -128,7 +126,7 @@ def _float_gap(
         difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
         if one.dtype != dtype or other.dtype != dtype or not np.all(np.isfinite(difference)):
             return np.inf, f"{one.dtype}, {other.dtype}, finite: {bool(np.all(np.isfinite(difference)))}"
-        multiple = float(np.max(difference / (2 * budget(dtype))))
+        multiple = float(np.max(difference / (2 * unit * tolerance.roundoff(dtype))))
         if multiple >= worst:
             worst, shown = multiple, f"{dtype} differs by {difference.max():.2g}"
     return worst, shown
@@ -179,7 +177,7 @@ def _cache(setting: Setting) -> Outcome:
             gpt2.logits(w, config, setting.backend.asarray(ids)),
             _cached(w, config, setting.backend.asarray(ids), setting.backend.xp),
         ),
-        lambda dtype: components.sampled_budget(config, arrays, ids, dtype=dtype),
+        components.unit_budget(config, arrays, ids),
     )
     return _decide(meet, full.size, floats, "cached and full")
 
@@ -203,9 +201,7 @@ def _batch(setting: Setting) -> Outcome:
         alone = [gpt2.logits(weights, config, setting.backend.asarray(ids[row : row + 1])) for row in range(3)]
         return setting.backend.xp.concat(alone, axis=0), gpt2.logits(weights, config, setting.backend.asarray(ids))
 
-    multiple, shown = _float_gap(
-        setting, alone_and_together, lambda dtype: components.sampled_budget(config, arrays, ids, dtype=dtype)
-    )
+    multiple, shown = _float_gap(setting, alone_and_together, components.unit_budget(config, arrays, ids))
     verdict = "proved" if multiple <= 1 else "refuted"
     return Outcome(verdict, cases + ids.size * 61, f"no logit carries another row's tag; {shown}", multiple)
 
@@ -239,7 +235,7 @@ def _padding(setting: Setting) -> Outcome:
     floats = _float_gap(
         setting,
         lambda w: both(w, setting.backend.asarray, setting.backend.xp),
-        lambda dtype: components.sampled_budget(config, arrays, ids, dtype=dtype),
+        components.unit_budget(config, arrays, ids),
     )
     return _decide(meet, rows.size, floats, "padded and plain")
 
@@ -309,7 +305,7 @@ def _ranks(setting: Setting) -> Outcome:
             gpt2.logits(w, config, setting.backend.asarray(ids)),
             _split_logits(w, config, setting.backend.asarray(ids), config.n_head, 3),
         ),
-        lambda dtype: components.sampled_budget(config, arrays, ids, dtype=dtype),
+        components.unit_budget(config, arrays, ids),
     )
     return _decide(meet, whole.size, floats, "split and whole")
 

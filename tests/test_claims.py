@@ -1,0 +1,155 @@
+"""Every registered claim holds; and the checks can fail: each is run once against a broken engine."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from refimpl import attention, backend, errors, gpt2, taylor
+from validation.claims import CLAIMS, Outcome, Setting, claim, select
+
+SETTING = Setting(backend.get("numpy"))
+
+
+@pytest.mark.parametrize("identifier", list(CLAIMS))
+def test_claim_comes_to_its_declared_verdict(identifier):
+    outcome = CLAIMS[identifier].check(SETTING)
+    assert CLAIMS[identifier].holds(outcome), outcome
+
+
+def test_all_claims_of_the_issue_are_registered():
+    wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
+    assert wanted <= set(CLAIMS)
+
+
+@pytest.mark.parametrize("identifier", list(CLAIMS))
+def test_fewer_cases_or_another_verdict_do_not_hold(identifier):
+    declared = CLAIMS[identifier]
+    other = "refuted" if declared.expected != "refuted" else "proved"
+    assert declared.holds(Outcome(declared.expected, declared.cases, ""))
+    assert not declared.holds(Outcome(declared.expected, declared.cases - 1, ""))
+    assert not declared.holds(Outcome(other, declared.cases, ""))
+
+
+def test_an_identifier_is_used_once():
+    with pytest.raises(errors.ConfigError, match=r"identifier is used twice(.|\n)*TAYLOR-1"):
+        claim("TAYLOR-1", "", source="", method="", expected="proved", cases=1)(lambda setting: None)
+
+
+def test_selection_by_prefix_refuses_the_unknown():
+    assert [each.id for each in select(["GPT2-1"])] == ["GPT2-1"]
+    with pytest.raises(errors.ConfigError, match=r"no such claim(.|\n)*MITCHELL"):
+        select(["GPT2", "MITCHELL"])
+
+
+def _horner(x, order):
+    total = np.ones_like(x)
+    for k in range(order, 0, -1):
+        total = (1 + x / x.dtype.type(k) * total).astype(x.dtype)
+    return total
+
+
+def _unmasked(q, k, v, *, mask=None, previous_scores=None):
+    return ORIGINAL_ATTENTION(q, k, v, previous_scores=previous_scores)
+
+
+ORIGINAL_ATTENTION = attention.scaled_dot_product_attention
+ORIGINAL_MASK = attention.causal_mask
+ORIGINAL_POSITIONS = gpt2._positions
+ORIGINAL_NORM = gpt2.layer_norm
+
+
+def _mask_off_by_one(n_query, n_key, *, xp, device=None):
+    query = xp.arange(n_query, device=device)[:, None] + (n_key - n_query) + 1
+    return xp.arange(n_key, device=device)[None, :] <= query
+
+
+def _positions_without_cache(positions, mask, read, config):
+    return ORIGINAL_POSITIONS(positions, mask, 0 * read, config)
+
+
+def _positions_of_the_array(positions, mask, read, config):
+    return ORIGINAL_POSITIONS(positions, gpt2.namespace(mask).ones(mask.shape, dtype=np.bool_), read, config)
+
+
+def _norm_over_the_batch(x, scale, bias, eps):
+    return ORIGINAL_NORM(x + 1e-6 * x.mean(axis=0, keepdims=True), scale, bias, eps)
+
+
+BROKEN = [
+    ("TAYLOR-5", taylor, "exp_taylor", _horner),
+    ("TAYLOR-6", taylor, "exp_taylor", lambda x, order: np.exp(x) * np.arange(1, x.size + 1) - 0.5),
+    ("TAYLOR-7", taylor, "square_root", lambda value, like: 1),
+    ("GPT2-1", gpt2, "scaled_dot_product_attention", _unmasked),
+    ("GPT2-1", gpt2, "causal_mask", _mask_off_by_one),
+    ("GPT2-2", gpt2, "_positions", _positions_without_cache),
+    ("GPT2-4", gpt2, "_positions", _positions_of_the_array),
+    ("GPT2-6", gpt2, "gelu", lambda x, approximate: ORIGINAL_GELU(x, "none")),
+    ("GPT2-6", gpt2, "causal_mask", _mask_off_by_one),
+]
+ORIGINAL_GELU = gpt2.gelu
+
+
+@pytest.mark.parametrize(
+    ("identifier", "module", "name", "replacement"),
+    BROKEN,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
+)
+def test_a_broken_engine_breaks_the_claim(identifier, module, name, replacement, monkeypatch):
+    monkeypatch.setattr(module, name, replacement)
+    with np.errstate(all="ignore"):
+        assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+def test_batch_dependence_is_found(monkeypatch):
+    """A layer norm that looks at its neighbours in the batch, by a millionth, breaks GPT2-3."""
+    monkeypatch.setattr(
+        gpt2,
+        "layer_norm",
+        lambda x, scale, bias, eps: ORIGINAL_NORM(
+            x + 1e-6 * gpt2.namespace(x).mean(x, axis=0, keepdims=True), scale, bias, eps
+        ),
+    )
+    assert not CLAIMS["GPT2-3"].holds(CLAIMS["GPT2-3"].check(SETTING))
+
+
+def test_a_split_that_counts_a_bias_twice_is_found(monkeypatch):
+    from validation.claims import gpt2 as checks
+
+    original = checks._rank
+
+    def doubled(layer, rank, ranks, d):
+        share = original(layer, rank, ranks, d)
+        return share._replace(query_key_value=share.query_key_value._replace(bias=share.query_key_value.bias * 2))
+
+    monkeypatch.setattr(checks, "_rank", doubled)
+    assert not CLAIMS["GPT2-5"].holds(CLAIMS["GPT2-5"].check(SETTING))
+
+
+@pytest.mark.parametrize(
+    "identifier", ["TAYLOR-1", "TAYLOR-2", "TAYLOR-3", "TAYLOR-4", "TAYLOR-5.horner", "TAYLOR-6.order"]
+)
+def test_a_wrong_polynomial_breaks_the_exact_claims(identifier, monkeypatch):
+    """One coefficient of order 8 changed (in order 7's derivative chain too) is noticed by every exact check."""
+    from validation import sturm
+    from validation.claims import taylor as checks
+
+    def wrong(order):
+        p = list(sturm.taylor_polynomial(order))
+        return tuple(c * (-3 if k == order and order >= 7 else 1) for k, c in enumerate(p))
+
+    monkeypatch.setattr(checks, "POLYNOMIAL", wrong)
+    monkeypatch.setattr(checks, "_horner", lambda x, order: np.ones_like(x))
+    checks._minimum.cache_clear()
+    try:
+        held = CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+    except ValueError:  # no change of sign to isolate
+        held = False
+    finally:
+        checks._minimum.cache_clear()
+    assert not held
+
+
+def test_claims_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CLAIMS["TAYLOR-1"].expected = "refuted"

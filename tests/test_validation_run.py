@@ -1,0 +1,198 @@
+"""The runner behind `refimpl validate`: what is announced must run, NaN fails, nothing is skipped unsaid."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from refimpl import attention, backend, errors, gpt2
+from validation import checks, components, run
+from validation.checks import Check, Finding
+from validation.claims.registry import Setting
+
+NUMPY = backend.get("numpy")
+
+
+def _check(finding, cases=1):
+    def answer(setting):
+        if isinstance(finding, Exception):
+            raise finding
+        return finding
+
+    return Check("X-1", "claims", "a statement", cases, answer)
+
+
+GOOD = Finding(True, "proved", 10, "fine", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("finding", "cases", "passed"),
+    [
+        (GOOD, 10, True),
+        (GOOD, 9, True),
+        (GOOD, 11, False),
+        (dataclasses.replace(GOOD, holds=False), 10, False),
+        (dataclasses.replace(GOOD, multiple=float("nan")), 10, False),
+        (dataclasses.replace(GOOD, multiple=None), 10, True),
+        (dataclasses.replace(GOOD, cases=0), None, False),
+        (Finding(True, "not run", 0, ""), None, True),
+        (Finding(True, "not run", 0, ""), 10, False),
+        (ValueError("broken"), 10, False),
+    ],
+)
+def test_a_line_passes_only_if_it_holds_on_enough_cases_with_numbers(finding, cases, passed, monkeypatch):
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [_check(GOOD), _check(finding, cases)])
+    result = run.validate(NUMPY)
+    assert [line.passed for line in result.lines] == [True, passed]
+    assert result.passed is passed
+
+
+def test_a_check_that_raises_is_reported_not_lost(monkeypatch):
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [_check(ValueError("broken here"))])
+    line = run.validate(NUMPY).lines[0]
+    assert line.finding.verdict == "raised"
+    assert line.finding.worst == "ValueError: broken here"
+
+
+def test_nothing_at_all_has_not_passed(monkeypatch):
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [])
+    assert not run.validate(NUMPY).passed
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [_check(Finding(True, "not run", 0, ""), None)])
+    assert not run.validate(NUMPY).passed
+
+
+def test_a_missing_line_has_not_passed():
+    line = run.Line(_check(GOOD), GOOD, 0.0)
+    assert run.Validation((line,), 1, "numpy", 0, 0.0).passed
+    assert not run.Validation((line,), 2, "numpy", 0, 0.0).passed
+
+
+def test_the_report_is_plain_json_and_says_what_it_ran_on(tmp_path, monkeypatch):
+    infinite = dataclasses.replace(GOOD, holds=False, multiple=float("inf"))
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [_check(GOOD, 10), _check(infinite)])
+    run.validate(NUMPY, seed=7).write(tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["passed"] is False
+    assert report["announced_checks"] == 2
+    assert report["cases"] == 20
+    assert report["seed"] == 7
+    assert report["environment"]["numpy"] == np.__version__
+    assert report["checks"][0] | {"seconds": 0} == {
+        "id": "X-1",
+        "section": "claims",
+        "statement": "a statement",
+        "holds": True,
+        "verdict": "proved",
+        "cases": 10,
+        "worst": "fine",
+        "multiple": 0.5,
+        "announced": 10,
+        "passed": True,
+        "seconds": 0,
+    }
+    assert report["checks"][1]["multiple"] == "inf"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_progress_is_told_before_each_check(monkeypatch):
+    monkeypatch.setattr(run, "all_checks", lambda setting, only: [_check(GOOD), _check(GOOD)])
+    told = []
+    run.validate(NUMPY, advance=lambda check, index, count: told.append((check.id, index, count)))
+    assert told == [("X-1", 0, 2), ("X-1", 1, 2)]
+
+
+def test_identifiers_are_unique_and_selected_by_prefix():
+    every = checks.all_checks(Setting(NUMPY))
+    assert len({check.id for check in every}) == len(every)
+    assert {check.section for check in every} == {"claims", "parity", "number systems"}
+    assert [check.id for check in checks.all_checks(Setting(NUMPY), ["parity.gpt2_t", "GPT2-6"])] == [
+        "GPT2-6",
+        "PARITY.gpt2_tiny.logits",
+        "PARITY.gpt2_tiny.hidden",
+    ]
+    with pytest.raises(errors.ConfigError, match=r"no such check(.|\n)*TAYLOR-1(.|\n)*NOPE"):
+        checks.all_checks(Setting(NUMPY), ["NOPE"])
+
+
+@pytest.mark.parametrize(
+    "check", [*checks.parity_checks(), *checks.agreement_checks(Setting(NUMPY))], ids=lambda check: check.id
+)
+def test_every_check_holds_on_as_many_cases_as_announced(check, monkeypatch):
+    monkeypatch.delenv("REFIMPL_FIXTURES", raising=False)
+    line = run.Line(check, check.run(Setting(NUMPY)), 0.0)
+    assert line.passed, line.finding
+    assert line.finding.cases == (check.cases or 0)
+
+
+def test_answers_outside_the_repository_run_where_they_are(shared, monkeypatch):
+    folder = shared("hf_gpt2")
+    monkeypatch.setenv("REFIMPL_FIXTURES", str(folder.parent))
+    finding = next(check for check in checks.parity_checks() if check.id == "PARITY.outside.hf_gpt2").run(
+        Setting(NUMPY)
+    )
+    assert finding.holds
+    assert finding.cases == 2 * 2 * 18 * 120
+
+
+WRONG = [
+    ("PARITY.gpt2_tiny.logits", "gelu", lambda x, form: ORIGINAL["gelu"](x, "none")),
+    (
+        "PARITY.gpt2_tiny.hidden",
+        "layer_norm",
+        lambda x, scale, bias, eps: ORIGINAL["layer_norm"](x, scale, bias, 2 * eps),
+    ),
+    ("PARITY.gpt2_untied.logits", "_split_heads", lambda x, heads: ORIGINAL["_split_heads"](x, 1)),
+    ("PARITY.greedy", "gelu", lambda x, form: 1.05 * ORIGINAL["gelu"](x, form)),
+    ("PARITY.beam_search", "gelu", lambda x, form: 1.05 * ORIGINAL["gelu"](x, form)),
+    (
+        "SYSTEMS.gpt2_tiny",
+        "gelu",
+        lambda x, form: ORIGINAL["gelu"](x, form) * (1 if "object" in str(x.dtype) else 1 + 1e-5),
+    ),
+    (
+        "PARITY.embedded",
+        "causal_mask",
+        lambda n, m, xp, device=None: ORIGINAL["causal_mask"](n, m, xp=xp, device=device) | True,
+    ),
+]
+ORIGINAL = {name: getattr(gpt2, name) for name in ("gelu", "layer_norm", "_split_heads", "causal_mask")}
+
+
+@pytest.mark.parametrize(("identifier", "name", "replacement"), WRONG, ids=[f"{row[0]}-{row[1]}" for row in WRONG])
+def test_a_wrong_engine_fails_parity_and_agreement(identifier, name, replacement, monkeypatch):
+    monkeypatch.setattr(gpt2, name, replacement)
+    [check] = checks.all_checks(Setting(NUMPY), [identifier])
+    with np.errstate(all="ignore"):
+        result = run.validate(NUMPY, only=[identifier])
+    assert check.id == identifier
+    assert not result.passed
+
+
+def test_wrong_filters_and_components_fail(monkeypatch):
+    original = checks.decoding.sampling_probabilities
+    monkeypatch.setattr(
+        checks.decoding,
+        "sampling_probabilities",
+        lambda logits, **options: original(logits, **(options | {"top_p": 0.89})),
+    )
+    assert not run.validate(NUMPY, only=["PARITY.filters"]).passed
+    broken = dataclasses.replace(
+        components.COMPONENTS["attention"],
+        definition=lambda q, k, v, mask: attention.scaled_dot_product_attention(q, 2 * k, v, mask=mask)[0],
+    )
+    monkeypatch.setitem(components.COMPONENTS, "attention", broken)
+    assert not run.validate(NUMPY, only=["PARITY.torch_components"]).passed
+
+
+def test_a_model_with_one_bit_changed_is_not_the_sharded_one(monkeypatch):
+    original = checks._recorded
+
+    def changed(name, setting):
+        model, answers = original(name, setting)
+        if name.endswith("sharded"):
+            model.weights.final_norm.bias[3] = np.nextafter(model.weights.final_norm.bias[3], 9)
+        return model, answers
+
+    monkeypatch.setattr(checks, "_recorded", changed)
+    assert not run.validate(NUMPY, only=["PARITY.gpt2_sharded"]).passed
