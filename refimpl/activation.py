@@ -61,9 +61,13 @@ def relu(x: Array) -> Array:  # (...) -> (...)
 
 @rounded_once
 def sigmoid(x: Array) -> Array:  # (...) -> (...)
-    """σ(x) = 1/(1 + exp(-x)) = (1 + tanh(x/2))/2, elementwise. Dtypes and errors as `gelu`."""
+    """σ(x) = 1/(1 + exp(-x)), elementwise; on floats as exp(x)/(1 + exp(x)) for x < 0. Dtypes and errors as `gelu`."""
     check_floating("x", x)
-    return (1 + namespace(x).tanh(x / 2)) / 2
+    xp = namespace(x)
+    if is_ball(x):
+        return 1 / (1 + xp.exp(-x))
+    decaying = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, decaying, xp.ones_like(x)) / (1 + decaying)
 
 
 @rounded_once

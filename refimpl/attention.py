@@ -4,7 +4,8 @@
 
 The scores that are returned, and that a RealFormer layer hands to the next, carry no mask. A query that may attend to nothing gets zeros.
 
-References: A. Vaswani et al., "Attention is all you need", arXiv 1706.03762, eq. (1); R. He et al., "RealFormer", arXiv 2012.11747, eq. (3)-(4).
+References: A. Vaswani et al., "Attention is all you need", arXiv 1706.03762, eq. (1); R. He et al., "RealFormer", arXiv 2012.11747,
+section 3.
 """
 
 from __future__ import annotations

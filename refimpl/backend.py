@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from refimpl.number_system import Array
 
-__all__ = ["Backend", "Rung", "diagnose", "get"]
+__all__ = ["Backend", "Rung", "diagnose", "generator", "get"]
 
 NAMES = ("numpy", "cupy", "auto")
 INSTALL = 'pip install "refimpl[gpu]"   (cupy-cuda12x[ctk]: about 140 MB, and 1.7 GB of CUDA libraries)'
@@ -146,6 +146,13 @@ def _cupy(rungs: list[Rung]) -> Backend:
     import cupy
 
     return Backend("cupy", xp, cupy.cuda.Device(0))
+
+
+def generator(seed: int) -> Any:
+    """NumPy's default random generator: random numbers are drawn on the host, so that a seed means the same on every backend."""
+    import numpy
+
+    return numpy.random.default_rng(seed)
 
 
 def get(name: str = "auto") -> Backend:

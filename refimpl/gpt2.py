@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl.activation import gelu
 from refimpl.attention import causal_mask, scaled_dot_product_attention
-from refimpl.errors import ConfigError, ShapeError, TokenError
+from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError
 from refimpl.normalization import layer_norm
 from refimpl.number_system import Array, device_of, is_ball, namespace
 
@@ -227,6 +227,8 @@ def _check_weights(
         for name, shape in found.items()
         if name in shapes and name not in right
     ]
+    kinds = sorted({str(array.dtype) for name, array in arrays.items() if name in shapes})
+    problems += [f"mixed dtypes: {', '.join(kinds)}"] if len(kinds) > 1 else []
     problems += [f"not finite: {called(name)} holds NaN or infinity" for name in right if not _is_finite(arrays[name])]
     if problems:
         raise ConfigError(
@@ -265,7 +267,7 @@ class KeyValueCache(NamedTuple):
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
     allowed: Array  # bool (batch, length): may be attended to
-    read: Array  # int (batch, 1): tokens read so far, so the next token's position
+    read: Array  # int (batch, 1): real tokens read so far; the next token's position, where positions are counted
 
     def select(self, rows: Array) -> KeyValueCache:  # int (n,) -> cache of n rows
         """The cache of the given rows, which may repeat: what beam search needs."""
@@ -327,7 +329,28 @@ def _check_mask(mask: Any, ids: Array) -> Array:  # -> bool (batch, length)
     mask = mask if hasattr(mask, "dtype") else xp.asarray(mask, device=device_of(ids))
     if tuple(mask.shape) != tuple(ids.shape):
         raise ShapeError("the mask must have the shape of token_ids", expected=tuple(ids.shape), got=tuple(mask.shape))
+    if "bool" not in str(mask.dtype) and ("int" not in str(mask.dtype) or bool(xp.any((mask != 0) & (mask != 1)))):
+        raise DtypeError(
+            "the mask must say true or false",
+            expected="booleans, or whole numbers 0 and 1; true (1) at real tokens",
+            got=mask.dtype,
+            remedy="an additive mask of 0 and -inf is the opposite: pass additive_mask == 0",
+        )
     return xp.astype(mask, xp.bool)
+
+
+def _check_positions(positions: Array, mask: Array) -> None:
+    if "int" not in str(positions.dtype):
+        raise TokenError(
+            "positions must be whole numbers", where="positions", expected="an integer dtype", got=positions.dtype
+        )
+    if tuple(positions.shape) not in (tuple(mask.shape), tuple(mask.shape[-1:]), (1, mask.shape[-1])):
+        raise ShapeError(
+            "positions must fit token_ids",
+            where="positions",
+            expected=f"{tuple(mask.shape)} or {tuple(mask.shape[-1:])}",
+            got=tuple(positions.shape),
+        )
 
 
 def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Config) -> Array:  # -> int (batch, length)
@@ -338,6 +361,7 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
         positions = xp.where(mask, counted, xp.zeros_like(counted))
     elif not hasattr(positions, "dtype"):
         positions = xp.asarray(positions, device=device_of(mask))
+    _check_positions(positions, mask)
     positions = xp.broadcast_to(positions, mask.shape)
     lowest, highest = int(xp.min(positions)), int(xp.max(positions))
     if lowest < 0 or highest >= config.n_positions:
@@ -415,6 +439,9 @@ def _read(
     convention = _dialect(dialect)
     ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
     xp, real = namespace(weights.token_embedding, ids), _check_mask(mask, ids)
+    if cache is not None and cache.allowed.shape[0] != ids.shape[0]:
+        expected, got = f"{cache.allowed.shape[0]} rows, as in the cache", f"{ids.shape[0]} rows"
+        raise ShapeError("the cache holds another batch", where="token_ids", expected=expected, got=got)
     where = _positions(positions, real, 0 if cache is None else cache.read, config)
     states = [_rows(weights.token_embedding, ids) + _rows(weights.position_embedding, where)]
     allowed = real
@@ -478,8 +505,9 @@ def logits(
 
     Raises
     ------
-    TokenError, ShapeError, ConfigError
-        for ids outside the vocabulary, an empty prompt, positions past the table, wrong shapes, an unknown dialect.
+    TokenError, ShapeError, DtypeError, ConfigError
+        for ids outside the vocabulary, an empty prompt, positions past the table, wrong shapes, a mask that is not true or false,
+        an unknown dialect.
     """
     return forward(weights, config, token_ids, positions=positions, mask=mask, dialect=dialect)[0]
 
@@ -513,6 +541,11 @@ class CachedDecoder:
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, KeyValueCache]:  # -> (batch, vocab), cache
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
         scores, cache = forward(self.weights, self.config, token_ids, mask=mask, dialect=self.dialect)
+        if mask is not None and not bool(namespace(cache.allowed).all(_check_mask(mask, cache.allowed)[:, -1])):
+            remedy = "move the padding to the left of each prompt"
+            raise ShapeError(
+                "a prompt ends in padding", where="CachedDecoder.start(mask)", expected="left padding", remedy=remedy
+            )
         return scores[:, -1, :], cache
 
     def advance(self, token_ids: Any, cache: KeyValueCache) -> tuple[Array, KeyValueCache]:  # int (batch, 1)

@@ -135,11 +135,9 @@ class Model:
         TokenError, ConfigError, TokenizerError
             for a prompt that is empty or too long, options out of range, no tokenizer: at the call.
         """
-        import numpy
-
         ids, ends = self.prompt_ids(prompt), self._stop(stop)
         chosen = self._options(temperature=temperature, top_k=top_k, top_p=top_p)
-        rng = numpy.random.default_rng(seed)
+        rng = backends.generator(seed)
         steps = decoding.generate(self._decoder(), [ids], max_new_tokens=max_new_tokens, stop=ends, rng=rng, **chosen)
         return self._pieces(steps, frozenset(ends))
 
@@ -185,8 +183,6 @@ class Model:
         self, prompts: list[str], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[str]:
         """Continue many prompts at once (one batch, left-padded); options as `stream`. Rows draw from one generator, in order."""
-        import numpy
-
         ends = self._stop(options.pop("stop", None))
         rows: list[list[int]] = [[] for _ in prompts]
         steps = decoding.generate(
@@ -194,7 +190,7 @@ class Model:
             [self.prompt_ids(prompt) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             stop=ends,
-            rng=numpy.random.default_rng(seed),
+            rng=backends.generator(seed),
             **self._options(**options),
         )
         for tokens in steps:

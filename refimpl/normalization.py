@@ -4,7 +4,7 @@
 
 The variance is the biased one (divided by d), and ε is added inside the root.
 
-Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", arXiv 1607.06450, eq. (3)-(4).
+Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", arXiv 1607.06450, section 3; ε as in every implementation.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ places where they differ:
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = Any
-SIXTEEN_BITS = ("float16", "bfloat16")
+SIXTEEN_BITS = {"float16": 65520.0, "bfloat16": (2 - 2.0**-8) * 2.0**127}  # from here on, rounding gives infinity
 
 
 def namespace(*arrays: Array) -> Any:
@@ -68,7 +69,7 @@ def _ball_type(x: Array) -> Any:
             "an object array must hold balls",
             expected="elements of type flint.arb, at least one",
             got=sorted(kind.__name__ for kind in kinds) or "an empty array",
-            remedy="convert it with validation.number_systems.balls(array)",
+            remedy="convert it with validation.truth.balls(array)",
         )
     return kinds.pop()
 
@@ -127,12 +128,21 @@ def clamp(x: Array, low: Array | float, high: Array | float) -> Array:
     return x if is_ball(x) else xp.minimum(xp.maximum(x, low), high)
 
 
+def _narrowed(result: Array, dtype: Any) -> Array:
+    """`result` rounded to a 16-bit dtype, infinity where it rounds beyond the dtype's largest number."""
+    xp = namespace(result)
+    limit = SIXTEEN_BITS[str(dtype)]
+    result = xp.where(result >= limit, xp.inf, xp.where(result <= -limit, -xp.inf, result))
+    return xp.astype(result, dtype)
+
+
 def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `function` compute 16-bit floats in float32 and round each floating result once, to the first argument's dtype.
 
     float16 and bfloat16 carry 11 and 8 significant bits and float16 overflows at 65504: squares and sums inside a layer norm
     leave its range on ordinary inputs. Everything else passes through unchanged.
     """
+    leading = next(iter(inspect.signature(function).parameters))
 
     def widened(value: Any) -> Any:
         if str(getattr(value, "dtype", "")) not in SIXTEEN_BITS:
@@ -142,12 +152,12 @@ def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        dtype = getattr(args[0], "dtype", None)
+        dtype = getattr(args[0] if args else kwargs.get(leading), "dtype", None)
         if str(dtype) not in SIXTEEN_BITS:
             return function(*args, **kwargs)
         result = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
         if isinstance(result, tuple):
-            return tuple(namespace(part).astype(part, dtype) for part in result)
-        return namespace(result).astype(result, dtype)
+            return tuple(_narrowed(part, dtype) for part in result)
+        return _narrowed(result, dtype)
 
     return wrapper

@@ -5,26 +5,29 @@
 A mask says which entries take part. Entries that do not are excluded by selection, not by adding -1e10 or -inf: a masked row of float16
 numbers stays finite, and a row that is masked entirely has weights that are all zero, by definition.
 
-Reference: N. J. Higham and P. Blanchard, F. Mary, "Accurately computing the log-sum-exp and softmax functions",
+Reference: P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
 IMA J. Numer. Anal. 41 (2021).
 """
 
 from __future__ import annotations
 
-from refimpl.number_system import Array, check_floating, clamp, exact, is_ball, namespace, rounded_once, shift_for_exp
+from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once, shift_for_exp
 
 __all__ = ["log_softmax", "logsumexp", "masked_softmax", "softmax"]
 
 
 def _lowest(like: Array) -> Array:
-    """The most negative finite number beside `like` (on balls, -1e300)."""
-    return exact(-1e300, like) if is_ball(like) else float(namespace(like).finfo(like.dtype).min)
+    """What no entry lies below: minus infinity beside balls, the most negative finite number beside floats."""
+    return exact(float("-inf"), like) if is_ball(like) else float(namespace(like).finfo(like.dtype).min)
 
 
 def _minus(x: Array, shift: Array) -> Array:
-    """x - shift for shift >= x, limited to the dtype's lowest number instead of overflowing: exp is zero there in either case."""
-    low = _lowest(x)
-    return clamp(x, low + clamp(shift, 0.0, -low), shift) - shift
+    """x - shift for shift >= x; -inf, without a floating-point exception, where that overflows or `x` is -inf."""
+    if is_ball(x):
+        return x - shift
+    xp, low = namespace(x), _lowest(x)
+    reachable = low + xp.maximum(shift, 0.0)
+    return xp.where(x < reachable, -xp.inf, xp.maximum(x, reachable) - shift)
 
 
 @rounded_once

@@ -8,7 +8,7 @@ which is known in closed form, and a remainder of relative size exp(-π²/h²):
 
     erfc(x) = (2hx/π) exp(-x²) Σ_{n>=0} exp(-tₙ²)/(tₙ² + x²) + 2/(1 + exp(2πx/h)) [x < π/h],   tₙ = (n + ½) h
 
-With h = 1/2 the remainder is below 7.2e-18 and twelve terms suffice. All terms are positive: nothing cancels.
+With h = 1/2 the remainder is of relative size 7.2e-18 and thirteen terms suffice. All terms are positive: nothing cancels.
 
 References: F. Matta and A. Reichel, "Uniform computation of the error function and other related functions", Math. Comp. 25 (1971), eq. (5);
 D. B. Hunter and T. Regan, "A note on the evaluation of the complementary error function", Math. Comp. 26 (1972).
@@ -51,22 +51,22 @@ def _midpoint_sum(x: Array) -> Array:  # (...) -> (...)
 
 @rounded_once
 def erf_midpoint(x: Array) -> Array:  # (...) -> (...)
-    """erf(x) = tanh(πx/h) - (2hx/π) exp(-x²) Σ exp(-tₙ²)/(tₙ² + x²), for |x| < π/h and ±1 beyond.
+    """erf(x) = tanh(πx/h) - (2hx/π) exp(-x²) Σ exp(-tₙ²)/(tₙ² + x²), the argument limited to [-6, 6].
 
-    Uses array-API operations alone. Proved error (tests, by balls): the formula is within 1e-17 of erf; the evaluation adds about ten
-    roundings relative to erf(x).
+    Uses array-API operations alone. The formula is within 1e-17 of erf on [-6, 6] (proved by balls in the tests), and beyond, where it gives
+    erf(6), within 2.2e-17. Near 0 its two terms cancel to a fifth, so that evaluation errs by up to about 40 u relative to erf(x).
     """
     xp = namespace(x)
-    near = clamp(x, -6.0, 6.0)  # 1 - erf(6) = 2.2e-17: half a unit in the last place of a double
+    near = clamp(x, -6.0, 6.0)  # 1 - erf(6) = 2.2e-17, less than half a unit in the last place of a double
     return xp.tanh(near * (math.pi / _STEP)) - _midpoint_sum(near)
 
 
 @rounded_once
 def erfc_midpoint(x: Array) -> Array:  # (...) -> (...)
-    """erfc(x) by the midpoint rule, using array-API operations alone; relative error about (10 + x²) roundings."""
+    """erfc(x) by the midpoint rule, using array-API operations alone; relative error at most about (12 + x²) u: exp(-x²) carries x² of it."""
     xp = namespace(x)
     size = clamp(xp.abs(x), 0.0, _BEYOND)
-    residue = 2.0 / (1.0 + xp.exp(clamp(size, 0.0, 6.0) * (2.0 * math.pi / _STEP)))
+    residue = 2.0 / (1.0 + xp.exp(clamp(size, 0.0, math.pi / _STEP) * (2.0 * math.pi / _STEP)))
     positive = _midpoint_sum(size) + xp.where(size < math.pi / _STEP, residue, 0.0 * residue)
     return xp.where(x < 0, 2.0 - positive, positive)
 

@@ -9,18 +9,29 @@ whose rounding cannot make it negative. (Plain Horner does: in float32 at order 
 Taylor softmax of even order n:  p_i = f_n(x_i) / Σ_j f_n(x_j).  At order 2, f_2(q·k) = φ(q)·φ(k) with  φ(x) = [1, x, (x ⊗ x)/√2].
 
 References: A. de Brébisson and P. Vincent, "An exploration of softmax alternatives belonging to the spherical loss family",
-arXiv 1511.05042, section 3.2; Abramowitz and Stegun, 25.4.45 (Gauss-Laguerre).
+arXiv 1511.05042, section 3.2 (order 2); K. Banerjee et al., "Exploring alternatives to softmax function", arXiv 2011.11538 (even orders);
+Abramowitz and Stegun, 25.4.45 (Gauss-Laguerre).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from fractions import Fraction
 from typing import Any
 
 from refimpl.errors import ConfigError
-from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once, square_root
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    exact,
+    is_ball,
+    namespace,
+    rounded_once,
+    shift_for_exp,
+    square_root,
+)
 
 __all__ = ["exp_taylor", "laguerre_nodes", "laguerre_rule", "taylor_features", "taylor_softmax"]
 
@@ -52,10 +63,14 @@ def _polish(count: int, start: float) -> Fraction:
 
 @functools.cache
 def laguerre_nodes(count: int) -> tuple[Fraction, ...]:
-    """The zeros of the Laguerre polynomial L_count, each certified to lie within 2^-280 of the rational given."""
+    """The zeros of the Laguerre polynomial L_count: distinct, and each certified to lie within 2^-280 of the rational given."""
     from scipy.special import roots_laguerre
 
-    return tuple(_polish(count, float(start)) for start in roots_laguerre(count)[0])
+    nodes = tuple(_polish(count, float(start)) for start in roots_laguerre(count)[0])
+    if any(right - left <= 2 * _RADIUS for left, right in itertools.pairwise(nodes)):
+        msg = f"two zeros of the Laguerre polynomial L_{count} coincide"
+        raise ArithmeticError(msg)
+    return nodes
 
 
 @functools.cache
@@ -84,11 +99,20 @@ def laguerre_rule(order: int, like: Array) -> list[tuple[Any, Any, Any]]:
 
 
 def _enclosed_term(node: Fraction, scale: Fraction, order: int, like: Array) -> tuple[Any, Any, Any]:
-    """One term of `laguerre_rule` as balls: the node with its certified radius, and the weight computed from that ball."""
-    ball, count = type(exact(0, like)), order // 2 + 1
-    s, factor = exact(node, like) + ball(0, float(_RADIUS)), exact(scale, like)
-    weight = s / ((count + 1) * s.laguerre_l(count + 1)) ** 2 / (math.factorial(order) * factor**order)
-    return s, factor, weight
+    """One term of `laguerre_rule` as balls: the node with its certified radius, and the weight computed from that ball.
+
+    They are computed with more bits than the nodes have and rounded to the working precision last, as constants of a float are.
+    """
+    import flint
+
+    working, count, one = flint.ctx.prec, order // 2 + 1, exact(1, like)
+    flint.ctx.prec = max(working, 2 * _BITS)
+    try:
+        s, factor = exact(node, like) + flint.arb(0, float(_RADIUS)), exact(scale, like)
+        weight = s / ((count + 1) * s.laguerre_l(count + 1)) ** 2 / (math.factorial(order) * factor**order)
+    finally:
+        flint.ctx.prec = working
+    return s * one, factor, weight * one
 
 
 def _check_order(order: int, *, even: bool) -> None:
@@ -107,6 +131,10 @@ def _check_order(order: int, *, even: bool) -> None:
         )
 
 
+def _summed(terms: list[Array]) -> Array:
+    return functools.reduce(lambda total, term: total + term, terms)
+
+
 @rounded_once
 def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
     """f_n(x) = Σ_{k<=n} x^k / k! = Σ_i w_i (x + s_i)^n / n!, elementwise; positive for even n.
@@ -118,7 +146,8 @@ def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
 
     Returns
     -------
-    array, (...), the dtype of `x`. For even orders it is > 0 for every finite `x` (claim TAYLOR-5), and +inf where f_n overflows.
+    array, (...), the dtype of `x`, and +inf where f_n overflows. For even orders from 2 to 40 it is > 0 for every finite `x` (claim TAYLOR-5).
+    (In float16, order 62 is the first whose smallest values, near 1e-8, round to 0.)
 
     Raises
     ------
@@ -127,15 +156,15 @@ def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
     """
     check_floating("x", x)
     _check_order(order, even=False)
-    terms = [weight * (scale * (x + node)) ** order for node, scale, weight in laguerre_rule(order, x)]
-    return functools.reduce(lambda total, term: total + term, terms)
+    return _summed([weight * (scale * (x + node)) ** order for node, scale, weight in laguerre_rule(order, x)])
 
 
 @rounded_once
 def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n, ...)
     """p_i = f_n(x_i) / Σ_j f_n(x_j), the softmax in which exp is replaced by its Taylor polynomial of even order n.
 
-    Positive and summing to one, but not order-preserving for x left of the minimum of f_n (claim TAYLOR-6).
+    Positive and summing to one, but not order-preserving for x left of the minimum of f_n (claim TAYLOR-6). Every term of f_n is divided by
+    the n-th power of the row's largest factor, which cancels in p and keeps large x from overflowing.
 
     Parameters
     ----------
@@ -145,16 +174,22 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
 
     Returns
     -------
-    array, the shape and dtype of `x`
+    array, the shape and dtype of `x`; an entry below the dtype's smallest number beside the row's largest comes out as 0
 
     Raises
     ------
     DtypeError, ConfigError
         if `x` is not floating, or `order` is not an even whole number in the range.
     """
+    check_floating("x", x)
     _check_order(order, even=True)
-    weights = exp_taylor(x, order)
-    return weights / namespace(x).sum(weights, axis=axis, keepdims=True)
+    xp, rule = namespace(x), laguerre_rule(order, x)
+    factors = [scale * (x + node) for node, scale, _ in rule]
+    largest = functools.reduce(xp.maximum, [shift_for_exp(xp.abs(factor), axis) for factor in factors])
+    weights = _summed(
+        [weight * (factor / largest) ** order for factor, (_, _, weight) in zip(factors, rule, strict=True)]
+    )
+    return weights / xp.sum(weights, axis=axis, keepdims=True)
 
 
 @rounded_once

@@ -242,3 +242,7 @@ def test_numpy_backend_keeps_dtypes_and_values_both_ways(dtype: str) -> None:
     assert chosen.asarray([1, 2], dtype=chosen.xp.float32).dtype == np.float32
     assert chosen.asarray(np.ones(1, ml_dtypes.bfloat16)).dtype == ml_dtypes.bfloat16
     assert chosen.device == "cpu"
+
+
+def test_a_seed_is_that_of_numpys_default_generator() -> None:
+    assert backend.generator(3).random(4).tolist() == np.random.default_rng(3).random(4).tolist()

@@ -193,6 +193,24 @@ def test_softmax_answers_nan_to_nan_and_to_infinite_maxima() -> None:
     assert weights[3].tolist() == [1.0, 0.0]
 
 
+AXIS: dict[str, Any] = {
+    "softmax": softmax.softmax,
+    "log_softmax": softmax.log_softmax,
+    "taylor_softmax": taylor.taylor_softmax,
+    "masked_softmax": lambda x, axis=-1: softmax.masked_softmax(x, x > -1, axis=axis),
+    "logsumexp": lambda x, axis=-1: softmax.logsumexp(x, axis=axis)[None],  # the axis comes back, at the front
+}
+
+
+@pytest.mark.parametrize("name", AXIS)
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_an_axis_means_the_last_axis_of_the_array_turned(name: str, axis: int) -> None:
+    x = np.random.default_rng(5).normal(0, 1, (2, 3, 4))
+    direct = AXIS[name](_balls(x), axis=axis)
+    turned = AXIS[name](_balls(np.moveaxis(x, axis, -1)))
+    assert _same(direct, turned if name == "logsumexp" else np.moveaxis(turned, -1, axis))
+
+
 # --- Taylor -----------------------------------------------------------------------------------------------------------------
 
 
