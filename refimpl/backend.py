@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Rung", "diagnose", "generator", "get"]
 
 NAMES = ("numpy", "cupy", "auto")
-INSTALL = 'pip install "refimpl[gpu]"   (cupy-cuda12x[ctk]: about 140 MB, and 1.7 GB of CUDA libraries)'
+INSTALL = 'pip install "cupy-cuda12x[ctk]"   (the extra "gpu": about 140 MB, and 1.7 GB of CUDA libraries)'
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _validation_module(name: str) -> Any:
                 "validation needs packages that are not installed",
                 expected="python-flint, mpmath, array-api-strict",
                 got=f"no module named {error.name}",
-                remedy='pip install "refimpl[validation]"',
+                remedy='pip install python-flint mpmath array-api-strict   (the extra "validation")',
             ) from None
         raise
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from refimpl.errors import ConfigError, TokenError
-from refimpl.number_system import Array, device_of, namespace
+from refimpl.errors import ConfigError, DtypeError, TokenError
+from refimpl.number_system import Array, device_of, is_ball, namespace
 from refimpl.softmax import log_softmax, masked_softmax
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def top_k_mask(logits: Array, k: int) -> Array:  # (..., vocab) -> bool (..., vo
 
     Raises ConfigError unless `k` is a whole number >= 1; a `k` beyond the vocabulary keeps everything.
     """
+    _refuse_balls(logits)
     _check_options(1.0, k, None)
     ordered = namespace(logits).sort(logits, axis=-1, descending=True)
     position = min(k, logits.shape[-1]) - 1
@@ -83,6 +84,7 @@ def top_p_mask(probabilities: Array, p: float) -> Array:  # (..., vocab) -> bool
     Ties are ordered by token id. At least one token is always kept. Raises ConfigError unless 0 < p <= 1.
     """
     _check_options(1.0, None, p)
+    probabilities = _wide(probabilities)
     xp = namespace(probabilities)
     order = xp.argsort(probabilities, axis=-1, descending=True, stable=True)
     ordered = xp.take_along_axis(probabilities, order, axis=-1)
@@ -91,8 +93,35 @@ def top_p_mask(probabilities: Array, p: float) -> Array:  # (..., vocab) -> bool
     return xp.take_along_axis(kept | first, xp.argsort(order, axis=-1, stable=True), axis=-1)
 
 
+def _refuse_balls(x: Array) -> None:
+    if is_ball(x):
+        raise DtypeError(
+            "undecided: decoding chooses between numbers, and overlapping balls have no order",
+            expected="a floating dtype",
+            got=x.dtype,
+            remedy="decode from the midpoints, for instance validation.truth.midpoints(logits)",
+        )
+
+
+def _refuse_undefined(logits: Array) -> None:
+    """Raise where a row of logits has NaN or +inf, or nothing but -inf: no token can be chosen from it."""
+    xp = namespace(logits)
+    best = xp.max(logits, axis=-1)
+    undefined = ~xp.isfinite(best)
+    if bool(xp.any(undefined)):
+        row = int(xp.nonzero(undefined)[0][0])
+        raise TokenError(
+            "the next token cannot be chosen",
+            where=f"logits of row {row}",
+            expected="finite logits; -inf only for tokens that are ruled out",
+            got=f"a largest logit of {float(best[row])}",
+            remedy="check the model's weights for NaN, or compute in a wider dtype",
+        )
+
+
 def _wide(logits: Array) -> Array:
     """The logits in float64 where the array library has it on this device, in float32 otherwise: many masses are added up."""
+    _refuse_balls(logits)
     xp = namespace(logits)
     try:
         return xp.astype(logits, xp.float64)
@@ -134,10 +163,16 @@ def sampling_probabilities(
 def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (batch,)
     """i = the number of tokens whose cumulative mass is at most u · total, u uniform in [0, 1), one draw a row from `rng` on the host.
 
-    Masses add up in float64 where the array library has it on this device. A token of probability zero is never drawn.
+    Masses add up in float64 where the array library has it on this device. A token of probability zero is never drawn. Raises TokenError for
+    a row whose mass is not a positive number.
     """
     xp, probabilities = namespace(probabilities), _wide(probabilities)
     cumulative = xp.cumulative_sum(probabilities, axis=-1)
+    if not bool(xp.all((cumulative[:, -1] > 0) & xp.isfinite(cumulative[:, -1]))):
+        remedy = "a temperature this small overflows logits/temperature: use temperature=0 for greedy decoding"
+        raise TokenError(
+            "the probabilities have no mass", where="sample", expected="a positive sum in every row", remedy=remedy
+        )
     uniform = xp.asarray(
         rng.random(probabilities.shape[0]).tolist(), dtype=cumulative.dtype, device=device_of(cumulative)
     )
@@ -148,11 +183,12 @@ def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (b
 
 
 def _choose(logits: Array, temperature: float, top_k: int | None, top_p: float | None, rng: Any) -> list[int]:
-    xp = namespace(logits)
+    logits = _wide(logits)
+    _refuse_undefined(logits)
     if temperature == 0:
-        chosen = xp.argmax(logits, axis=-1)
+        chosen = namespace(logits).argmax(logits, axis=-1)
     else:
-        chosen = sample(sampling_probabilities(_wide(logits), temperature=temperature, top_k=top_k, top_p=top_p), rng)
+        chosen = sample(sampling_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p), rng)
     return [int(chosen[row]) for row in range(chosen.shape[0])]
 
 
@@ -307,7 +343,9 @@ def beam_search(
     logits, state = decoder.start(ids, mask)
     alive, complete = [_Open([], 0.0)], list[Hypothesis]()
     for n in range(1, limit + 1):
-        ranked = _extensions(log_softmax(_wide(logits)), alive, (1 + len(ends)) * beams)
+        logits = _wide(logits)
+        _refuse_undefined(logits)
+        ranked = _extensions(log_softmax(logits), alive, (1 + len(ends)) * beams)
         ending = [(total, row, token) for total, row, token in ranked[:beams] if token in ends or n == limit]
         complete += [Hypothesis([*alive[row].ids, token], total / n**length_penalty) for total, row, token in ending]
         complete = sorted(complete, key=lambda hypothesis: -hypothesis.score)[:beams]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CharacterTokenizer", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]
 
-INSTALL = 'pip install "refimpl[text]"'
+INSTALL = 'pip install tokenizers   (the extra "text")'
 
 
 class Tokenizer(Protocol):

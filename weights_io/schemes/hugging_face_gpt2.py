@@ -92,7 +92,15 @@ def read_config(path: Path) -> GPT2Config:
 
 
 def _single(token: Any) -> int | None:
-    first = token[0] if isinstance(token, list) and token else token
+    if isinstance(token, list) and len(token) != 1:
+        raise ConfigError(
+            "several start or end tokens are not implemented",
+            where="config.json, bos_token_id or eos_token_id",
+            expected="one id or null",
+            got=token,
+            remedy="keep one in config.json, and pass the others as stop=",
+        )
+    first = token[0] if isinstance(token, list) else token
     return None if first is None else int(first)
 
 
