@@ -24,7 +24,7 @@ from refimpl.activation import gelu
 from refimpl.attention import causal_mask, scaled_dot_product_attention
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError
 from refimpl.normalization import layer_norm
-from refimpl.number_system import Array, device_of, is_ball, namespace
+from refimpl.number_system import Array, device_of, is_ball, namespace, rounded_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ __all__ = [
     "forward",
     "hidden_states",
     "logits",
+    "named_dialect",
 ]
 
 GELUForm = Literal["tanh", "none"]
@@ -79,7 +80,7 @@ class GPT2Config:
                 expected="n_embd a multiple of n_head",
                 got=f"n_embd = {self.n_embd}, n_head = {self.n_head}",
             )
-        if not self.layer_norm_epsilon >= 0:
+        if isinstance(self.layer_norm_epsilon, str) or not self.layer_norm_epsilon >= 0:
             raise ConfigError(
                 "layer_norm_epsilon must not be negative", where="GPT2Config", got=self.layer_norm_epsilon
             )
@@ -106,7 +107,17 @@ class Linear(NamedTuple):
 
     def __call__(self, x: Array) -> Array:  # (..., in) -> (..., out)
         """x @ weight + bias."""
-        return namespace(x, self.weight).matmul(x, self.weight) + self.bias
+        return _affine(x, self.weight, self.bias)
+
+
+@rounded_once
+def _product(x: Array, y: Array) -> Array:  # (..., n, k), (k, m) -> (..., n, m)
+    return namespace(x, y).matmul(x, y)
+
+
+@rounded_once
+def _affine(x: Array, weight: Array, bias: Array) -> Array:  # (..., in), (in, out), (out,) -> (..., out)
+    return namespace(x, weight).matmul(x, weight) + bias
 
 
 class Norm(NamedTuple):
@@ -253,7 +264,8 @@ dialects: dict[str, Dialect] = {
 }
 
 
-def _dialect(dialect: str | Dialect) -> Dialect:
+def named_dialect(dialect: str | Dialect) -> Dialect:
+    """The dialect of that name, or the dialect given; raises ConfigError that lists the names there are."""
     if isinstance(dialect, Dialect):
         return dialect
     if dialect not in dialects:
@@ -281,21 +293,28 @@ class KeyValueCache(NamedTuple):
         )
 
 
+def _as_array(name: str, values: Any, like: Array) -> Array:
+    """`values`, converted beside `like` unless it is an array already."""
+    if hasattr(values, "dtype"):
+        return values
+    try:
+        return namespace(like).asarray(values, device=device_of(like))
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"{name} is not a rectangular array of whole numbers",
+            where=name,
+            got=str(error),
+            remedy="pad the rows to one length and pass mask=, true at the real tokens",
+        ) from None
+
+
 def check_token_ids(token_ids: Any, vocab_size: int, like: Array) -> Array:  # -> int (batch, length)
     """`token_ids` as an integer array beside `like`, refused before any gather if one of them is outside the vocabulary.
 
     The comparison matters on every backend: NumPy counts negative ids from the end, and a GPU wraps ids that are too large.
     """
     xp = namespace(like)
-    try:
-        ids = token_ids if hasattr(token_ids, "dtype") else xp.asarray(token_ids, device=device_of(like))
-    except (ValueError, TypeError) as error:
-        raise ShapeError(
-            "token_ids is not a rectangular array of whole numbers",
-            where="token_ids",
-            got=str(error),
-            remedy="pad the rows to one length and pass mask=, true at the real tokens",
-        ) from None
+    ids = _as_array("token_ids", token_ids, like)
     if ids.ndim != 2:
         remedy = "for a single sequence pass token_ids[None, :]"
         raise ShapeError(
@@ -309,6 +328,7 @@ def check_token_ids(token_ids: Any, vocab_size: int, like: Array) -> Array:  # -
         raise TokenError(
             "token ids must be whole numbers", where="token_ids", expected="an integer dtype", got=ids.dtype
         )
+    ids = xp.astype(ids, xp.int64)  # a narrow dtype may not hold the vocabulary's size
     outside = (ids < 0) | (ids >= vocab_size)
     if bool(xp.any(outside)):
         row, column = (int(axis[0]) for axis in xp.nonzero(outside))
@@ -326,7 +346,7 @@ def _check_mask(mask: Any, ids: Array) -> Array:  # -> bool (batch, length)
     xp = namespace(ids)
     if mask is None:
         return xp.ones(ids.shape, dtype=xp.bool, device=device_of(ids))
-    mask = mask if hasattr(mask, "dtype") else xp.asarray(mask, device=device_of(ids))
+    mask = _as_array("mask", mask, ids)
     if tuple(mask.shape) != tuple(ids.shape):
         raise ShapeError("the mask must have the shape of token_ids", expected=tuple(ids.shape), got=tuple(mask.shape))
     if "bool" not in str(mask.dtype) and ("int" not in str(mask.dtype) or bool(xp.any((mask != 0) & (mask != 1)))):
@@ -359,8 +379,8 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
     if positions is None:
         counted = xp.cumulative_sum(xp.astype(mask, xp.int64), axis=-1) - 1 + read
         positions = xp.where(mask, counted, xp.zeros_like(counted))
-    elif not hasattr(positions, "dtype"):
-        positions = xp.asarray(positions, device=device_of(mask))
+    else:
+        positions = _as_array("positions", positions, mask)
     _check_positions(positions, mask)
     positions = xp.broadcast_to(positions, mask.shape)
     lowest, highest = int(xp.min(positions)), int(xp.max(positions))
@@ -436,7 +456,7 @@ def _read(
     dialect: str | Dialect,
 ) -> tuple[list[Array], KeyValueCache]:
     """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
-    convention = _dialect(dialect)
+    convention = named_dialect(dialect)
     ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
     xp, real = namespace(weights.token_embedding, ids), _check_mask(mask, ids)
     if cache is not None and cache.allowed.shape[0] != ids.shape[0]:
@@ -475,8 +495,7 @@ def forward(
     """Logits of the tokens given, which follow those in `cache`, and the cache that holds both. Arguments as `logits`."""
     states, cache = _read(weights, config, token_ids, positions, mask, cache, dialect)
     head = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
-    xp = namespace(head)
-    return xp.matmul(states[-1], xp.matrix_transpose(head)), cache
+    return _product(states[-1], namespace(head).matrix_transpose(head)), cache
 
 
 def logits(

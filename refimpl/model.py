@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -318,10 +317,12 @@ def _weights(
 
 
 def _defaults(folder: Path) -> dict[str, Any]:
+    from weights_io.schemes.hugging_face_gpt2 import read_object
+
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    fields = json.loads(path.read_bytes())
+    fields = read_object(path)
     if not fields.get("do_sample", False):
         return {}
     return {name: fields[name] for name in ("temperature", "top_k", "top_p") if fields.get(name) is not None}
@@ -361,6 +362,7 @@ def load(
     from weights_io.schemes import hugging_face_gpt2 as scheme
 
     _check_choices(dtype, architecture, positions)
+    gpt2.named_dialect(dialect or "openai")
     folder, embedded = _resolve(path)
     config = scheme.read_config(folder / "config.json")
     chosen = backends.get(backend)

@@ -40,6 +40,7 @@ __all__ = [
     "rounded_once",
     "shift_for_exp",
     "square_root",
+    "whole_power",
 ]
 
 Array: TypeAlias = Any
@@ -106,6 +107,17 @@ def square_root(value: Any, like: Array) -> Any:
 def pi(like: Array) -> Any:
     """π as a scalar beside `like`."""
     return _ball_type(like).pi() if is_ball(like) else math.pi
+
+
+def whole_power(x: Array, exponent: int) -> Array:  # (...) -> (...)
+    """x^exponent for a whole exponent >= 0; on balls by repeated squaring, since `arb ** n` is undefined where a midpoint is 0."""
+    if not is_ball(x):
+        return x**exponent
+    result, square = x * 0 + exact(1, x), x
+    while exponent:
+        result = result * square if exponent & 1 else result
+        square, exponent = square * square, exponent >> 1
+    return result
 
 
 def shift_for_exp(x: Array, axis: int) -> Array:

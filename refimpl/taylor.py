@@ -31,6 +31,7 @@ from refimpl.number_system import (
     rounded_once,
     shift_for_exp,
     square_root,
+    whole_power,
 )
 
 __all__ = ["exp_taylor", "laguerre_nodes", "laguerre_rule", "taylor_features", "taylor_softmax"]
@@ -156,7 +157,7 @@ def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
     """
     check_floating("x", x)
     _check_order(order, even=False)
-    return _summed([weight * (scale * (x + node)) ** order for node, scale, weight in laguerre_rule(order, x)])
+    return _summed([weight * whole_power(scale * (x + node), order) for node, scale, weight in laguerre_rule(order, x)])
 
 
 @rounded_once
@@ -187,7 +188,7 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
     factors = [scale * (x + node) for node, scale, _ in rule]
     largest = functools.reduce(xp.maximum, [shift_for_exp(xp.abs(factor), axis) for factor in factors])
     weights = _summed(
-        [weight * (factor / largest) ** order for factor, (_, _, weight) in zip(factors, rule, strict=True)]
+        [weight * whole_power(factor / largest, order) for factor, (_, _, weight) in zip(factors, rule, strict=True)]
     )
     return weights / xp.sum(weights, axis=axis, keepdims=True)
 

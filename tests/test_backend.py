@@ -85,7 +85,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 BROKEN = {
-    "not installed": (None, 0, "ModuleNotFoundError: No module named 'cupy'", 'pip install "refimpl[gpu]"'),
+    "not installed": (None, 0, "ModuleNotFoundError: No module named 'cupy'", 'pip install "cupy-cuda12x[ctk]"'),
     "driver 0": (_fake(driver=0), 1, "no NVIDIA driver is visible (driver version 0)", "install the NVIDIA driver"),
     "driver call fails": (
         _fake(driver=OSError("libcuda.so.1")),

@@ -78,7 +78,7 @@ def _norm_over_the_batch(x, scale, bias, eps):
 
 BROKEN = [
     ("TAYLOR-5", taylor, "exp_taylor", _horner),
-    ("TAYLOR-6", taylor, "exp_taylor", lambda x, order: np.exp(x) * np.arange(1, x.size + 1) - 0.5),
+    ("TAYLOR-6", taylor, "laguerre_rule", lambda order, like: [(1.0, 1.0, 1.0), (3.0, 1.0, -1.0)]),
     ("TAYLOR-7", taylor, "square_root", lambda value, like: 1),
     ("GPT2-1", gpt2, "scaled_dot_product_attention", _unmasked),
     ("GPT2-1", gpt2, "causal_mask", _mask_off_by_one),

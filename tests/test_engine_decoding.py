@@ -505,3 +505,47 @@ def test_beams_out_of_range_are_refused(beams: Any, tiny: Any) -> None:
 def test_length_penalties_must_be_finite(penalty: float, tiny: Any) -> None:
     with _refused(errors.ConfigError, "length_penalty must be finite", "0 ranks by"):
         decoding.beam_search(tiny, [1], beams=1, length_penalty=penalty)
+
+
+@pytest.mark.parametrize("row", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
+def test_logits_from_which_no_token_can_be_chosen_are_refused(row: list[float]) -> None:
+    words = (
+        "the next token cannot be chosen",
+        "logits of row 1",
+        "finite logits",
+        "a largest logit of",
+        "weights for NaN",
+    )
+
+    class Second(Fake):
+        def _logits(self, rows: int, n: int) -> Any:
+            return np.array([[0.0, 0.0], row])
+
+    for options in ({"temperature": 0}, {"rng": Chosen(0.5, 0.5)}):
+        with _refused(errors.TokenError, *words):
+            list(decoding.generate(Second([[0.0]]), [[0], [0]], max_new_tokens=1, **options))
+    with _refused(errors.TokenError, "cannot be chosen", "logits of row 0"):
+        decoding.beam_search(Fake([row]), [0], beams=1, max_new_tokens=1)
+
+
+def test_tokens_ruled_out_by_minus_infinity_are_never_chosen() -> None:
+    decoder = Fake([[-np.inf, 0.0, -np.inf]])
+    assert _rows(decoding.generate(decoder, [[0]], max_new_tokens=2, rng=Chosen(0.0, LAST))) == [[1, 1]]
+
+
+def test_probabilities_without_mass_are_refused() -> None:
+    for masses in ([0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]):
+        with _refused(errors.TokenError, "no mass", "sample", "positive sum in every row", "temperature=0"):
+            decoding.sample(np.array([[0.5, 0.5], masses]), Chosen(0.5, 0.5))
+
+
+def test_balls_are_refused_because_they_have_no_order() -> None:
+    balls = truth.balls(np.array([[0.25, 0.75]]))
+    for call in (
+        lambda: decoding.top_k_mask(balls, 1),
+        lambda: decoding.top_p_mask(balls, 0.5),
+        lambda: decoding.sampling_probabilities(balls, top_k=1),
+        lambda: decoding.sampling_probabilities(balls, top_p=0.5),
+    ):
+        with _refused(errors.DtypeError, "undecided", "overlapping balls have no order", "validation.truth.midpoints"):
+            call()

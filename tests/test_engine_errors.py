@@ -143,9 +143,9 @@ def test_masks_of_another_shape_are_refused(model: Any, system: System) -> None:
             gpt2.logits(model, TINY, ids, mask=mask)
 
 
-@pytest.mark.xfail(strict=True, reason="a ragged mask, and positions of a wrong shape, end in NumPy's own ValueError")
-@pytest.mark.parametrize("options", [{"mask": [[True, False], [True]]}, {"positions": [0, 1, 2]}])
-def test_ragged_masks_and_misshaped_positions_are_refused_in_words(options: Any) -> None:
+@pytest.mark.xfail(strict=True, reason="a ragged mask ends in NumPy's own ValueError")
+@pytest.mark.parametrize("options", [{"mask": [[True, False], [True]]}])
+def test_ragged_masks_are_refused_in_words(options: Any) -> None:
     """The docstring of `logits` lists ShapeError for "wrong shapes"."""
     with pytest.raises(errors.ShapeError):
         gpt2.logits(models.weights(TINY, NUMPY, "float64"), TINY, [[1, 2], [3, 4]], **options)
@@ -262,3 +262,60 @@ def test_every_error_is_of_the_family_and_of_a_builtin_kind() -> None:
         assert issubclass(kind, errors.RefimplError), name
         builtins = [base for base in kind.__mro__ if base.__module__ == "builtins"]
         assert builtins[0] is not Exception or kind is errors.RefimplError, name
+
+
+# --- masks, positions and caches that do not mean what they seem to ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [[[0.0, 1.0]], [[2, 1]], [[-1, 0]]])
+def test_masks_that_are_not_true_or_false_are_refused(mask: Any, model: Any, system: System) -> None:
+    ids = system.to(np.array([[1, 2]]))
+    given = (
+        mask
+        if system.is_ball or isinstance(mask[0][0], int)
+        else system.xp.asarray(mask, dtype=system.xp.float32, device=system.device)
+    )
+    with _refused(errors.DtypeError, "must say true or false", "0 and 1", "additive mask", "additive_mask == 0"):
+        gpt2.logits(model, TINY, ids, mask=given)
+
+
+def test_masks_of_zeros_and_ones_are_booleans(model: Any, system: System) -> None:
+    ids = system.to(np.array([[1, 2, 3]]))
+    answers = [
+        system.back(gpt2.logits(model, TINY, ids, mask=system.to(np.array([[0, 1, 1]], dtype))))
+        for dtype in (bool, np.int64, np.uint8)
+    ]
+    assert np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[0], answers[2])
+
+
+def test_positions_that_do_not_fit_are_refused(model: Any, system: System) -> None:
+    ids = system.to(np.array([[1, 2], [3, 4]]))
+    for positions in ([0, 1, 2], [0], [[0], [1]], 0, [[[0, 1], [0, 1]]]):
+        given = system.to(np.array(positions))
+        with _refused(errors.ShapeError, "positions must fit", "positions", "(2, 2) or (2,)", str(tuple(given.shape))):
+            gpt2.logits(model, TINY, ids, positions=given)
+    with _refused(errors.TokenError, "positions must be whole numbers", "an integer dtype", "float32"):
+        floats = system.xp.asarray([0.0, 1.0], dtype=system.xp.float32, device=system.device)
+        gpt2.logits(model, TINY, ids, positions=floats)
+
+
+def test_a_cache_of_another_batch_is_refused(model: Any, system: System) -> None:
+    _, cache = gpt2.forward(model, TINY, system.to(np.array([[1, 2], [3, 4]])))
+    with _refused(errors.ShapeError, "the cache holds another batch", "2 rows, as in the cache", "1 rows"):
+        gpt2.forward(model, TINY, system.to(np.array([[5]])), cache=cache)
+
+
+def test_a_prompt_that_ends_in_padding_is_refused_by_the_decoder(model: Any, system: System) -> None:
+    decoder, ids = gpt2.CachedDecoder(model, TINY), system.to(np.array([[1, 2], [3, 4]]))
+    with _refused(errors.ShapeError, "ends in padding", "CachedDecoder.start(mask)", "left padding", "to the left"):
+        decoder.start(ids, system.to(np.array([[True, True], [True, False]])))
+    scores, _ = decoder.start(ids, system.to(np.array([[True, True], [False, True]])))
+    assert scores.shape == (2, 11)
+
+
+def test_weights_of_mixed_dtypes_are_listed() -> None:
+    arrays = {n: NUMPY.floats(a, "float32") for n, a in models.random_arrays(TINY).items()}
+    arrays["final_norm.bias"] = NUMPY.floats(np.zeros(6), "float64")
+    with _refused(errors.ConfigError, "(1 problems)", "mixed dtypes: float32, float64"):
+        gpt2.GPT2Weights.from_named(arrays, TINY)

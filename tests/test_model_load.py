@@ -491,3 +491,11 @@ def test_the_embedded_model_is_found_by_its_name_and_simplifies_its_prompts(
     assert _load(folder).prompt_ids("覺") == [1, 0]
     shutil.copytree(folder, folder / "copy")
     assert np.array_equal(model.logits([[1, 3]]), _load(folder / "copy").logits([[1, 3]]))
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
+def test_several_start_or_end_tokens_are_refused_and_one_in_a_list_is_one(name: str, make: Any) -> None:
+    for several in ([2, 3], []):
+        with _refused(errors.ConfigError, "several start or end tokens", "one id or null", str(several), "stop="):
+            _load(make({name: several}))
+    assert getattr(_load(make({name: [5]})).config, name) == 5

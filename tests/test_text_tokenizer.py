@@ -232,7 +232,7 @@ def test_without_the_library_the_message_says_what_to_install(
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", importing)
-    parts = ("needs the library `tokenizers`", str(byte_level), 'pip install "refimpl[text]"')
+    parts = ("needs the library `tokenizers`", str(byte_level), "pip install tokenizers")
     with pytest.raises(errors.TokenizerError, match="(?s)" + ".*".join(map(re.escape, parts))):
         text.open_tokenizer(byte_level)
     assert text.open_tokenizer(_write(tmp_path, _description())).encode("春") == [3]  # needs no library

@@ -185,6 +185,45 @@ def test_wrong_filters_and_components_fail(monkeypatch):
     assert not run.validate(NUMPY, only=["PARITY.torch_components"]).passed
 
 
+@pytest.mark.parametrize(
+    "identifier", ["PARITY.gpt2_tiny.logits", "PARITY.gpt2_untied.logits", "GPT2-2", "GPT2-4", "SYSTEMS.gpt2_tiny"]
+)
+def test_nan_in_masked_or_cached_passes_does_not_pass(identifier, monkeypatch):
+    original = gpt2.forward
+
+    def poisoned(weights, config, token_ids, *, mask=None, cache=None, **options):
+        logits, cache = original(weights, config, token_ids, mask=mask, cache=cache, **options)
+        special = mask is not None or token_ids.shape[1] == 1 or identifier.startswith("SYSTEMS")
+        return (logits * np.nan if special and "float" in str(logits.dtype) else logits), cache
+
+    monkeypatch.setattr(gpt2, "forward", poisoned)
+    assert not run.validate(NUMPY, only=[identifier]).passed
+
+
+def test_a_recorded_answer_of_another_shape_does_not_broadcast():
+    assert not checks._relative([(np.ones((1, 3)), np.ones((5, 3)))], 1.0).holds
+    assert not checks._relative([(np.ones(3), np.ones(3)), (np.array([np.nan]), np.ones(1))], 1.0).holds
+
+
+def test_fixtures_that_are_promised_must_be_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("REFIMPL_FIXTURES", str(tmp_path))
+    assert not run.validate(NUMPY, only=["PARITY.outside"]).passed
+
+
+def test_no_check_gets_lost():
+    """The identifiers, written down once more: a check that is no longer collected is noticed here."""
+    expected = "TAYLOR-1 TAYLOR-2 TAYLOR-3 TAYLOR-4 TAYLOR-5 TAYLOR-5.horner TAYLOR-6 TAYLOR-6.order TAYLOR-7 "
+    expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
+    expected += (
+        "PARITY.gpt2_sharded PARITY.greedy PARITY.beam_search PARITY.filters PARITY.torch_components PARITY.embedded "
+    )
+    expected += (
+        "PARITY.outside.hf_gpt2 SYSTEMS.softmax SYSTEMS.log_softmax SYSTEMS.logsumexp SYSTEMS.gelu SYSTEMS.layer_norm "
+    )
+    expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang"
+    assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
+
+
 def test_a_model_with_one_bit_changed_is_not_the_sharded_one(monkeypatch):
     original = checks._recorded
 

@@ -36,7 +36,15 @@ def test_upper_distance_bounds_the_distance_from_above(middle, value):
     ball = flint.arb(middle.numerator) / middle.denominator
     bound = truth.upper_distance(np.array([ball], dtype=object), np.array([value]))[0]
     assert Fraction(bound) >= abs(Fraction(value) - middle)
-    assert Fraction(bound) <= abs(Fraction(value) - middle) + Fraction(1, 2**48) * (1 + abs(middle))
+    assert Fraction(bound) <= abs(Fraction(value) - middle) + Fraction(1, 2**48) * (
+        1 + abs(middle) + abs(Fraction(value))
+    )
+
+
+def test_bounds_do_not_vanish_where_they_underflow():
+    tiny = np.array([flint.arb(0, flint.arb("1e-400").abs_upper())], dtype=object)
+    assert truth.radii(tiny)[0] > 0
+    assert truth.upper_distance(np.array([flint.arb("1e-330")], dtype=object), np.zeros(1))[0] > 0
 
 
 def test_distance_to_nan_is_infinite():
@@ -104,7 +112,7 @@ def test_wrong_answers_do_not_pass(answer, word):
     assert verdict.multiple > 1
 
 
-@pytest.mark.parametrize("budget", [np.nan, -1.0])
+@pytest.mark.parametrize("budget", [np.nan, -1.0, np.inf])
 def test_a_tolerance_must_be_a_number_that_is_not_negative(budget):
     with pytest.raises(errors.ConfigError, match="tolerance must be a number"):
         tolerance.judge(RIGHT, EXACT, budget, "float64")
@@ -181,6 +189,24 @@ def test_tags_are_sound_for_masked_softmax():
         y[i] += 100
         moved = softmax.masked_softmax(y, mask) != softmax.masked_softmax(x, mask)
         assert not np.any(moved & (traced >> np.uint64(i) & np.uint64(1) == 0))
+
+
+def test_a_tagged_choice_carries_the_tags_of_both_branches_and_of_all_rows():
+    x = _traced()
+    xp = x.__array_namespace__()
+    choice = dependence.traced(np.array([[True, False, True]] * 2), np.uint64(64))
+    chosen = xp.where(choice, x, dependence.traced(np.zeros((2, 3)), np.uint64(128)))
+    assert chosen.tags.tolist() == [[1 | 192, 2 | 192, 4 | 192], [8 | 192, 16 | 192, 32 | 192]]
+    gathered = xp.take(x, dependence.traced(np.array([0]), np.uint64(64)), axis=0)
+    assert gathered.tags.tolist() == [[1 | 8 | 64, 2 | 16 | 64, 4 | 32 | 64]]
+
+
+def test_python_branches_on_tagged_values_are_recorded():
+    dependence.tagged_branches.clear()
+    x = _traced().__array_namespace__().any(_traced())
+    assert bool(x) is True
+    assert bool(dependence.traced(np.array(True))) is True
+    assert dependence.tagged_branches == [True]
 
 
 def test_a_function_without_a_rule_is_refused():

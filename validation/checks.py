@@ -74,8 +74,11 @@ def _recorded(name: str, setting: Setting) -> tuple[refimpl.Model, dict[str, Any
 def _relative(pairs: list[tuple[Any, Any]], largest: float) -> Finding:
     """Differences relative to the largest recorded value, against `RELATIVE`."""
     cases = sum(recorded.size for _, recorded in pairs)
-    worst = max(float(np.max(np.abs(got - recorded))) for got, recorded in pairs) / largest
-    holds = bool(worst <= RELATIVE)
+    shapes = [(got.shape, recorded.shape) for got, recorded in pairs if got.shape != recorded.shape]
+    if shapes:
+        return Finding(False, "wrong shape", cases, f"got {shapes[0][0]}, recorded {shapes[0][1]}")
+    worst = float(np.max(np.concatenate([np.abs(got - recorded).ravel() for got, recorded in pairs]))) / largest
+    holds = bool(worst <= RELATIVE)  # np.max hands NaN on, and NaN is not <=
     return Finding(
         holds, "agrees" if holds else "outside", cases, f"{worst:.1e} of the largest value", worst / RELATIVE
     )
@@ -136,9 +139,10 @@ def _beams(setting: Setting) -> Finding:
                     found, answers[f"{key}_sequences"], answers[f"{key}_lengths"], answers[f"{key}_scores"], strict=True
                 ):
                     cases += 1
-                    worst = max(worst, abs(each.score - float(score)) / abs(float(score)))
-                    if prompt + each.ids != row[: len(prompt) + n].tolist() or not worst <= RELATIVE:
+                    difference = abs(each.score - float(score)) / abs(float(score))
+                    if prompt + each.ids != row[: len(prompt) + n].tolist() or not difference <= RELATIVE:
                         return Finding(False, "differs", cases, f"{key}: {each}")
+                    worst = max(worst, difference)
     return Finding(True, "same tokens", cases, f"scores differ by {worst:.1e}", worst / RELATIVE)
 
 
@@ -249,9 +253,9 @@ def _embedded(setting: Setting) -> Finding:
 
 def _outside(setting: Setting) -> Finding:
     """The fixture folder hf_gpt2, recorded elsewhere: float32 and float16 weights, logits and greedy tokens."""
-    folder = Path(os.environ.get("REFIMPL_FIXTURES", "")) / "hf_gpt2"
-    if "REFIMPL_FIXTURES" not in os.environ or not folder.is_dir():
+    if "REFIMPL_FIXTURES" not in os.environ:
         return Finding(True, "not run", 0, "set REFIMPL_FIXTURES to the folder that holds hf_gpt2")
+    folder = Path(os.environ["REFIMPL_FIXTURES"]) / "hf_gpt2"
     answers, pairs = np.load(folder / "io.npz"), []
     for kind in ("f32", "f16"):
         model = refimpl.load(folder / f"model_{kind}.safetensors", backend=setting.backend.name, dtype="float64")

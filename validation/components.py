@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flint
-import ml_dtypes
 import numpy as np
 
 import weights_io
@@ -81,21 +80,22 @@ def _rounded(array: Any, dtype: str) -> Any:
     return array.astype(tolerance.DTYPES[dtype]) if array.dtype.kind == "f" else array
 
 
-def _large(dtype: str) -> float:
-    return min(1e4, float(ml_dtypes.finfo(tolerance.DTYPES[dtype]).max) / 8)
+def _resolved(size: float, dtype: str) -> float:
+    """`size`, or in a 16-bit dtype the smaller size at which one rounding of the input still leaves the answer recognisable: 1/(16 u)."""
+    return min(size, 1 / (16 * tolerance.roundoff(dtype)))
 
 
 def _rows(rng: np.random.Generator, dtype: str) -> dict[str, tuple[str, Any]]:
     """Rows on which exponentials go wrong."""
-    large = _large(dtype)
+    large, offset, long = (_resolved(size, dtype) for size in (1e4, 300, 1500))
     return {
         "ordinary": ("unit normal", rng.normal(size=(4, 16))),
         "wide": ("spread over 40: all but a few weights are tiny", 20 * rng.normal(size=(3, 32))),
         "large": (f"magnitudes of {large:g}: exp overflows unless shifted", large * rng.uniform(-1, 1, (3, 9))),
-        "offset": ("a common offset of 300, which must drop out", 300 + rng.normal(size=(2, 12))),
+        "offset": (f"a common offset of {offset:g}, which must drop out", offset + rng.normal(size=(2, 12))),
         "ties": ("all equal, and two equal maxima", np.stack([np.full(7, 2.5), np.array([1, 3, 3, -1, 0, -2, 2.0])])),
         "single": ("one element: the answer is 1, its logarithm 0", rng.normal(size=(5, 1))),
-        "long": ("1,500 elements: sums accumulate rounding", rng.normal(size=(1, 1500))),
+        "long": (f"{long:g} elements: sums accumulate rounding", rng.normal(size=(1, int(long)))),
         "minute": ("differences near the last bit", 1 + 1e-3 * rng.normal(size=(2, 8))),
     }
 
@@ -121,7 +121,7 @@ def _gelu_published(x: Any, approximate: str) -> Any:
     """Both forms as published, x/2 · (1 + erf) and x/2 · (1 + tanh), for the budget: on balls, the function errs by two units in the last place.
 
     Near -1 a ball of erf or tanh is narrower than any rounding, since its midpoint is exact; a library's answer may be the next float or the
-    one after it. With p bits and a precision of p - 2, two units of numbers below 1 are 2^-(precision + 1).
+    one after it. Run for p bits at a precision of p - 2 + K bits, two units of a p-bit number below 1, times 2^-K, are 2^-(precision + 1).
     """
     if approximate == "none":
         saturating = special.erf(x / square_root(2, x))
@@ -134,6 +134,7 @@ def _layer_norm_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     def case(name: str, hard: str, x: Any, eps: float) -> Case:
         return Case(name, hard, (x, 1 + 0.2 * rng.normal(size=x.shape[-1]), rng.normal(size=x.shape[-1])), {"eps": eps})
 
+    still = _resolved(1e-5**-0.5, dtype) * 1e-5**0.5 / 4  # √eps divides what rounding leaves of a difference
     return [
         case("ordinary", "unit normal", rng.normal(size=(4, 24)), 1e-5),
         case(
@@ -142,8 +143,8 @@ def _layer_norm_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             1e-3 * rng.normal(size=(3, 16)),
             1e-5,
         ),
-        case("constant", "variance zero", np.repeat(np.array([[1.5], [-4.0]]), 8, axis=1), 1e-5),
-        case("tiny eps", "eps of BERT, 1e-12", rng.normal(size=(2, 32)), 1e-12),
+        case("constant", "variance zero", still * np.repeat(np.array([[1.5], [-4.0]]), 8, axis=1), 1e-5),
+        case("tiny eps", "eps of BERT, 1e-12, beside a variance as small", 2e-6 * rng.normal(size=(2, 32)), 1e-12),
         case(
             "outlier",
             "one element dominates: the biased variance shows",
@@ -161,12 +162,20 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     causal, aligned = np.tril(np.ones((6, 6), bool)), np.tril(np.ones((3, 7), bool), 4)
     padding = np.arange(6) < np.array([6, 4])[:, None, None, None]
     nothing = causal & (np.arange(6) != 0)[:, None]
+    q, k, v = qkv(6, 6, 4)
+    loud = (np.abs(q) + 0.5, np.where(np.swapaxes(padding, -1, -2), k, 6e3), v)
     return [
         Case("full", "no mask", qkv(5, 7, 8), {"mask": None}),
         Case("causal", "lower triangle; off by one leaks the future", qkv(6, 6, 8), {"mask": causal}),
         Case("cached", "three queries at the end of seven keys", qkv(3, 7, 8), {"mask": aligned}),
         Case("padding", "the second sequence has four real keys", qkv(6, 6, 4), {"mask": padding}),
         Case("sharp", "scores near 60: one key takes almost all", qkv(6, 6, 8, 20.0), {"mask": causal}),
+        Case(
+            "loud padding",
+            "masked keys score 10⁴ above the visible ones: adding -10⁴ does not hide them",
+            loud,
+            {"mask": padding},
+        ),
         Case("empty row", "a query that may see nothing gets zeros", qkv(6, 6, 4), {"mask": nothing}),
         Case("one key", "softmax over one key is 1", qkv(1, 1, 16), {"mask": None}),
     ]

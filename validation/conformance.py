@@ -6,9 +6,11 @@
 
     print(validation.check(my_softmax, "softmax", dtype="float32"))
 
-Every case gets a verdict: `exact` (correctly rounded everywhere), `within proof`, `within sample`, `outside`, `non-finite`,
-`wrong shape or dtype`, or `raised`. The error is measured against balls that contain the truth and given as a multiple of the derived
-tolerance at its place, so a number above one is a proof of error. It needs no trust in this project's own floats.
+Every case gets a verdict: `exact` (everywhere the truth, rounded to double and then to the dtype), `within proof`, `within sample`,
+`outside`, `non-finite`, `wrong shape or dtype`, or `raised`. The error is measured against balls that contain the truth and given as a
+multiple of the derived tolerance at its place: above one, it is outside what the derivation allows (`validation.tolerance` says what
+that is). It needs no trust
+in this project's own floats.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def check(
     Parameters
     ----------
     function : called as the component's signature says (`validation.components.COMPONENTS[name].signature`), with NumPy arrays
-        of `dtype`; returns an array of that dtype, or anything that numpy.asarray takes
+        of `dtype`; returns an array of that dtype, on the host (`numpy.asarray` is applied to it)
     component : a name in COMPONENTS
     dialect : which form of the component, where it has several ("tanh" or "none" for gelu); None checks all
     dtype : "float16", "bfloat16", "float32" or "float64"

@@ -1,10 +1,11 @@
-"""Which inputs can a result depend on? Found by running the definition, for every finite input at once.
+"""Which inputs can a result depend on? Found by running the definition once, for all inputs of those shapes that do not overflow.
 
 A `TracedArray` carries, beside its values, a set of tags for each element (a 64-bit mask). Every array operation joins the tags of what
-it reads; selection by a mask takes the tags of the branch selected; a product, conjunction or quotient of a structural zero (a zero or
-False that depends on nothing, as masked attention weights are) carries nothing over. The definitions have no branch on data other than
-refusals, so the tags found on one run hold for all finite inputs of the same shape: what has no tag of an input cannot depend on it. This
-is abstract interpretation, hence a proof, about the source that is run, for the shapes it is run on.
+it reads; selection by an untagged mask takes the tags of the branch selected (by a tagged one, of both); a product, conjunction or quotient
+of a structural zero (a zero or False that depends on nothing, as masked attention weights are) carries nothing over. Python branches on
+tagged values are recorded in `tagged_branches`: where they are all refusals that did not happen, the tags found on one run hold for all
+inputs of the same shapes that are not refused, as long as no intermediate value overflows (0 · inf is not 0). What has no tag of an input
+cannot depend on it. This is abstract interpretation, hence a proof, about the source that is run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TracedArray", "traced"]
+__all__ = ["TracedArray", "tagged_branches", "traced"]
+
+tagged_branches: list[int | bool] = []  # every tagged value that Python code looked at, since the list was last cleared
 
 SHAPING = frozenset({"reshape", "permute_dims", "broadcast_to", "matrix_transpose", "expand_dims", "squeeze"})
 REDUCING = frozenset({"sum", "mean", "max", "min", "any", "all"})
@@ -45,7 +48,7 @@ class _Namespace:
 
     def where(self, condition: Any, yes: Any, no: Any) -> TracedArray:
         (choice, choice_tags), (left, left_tags), (right, right_tags) = map(_split, (condition, yes, no))
-        chosen = np.where(choice, left_tags, right_tags)
+        chosen = np.where(choice_tags == 0, np.where(choice, left_tags, right_tags), left_tags | right_tags)
         return TracedArray(xp.where(choice, left, right), chosen | choice_tags)
 
     def matmul(self, a: Any, b: Any) -> TracedArray:
@@ -59,9 +62,10 @@ class _Namespace:
         (array, tags), (index, index_tags) = map(_split, (x, indices))
         shape = [1] * array.ndim
         shape[axis] = -1
-        return TracedArray(
-            xp.take(array, index, axis=axis), np.take(tags, index, axis=axis) | index_tags.reshape(shape)
-        )
+        index_tags = np.broadcast_to(index_tags, np.shape(index)).reshape(shape)
+        anywhere = np.bitwise_or.reduce(tags, axis=axis, keepdims=True)  # a tagged index may choose any of them
+        gathered = np.where(index_tags == 0, np.take(tags, index, axis=axis), anywhere)
+        return TracedArray(xp.take(array, index, axis=axis), gathered | index_tags)
 
     def concat(self, arrays: Any, *, axis: int) -> TracedArray:
         values, tags = zip(*map(_split, arrays), strict=True)
@@ -128,9 +132,13 @@ class TracedArray:
         return TracedArray(self.array[key], self.tags[key])
 
     def __bool__(self) -> bool:
+        if self.tags:
+            tagged_branches.append(bool(self.array))
         return bool(self.array)
 
     def __int__(self) -> int:
+        if self.tags:
+            tagged_branches.append(int(self.array))
         return int(self.array)
 
     def __neg__(self) -> TracedArray:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refimpl.files import replace_file
 from validation.checks import Check, Finding, all_checks
 from validation.claims.registry import Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from refimpl.backend import Backend
 
@@ -84,12 +83,8 @@ class Validation:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, to a temporary name first."""
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(self.as_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        text = json.dumps(self.as_json(), ensure_ascii=False, indent=1, allow_nan=False)
+        replace_file(path, lambda file: file.write(text.encode()))
 
 
 def _plain(value: Any) -> Any:

@@ -1,20 +1,24 @@
 """Tolerances with a derivation, and the verdicts that come of them.
 
 *Proved.* For one component, the error budget of a dtype with p significant bits is the radius that the definition's own result has in ball
-arithmetic of p - 2 bits on inputs known to p bits (radius u·|x|, u = 2^-p). A rounding at p - 2 bits adds at least two units in the last place of
-a p-bit number to the radius, which is what the elementary functions of current libraries, on processors and GPUs, are documented to err by at most
+arithmetic of p - 2 bits on inputs known to p bits (radius u·|x|, u = 2^-p), taken to first order: the run is made with sixty bits more, and its
+radius multiplied by 2^60, so that balls of few bits do not swallow each other. An inexact operation at p - 2 bits adds at least two units in the last
+place of a p-bit number, which is what the elementary functions of current libraries, on processors and GPUs, are documented to err by at most
 (exp, log, tanh, erf); the inputs' share covers implementations that scale or reorder before they round. To it are added u·|truth| for the
-last rounding and, since balls do not underflow and some hardware flushes, one smallest normal number for each input element, times the
-largest input where that exceeds one. Where several published forms of a component round differently, the largest of their budgets counts.
+last rounding and, since balls do not underflow and hardware may flush, one smallest normal number (in float16, which nothing flushes, one
+smallest subnormal) for each element that a result sums over, times the largest of the factors that it may be multiplied with.
+Where several published forms of a component round differently, the largest of their budgets counts. What this cannot see: a first-order model
+says nothing about roundings that do not happen in the definition's own form, and a wide budget of a 16-bit dtype hides small bugs.
 
 *Sampled.* Through a whole network those radii explode, so the budget is six standard deviations of perturbed arithmetic
 (`validation.perturbed`), with its confidence.
 
-Comparison is `not (error <= tolerance)`, so that NaN fails; a tolerance that is NaN or negative is refused.
+Comparison is `not (error <= tolerance)`, so that NaN fails; a tolerance that is not finite, or negative, is refused.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +31,7 @@ from validation import truth
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BITS", "DTYPES", "Verdict", "judge", "proved_budget", "roundoff", "smallest_normal"]
+__all__ = ["BITS", "DTYPES", "FIRST_ORDER", "Verdict", "judge", "proved_budget", "roundoff", "smallest_normal"]
 
 DTYPES: dict[str, Any] = {
     "float16": np.dtype(np.float16),
@@ -36,6 +40,7 @@ DTYPES: dict[str, Any] = {
     "float64": np.dtype(np.float64),
 }
 BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+FIRST_ORDER = 2.0**-60  # the size of the perturbations with which a budget is computed, beside those of the dtype
 LIBRARY_BITS = 2  # an operation may err by 2 units in the last place = 2^(2-p)
 
 
@@ -66,14 +71,21 @@ def smallest_normal(dtype: str) -> float:
     return float(ml_dtypes.finfo(DTYPES[dtype]).smallest_normal)
 
 
+def _flushed(dtype: str) -> float:
+    """The largest number that an operation may return 0 for: the smallest normal one, in float16 the smallest subnormal."""
+    info = ml_dtypes.finfo(DTYPES[dtype])
+    return float(info.smallest_subnormal if dtype == "float16" else info.smallest_normal)
+
+
 def proved_budget(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)
-    """The radius of the definition in (p-2)-bit balls on inputs known to p bits, and the allowance for underflow."""
-    floating = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind not in "biuO"]
-    known = [truth.balls(a, roundoff(dtype)) if any(a is f for f in floating) else a for a in arrays]
-    with truth.precision(BITS[dtype] - LIBRARY_BITS):
-        radius = truth.radii(definition(*known, **options))
-    largest = max([1.0, *(float(np.max(np.abs(a.astype(np.float64)), initial=0.0)) for a in floating)])
-    return radius + smallest_normal(dtype) * largest * sum(a.size for a in floating)
+    """The first-order radius of the definition in (p-2)-bit balls on inputs known to p bits, and the allowance for underflow."""
+    floating = [isinstance(a, np.ndarray) and a.dtype.kind not in "biuO" for a in arrays]
+    known = [truth.balls(a, roundoff(dtype) * FIRST_ORDER) if f else a for a, f in zip(arrays, floating, strict=True)]
+    with truth.precision(BITS[dtype] - LIBRARY_BITS - round(math.log2(FIRST_ORDER))):
+        radius = truth.radii(definition(*known, **options)) / FIRST_ORDER
+    given = [a.astype(np.float64) for a, f in zip(arrays, floating, strict=True) if f]
+    factor = max([1.0, *(float(np.max(np.abs(a), initial=0.0)) for a in given[1:])])
+    return radius + _flushed(dtype) * factor * max(a.shape[-1] for a in given)
 
 
 def judge(got: Any, enclosure: Any, budget: Any, dtype: str, *, word: str = "within proof") -> Verdict:
@@ -94,9 +106,9 @@ def judge(got: Any, enclosure: Any, budget: Any, dtype: str, *, word: str = "wit
     if answer.size == 0:
         return Verdict("exact", 0.0, 0.0)
     middle = truth.midpoints(enclosure)
-    tolerance = np.broadcast_to(budget, answer.shape) + roundoff(dtype) * np.abs(middle) + smallest_normal(dtype)
-    if not np.all(tolerance >= 0):
-        raise ConfigError("a tolerance must be a number that is not negative", got=float(np.min(tolerance)))
+    tolerance = np.broadcast_to(budget, answer.shape) + roundoff(dtype) * np.abs(middle) + _flushed(dtype)
+    if not np.all((tolerance >= 0) & np.isfinite(tolerance)):
+        raise ConfigError("a tolerance must be a number, finite and not negative", got=float(np.max(tolerance)))
     with np.errstate(over="ignore"):
         rounded = middle.astype(DTYPES[dtype])
     overflows = np.isinf(rounded.astype(np.float64))  # there infinity is the correct answer, and the only one

@@ -10,6 +10,7 @@ Reference: F. Johansson, "Arb: efficient arbitrary-precision midpoint-radius int
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -54,11 +55,16 @@ def midpoints(enclosure: Any) -> Any:  # object (...) -> float64 (...)
     return np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(enclosure).astype(np.float64)
 
 
+def _above(bound: Any) -> float:
+    """A float that is not below a non-negative ball's midpoint, whichever way the conversion rounds; 0 only for 0."""
+    return math.nextafter(float(bound) * (1 + 2**-50), math.inf) if bound > 0 else 0.0
+
+
 def radii(enclosure: Any) -> Any:  # object (...) -> float64 (...)
     """Upper bounds of the radii in float64; infinity where a ball is not finite."""
 
     def radius(ball: Any) -> float:
-        return float(ball.rad().upper()) * (1 + 2**-50) if ball.is_finite() else float("inf")
+        return _above(ball.rad().upper()) if ball.is_finite() else math.inf
 
     return np.frompyfunc(radius, 1, 1)(enclosure).astype(np.float64)
 
@@ -68,7 +74,7 @@ def upper_distance(enclosure: Any, values: Any) -> Any:  # object (...), floatin
 
     def distance(ball: Any, value: float) -> float:
         gap = (ball - flint.arb(value)).abs_upper()
-        return float(gap) * (1 + 2**-50) if gap.is_finite() else float("inf")
+        return _above(gap) if gap.is_finite() else math.inf
 
     wide = np.asarray(values, dtype=np.float64)
     return np.frompyfunc(distance, 2, 1)(enclosure, wide).astype(np.float64)

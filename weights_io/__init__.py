@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import FormatError, UnsupportedError, WeightsError
-from weights_io.safetensors import open_safetensors, save_safetensors
+from weights_io.safetensors import open_safetensors, save_safetensors, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ MAGIC = {
     b"\x93NUM": "a NumPy array",
     b"GGUF": "GGUF",
 }
+BUNDLE_MAGIC = bytes.fromhex("57fb808b247547db")
 INDEX = "model.safetensors.index.json"
 
 
@@ -53,15 +54,26 @@ def open(path: str | Path) -> Checkpoint:
         raise WeightsError("no such file or folder", where=path)
     if path.name.endswith(".index.json"):
         return _open_shards(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-    for magic, name in MAGIC.items():
-        if start.startswith(magic):
-            remedy = "convert it to safetensors where it was written"
-            raise UnsupportedError(
-                "this format is not read yet", where=path, expected="safetensors", got=name, remedy=remedy
-            )
+    other = _other_format(path)
+    if other:
+        remedy = "convert it to safetensors where it was written"
+        raise UnsupportedError(
+            "this format is not read yet", where=path, expected="safetensors", got=other, remedy=remedy
+        )
     return open_safetensors(path)
+
+
+def _other_format(path: Path) -> str | None:
+    """The name of the format that the file's first or last bytes announce, unless a safetensors header follows its length."""
+    with path.open("rb") as file:
+        start = file.read(9)
+        file.seek(max(0, path.stat().st_size - 8))
+        end = file.read(8)
+    if start[8:] == b"{":
+        return None
+    if end == BUNDLE_MAGIC:
+        return "the index of a TensorFlow bundle"
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -82,11 +94,15 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _weight_map(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_names(path))
         shards, metadata = index["weight_map"], index.get("metadata", {})
+    except FormatError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"
         raise FormatError("not a shard index", where=path, expected="JSON with weight_map", got=got) from None
+    if not isinstance(metadata, dict):
+        raise FormatError("metadata must be an object", where=path, got=type(metadata).__name__)
     if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
         raise FormatError("weight_map must map tensor names to file names", where=path, got=type(shards).__name__)
     outside = sorted({file for file in shards.values() if file in ("", ".", "..") or set(file) & set("/\\\0")})
@@ -95,9 +111,16 @@ def _weight_map(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return shards, metadata
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that the file system cannot hold
+        return False
+
+
 def _open_shards(path: Path) -> Checkpoint:
     shards, metadata = _weight_map(path)
-    missing = sorted({file for file in shards.values() if not (path.parent / file).is_file()})
+    missing = sorted({file for file in shards.values() if not _is_file(path.parent / file)})
     if missing:
         raise WeightsError("shards are missing", where=path, got=", ".join(missing), remedy="fetch the whole folder")
     opened = {file: open_safetensors(path.parent / file) for file in sorted(set(shards.values()))}

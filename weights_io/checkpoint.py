@@ -43,6 +43,9 @@ class Checkpoint(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._read(self._infos[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)
 

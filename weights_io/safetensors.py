@@ -11,24 +11,23 @@ Reference: the format's description in the README of the safetensors project, ve
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
+from refimpl.files import replace_file
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+    from typing import BinaryIO
 
-__all__ = ["open_safetensors", "save_safetensors"]
+__all__ = ["open_safetensors", "save_safetensors", "unique_names"]
 
 MAX_HEADER = 100_000_000
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -53,7 +52,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def _unique(path: Path) -> Any:
+def unique_names(path: Path) -> Any:
+    """A hook for json.loads that refuses an object in which a name occurs twice."""
+
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
@@ -82,7 +83,7 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     if not raw.startswith(b"{"):
         raise FormatError("the header must begin with {", where=path, got=repr(raw[:16]))
     try:
-        header = json.loads(raw, object_pairs_hook=_unique(path))
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_names(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
@@ -103,8 +104,9 @@ def _info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
             "unknown dtype", where=f"{path}, {name!r}", expected=", ".join(DTYPES), got=entry["dtype"]
         )
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], DTYPES[entry["dtype"]]
-    if not _whole(shape) or len(shape) > 64:
-        raise FormatError("wrong shape", where=f"{path}, {name!r}", expected="at most 64 whole numbers", got=shape)
+    if not _whole(shape) or len(shape) > 64 or math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
+        expected = "at most 64 whole numbers that an array can have as axes"
+        raise FormatError("wrong shape", where=f"{path}, {name!r}", expected=expected, got=shape)
     if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise FormatError(
             "the offsets do not match dtype and shape",
@@ -183,20 +185,14 @@ def save_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[s
     header = ({"__metadata__": dict(metadata)} if metadata else {}) | entries
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(len(raw).to_bytes(8, "little") + raw)
-            for array in data:
-                file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        _compare(open_safetensors(Path(temporary)), dict(zip(entries, data, strict=True)))
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for array in data:
+            file.write(array.tobytes())
+
+    intended = dict(zip(entries, data, strict=True))
+    replace_file(path, write, lambda temporary: _compare(open_safetensors(temporary), intended))
 
 
 def _compare(written: Checkpoint, intended: Mapping[str, Any]) -> None:

@@ -77,6 +77,9 @@ class CharacterTokenizer:
                 "not a character tokenizer", where=path, expected="a WordLevel model that isolates every character"
             )
         model = description["model"]
+        if not isinstance(model.get("vocab"), dict) or model.get("unk_token") not in model["vocab"]:
+            expected = "a vocabulary of tokens to ids, which holds unk_token"
+            raise TokenizerError("the character tokenizer is damaged", where=path, expected=expected)
         special = [token["content"] for token in description.get("added_tokens", []) if token.get("special")]
         return cls(model["vocab"], special, model["unk_token"], prepare)
 
@@ -107,10 +110,16 @@ class LibraryTokenizer:
             raise TokenizerError(
                 "this model's tokenizer needs the library `tokenizers`", where=folder, remedy=INSTALL
             ) from None
-        if (folder / "tokenizer.json").is_file():
-            return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
-        pair = (folder / "vocab.json", folder / "merges.txt")
-        return cls(tokenizers.ByteLevelBPETokenizer.from_file(*map(str, pair)))
+        try:
+            if (folder / "tokenizer.json").is_file():
+                return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+            return cls(
+                tokenizers.ByteLevelBPETokenizer.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            )
+        except Exception as error:  # the library raises Exception itself
+            raise TokenizerError(
+                "the tokenizer cannot be read", where=folder, got=f"{type(error).__name__}: {error}"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens."""
@@ -136,13 +145,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _is_character_level(description: dict[str, Any]) -> bool:
     """Whether the description says: no normalizer, isolate every single character, look each one up."""
     splitter = description.get("pre_tokenizer") or {}
-    pattern = (splitter.get("pattern") or {}).get("Regex")
+    pattern = splitter.get("pattern") if isinstance(splitter, dict) else None
+    pattern = pattern.get("Regex") if isinstance(pattern, dict) else None
     return (
         description["model"].get("type") == "WordLevel"
         and description.get("normalizer") is None
         and splitter.get("type") == "Split"
         and splitter.get("behavior") == "Isolated"
-        and pattern in ("[\\s\\S]", "(?s).", "(?s:.)", "[\\S\\s]", ".|\\n", "\\n|.", "(.|\\n)")
+        and pattern in ("[\\s\\S]", "[\\S\\s]", ".|\\n", "\\n|.", "(.|\\n)")
     )
 
 

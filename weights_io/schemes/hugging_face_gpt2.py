@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["BUFFERS", "NAMES", "TIED_HEAD", "file_names", "read_config"]
+__all__ = ["BUFFERS", "NAMES", "TIED_HEAD", "file_names", "read_config", "read_object"]
 
 NAMES: dict[str, str] = {
     "wte.weight": "token_embedding",
@@ -65,12 +65,20 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     return ours
 
 
-def read_config(path: Path) -> GPT2Config:
-    """The configuration in a Hugging Face config.json; raises ConfigError for what is missing, unknown or not implemented."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises ConfigError for anything else."""
     try:
         fields = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError("config.json cannot be read", where=path, got=f"{type(error).__name__}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path.name} cannot be read", where=path, got=f"{type(error).__name__}: {error}") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path.name} must hold an object", where=path, expected="{...}", got=type(fields).__name__)
+    return fields
+
+
+def read_config(path: Path) -> GPT2Config:
+    """The configuration in a Hugging Face config.json; raises ConfigError for what is missing, unknown or not implemented."""
+    fields = read_object(path)
     if fields.get("model_type", "gpt2") != "gpt2":
         raise ConfigError("not a GPT-2", where=path, expected='model_type "gpt2"', got=fields["model_type"])
     needed = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
@@ -101,12 +109,16 @@ def _single(token: Any) -> int | None:
             remedy="keep one in config.json, and pass the others as stop=",
         )
     first = token[0] if isinstance(token, list) else token
-    return None if first is None else int(first)
+    if first is not None and (not isinstance(first, int) or isinstance(first, bool)):
+        raise ConfigError(
+            "a token id must be a whole number", where="config.json, bos_token_id or eos_token_id", got=repr(first)
+        )
+    return first
 
 
 def _refuse(path: Path, fields: dict[str, Any]) -> None:
     activation = fields.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ConfigError("unknown activation_function", where=path, expected=", ".join(ACTIVATIONS), got=activation)
     set_wrong = [f"{name} = {value}" for name, value in REFUSED.items() if fields.get(name) is value]
     if set_wrong:
