@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
@@ -26,7 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
+out, err = Console(width=WIDTH), Console(stderr=True)
 
 BackendOption = Annotated[
     str, typer.Option("--backend", help="numpy, cupy or auto; auto reads REFIMPL_BACKEND and prints its choice.")
@@ -88,40 +91,58 @@ def _validation_module(name: str) -> Any:
         raise
 
 
-def _show(result: Any, report: Path) -> None:
+COLUMNS = (("check", "left"), ("verdict", "left"), ("cases", "right"), ("of allowed", "right"), ("worst case", "left"))
+
+
+def _table(result: Any) -> Table:
+    """A line a check; where the terminal is narrow, only the worst case is cut short."""
+    rows = [_cells(line) for line in result.lines]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (
-        ("check", "left"),
-        ("verdict", "left"),
-        ("cases", "right"),
-        ("of allowed", "right"),
-        ("worst case", "left"),
-    ):
-        table.add_column(title, justify=justify, no_wrap=title != "worst case", overflow="fold")  # type: ignore[arg-type]
+    for place, (title, justify) in enumerate(COLUMNS):
+        width = max(len(Text.from_markup(text)) for text in (title, *(row[place] for row in rows)))
+        least = None if title == "worst case" else width
+        table.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)  # type: ignore[arg-type]
     section = ""
-    for line in result.lines:
+    for line, row in zip(result.lines, rows, strict=True):
         if line.check.section != section:
             section = line.check.section
             table.add_row(f"[bold]{section}[/bold]")
-        colour = "yellow" if line.finding.verdict == "not run" else "green" if line.passed else "bold red"
-        verdict = line.finding.verdict if line.passed else f"{line.finding.verdict}: FAILED"
-        multiple = "" if line.finding.multiple is None else f"{line.finding.multiple:.2g}"
-        cases = f"{line.finding.cases:,}" if line.finding.verdict != "not run" else "-"
-        table.add_row(
-            f"  {line.check.id}", f"[{colour}]{escape(verdict)}[/{colour}]", cases, multiple, escape(line.finding.worst)
+        table.add_row(*row)
+    return table
+
+
+def _show(result: Any, report: Path) -> None:
+    out.print(_table(result))
+    failed = [line for line in result.lines if not line.passed]
+    for line in failed:
+        out.print(
+            f"\n[bold red]{line.check.id}[/bold red]  {escape(line.check.statement)}", highlight=False, soft_wrap=True
         )
-    out.print(table)
-    failed = [line.check.id for line in result.lines if not line.passed]
+        ran = f"{line.finding.verdict}, {line.finding.cases} cases of {line.check.cases or 0} announced"
+        out.print(f"  {escape(ran)}: {escape(line.finding.worst)}", highlight=False, soft_wrap=True)
     skipped = [line.check.id for line in result.lines if line.finding.verdict == "not run"]
     count, cases = len(result.lines) - len(skipped), sum(line.finding.cases for line in result.lines)
-    head = (
-        "[bold green]All hold[/bold green]"
-        if result.passed
-        else f"[bold red]FAILED: {', '.join(failed) or 'nothing ran'}[/bold red]"
-    )
+    names = ", ".join(line.check.id for line in failed) or "nothing ran"
+    head = "[bold green]All hold[/bold green]" if result.passed else f"[bold red]FAILED: {names}[/bold red]"
     rest = f"; not run: {', '.join(skipped)}" if skipped else ""
-    out.print(f"\n{head}: {count} checks, {cases:,} cases, backend {result.backend}, {result.seconds:.0f} s{rest}")
-    out.print(f"Report: {escape(str(report))}", highlight=False)
+    out.print(
+        f"\n{head}: {count} checks, {cases:,} cases, backend {result.backend}, {result.seconds:.0f} s{rest}",
+        soft_wrap=True,
+    )
+    out.print(f"Report: {escape(str(report))}", highlight=False, soft_wrap=True)
+
+
+def _cells(line: Any) -> list[str]:
+    """One row of the table: id, verdict, cases, multiple of what is allowed, worst case."""
+    finding, colour = line.finding, "green" if line.passed else "bold red"
+    if finding.verdict == "not run":
+        colour = "yellow"
+    declared = ", as declared" if line.check.section == "claims" and finding.verdict == "refuted" else ""
+    verdict = f"{finding.verdict}{declared}" if line.passed else f"{finding.verdict}: FAILED"
+    multiple = "" if finding.multiple is None else f"{finding.multiple:.2g}"
+    multiple = ">0.99" if finding.multiple is not None and 0.99 < finding.multiple < 1 else multiple
+    cases = "-" if finding.verdict == "not run" else f"{finding.cases:,}"
+    return [f"  {line.check.id}", f"[{colour}]{escape(verdict)}[/{colour}]", cases, multiple, escape(finding.worst)]
 
 
 @app.command()

@@ -110,9 +110,6 @@ def _spy(function: Any, seen: list[str]) -> Any:
     return wrapped
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ml_dtypes: bfloat16 @ bfloat16 is float32 in NumPy, so Linear and the head leak float32"
-)
 def test_bfloat16_weights_give_bfloat16_logits() -> None:
     model = models.weights(TINY, NUMPY, "bfloat16")
     assert gpt2.logits(model, TINY, IDS).dtype == ml_dtypes.bfloat16

@@ -222,9 +222,6 @@ def test_exp_taylor_encloses_the_exact_rational_sum(order: int) -> None:
         assert ball.rad() < 1e-40
 
 
-@pytest.mark.xfail(
-    strict=True, reason="arb ** order is NaN where the midpoint of the ball x + s_i is 0, for every order but 0"
-)
 @pytest.mark.parametrize("order", [1, 4, 9])
 @pytest.mark.parametrize("radius", [0.0, 2.0**-8])
 def test_exp_taylor_encloses_the_value_at_a_node(order: int, radius: float) -> None:

@@ -210,7 +210,6 @@ def test_a_configuration_that_lacks_sizes_names_them_and_one_that_is_no_json_is_
         _load(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="these end in AttributeError, TypeError or JSONDecodeError")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -271,7 +270,6 @@ def test_choices_that_do_not_exist_are_refused_in_words(make: Any, tmp_path: Pat
     assert _load(folder, architecture="gpt2").config.n_embd == 8
 
 
-@pytest.mark.xfail(strict=True, reason="load does not look at the dialect; the first call of logits does")
 def test_an_unknown_dialect_is_refused_by_load(make: Any) -> None:
     with pytest.raises(errors.ConfigError):
         _load(make(), dialect="gpt3")

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from systems import read_only, strided
 
 import weights_io
+from refimpl import files
 from weights_io import safetensors as form
 
 ROOT = Path(__file__).parent.parent
@@ -201,9 +202,6 @@ def test_opening_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         opened.info("y")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Mapping.__contains__ calls __getitem__, which maps the tensor (and copies an unaligned one)"
-)
 def test_asking_for_a_name_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights_io.save(tmp_path / "a.safetensors", {"x": np.arange(6.0)})
     read: list[Any] = []
@@ -236,7 +234,11 @@ HOSTILE: dict[str, tuple[Any, bytes, tuple[str, ...]]] = {
     "shape no list": ({"x": _entry(shape=2)}, b"8bytes..", ("wrong shape", "got:      2")),
     "shape of text": ({"x": _entry(shape="2")}, b"8bytes..", ("wrong shape",)),
     "65 axes": ({"x": _entry(shape=[1] * 65, offsets=[0, 4])}, b"4444", ("wrong shape", "at most 64")),
-    "huge shape": ({"x": _entry(shape=[2**62, 2**62])}, b"8bytes..", ("offsets do not match", str(2**126))),
+    "huge shape": (
+        {"x": _entry(shape=[2**62, 2**62])},
+        b"8bytes..",
+        ("wrong shape", "that an array can have as axes", str(2**62)),
+    ),
     "offsets too long": ({"x": _entry(offsets=[0, 8, 9])}, b"8bytes..", ("offsets do not match", "[0, 8, 9]")),
     "offsets backwards": (
         {"x": _entry(offsets=[8, 0])},
@@ -307,7 +309,6 @@ def test_a_header_that_is_not_what_it_should_be_is_refused(name: str, tmp_path: 
         weights_io.open(path)
 
 
-@pytest.mark.xfail(strict=True, reason="json.loads detects UTF-16 by itself; the format says UTF-8")
 def test_a_header_in_utf_16_is_refused(tmp_path: Path) -> None:
     path = _file(tmp_path / "a.safetensors", None, raw="{}".encode("utf-16-le"))
     with pytest.raises(weights_io.FormatError):
@@ -334,7 +335,6 @@ def test_a_header_over_the_limit_is_refused_although_the_file_is_long_enough(
         weights_io.open(path)
 
 
-@pytest.mark.xfail(strict=True, reason="it opens, and reading it ends in NumPy's own ValueError")
 @pytest.mark.parametrize("shape", [[0, 2**62], [2**62, 0], [0, 2**62, 2**62], [0, 2**80]])
 def test_an_empty_tensor_with_an_axis_too_long_for_numpy_is_refused(shape: list[int], tmp_path: Path) -> None:
     path = _file(tmp_path / "a.safetensors", {"x": _entry(shape=shape, offsets=[0, 0])})
@@ -430,9 +430,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         raise OSError(msg)
 
     if where == "fsync":
-        monkeypatch.setattr(form.os, "fsync", fail)
+        monkeypatch.setattr(files.os, "fsync", fail)
     elif where == "replace":
-        monkeypatch.setattr(form.Path, "replace", fail)
+        monkeypatch.setattr(files.Path, "replace", fail)
     else:
         monkeypatch.setattr(form, "_compare", fail)
     with pytest.raises(OSError, match="planted"):
@@ -453,7 +453,7 @@ def test_what_is_written_is_compared_with_what_was_meant(tmp_path: Path, monkeyp
         content[-1] ^= 1
         temporary.write_bytes(bytes(content))
 
-    monkeypatch.setattr(form.os, "fsync", spoil)
+    monkeypatch.setattr(files.os, "fsync", spoil)
     with _refused(weights_io.FormatError, "does not read back the same", "'x'"):
         weights_io.save(tmp_path / "a.safetensors", {"x": np.ones(2)})
     assert list(tmp_path.iterdir()) == []
@@ -469,9 +469,6 @@ def test_saving_reads_back_before_it_renames(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
-@pytest.mark.xfail(
-    strict=True, reason="mkstemp makes the file 0600 and the rename keeps that: nobody else can read saved weights"
-)
 def test_a_saved_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "ordinary").touch()
     weights_io.save(tmp_path / "a.safetensors", {"x": np.ones(1)})
