@@ -98,10 +98,13 @@ def _table(result: Any) -> Table:
     """A line a check; where the terminal is narrow, only the worst case is cut short."""
     rows = [_cells(line) for line in result.lines]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, (title, justify) in enumerate(COLUMNS):
-        width = max(len(Text.from_markup(text)) for text in (title, *(row[place] for row in rows)))
-        least = None if title == "worst case" else width
-        table.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)  # type: ignore[arg-type]
+    widths = [
+        max(len(Text.from_markup(text)) for text in column)
+        for column in zip([t for t, _ in COLUMNS], *rows, strict=True)
+    ]
+    widths[-1] = max(10, min(widths[-1], out.width - sum(widths[:-1]) - 2 * len(widths) + 1))
+    for (title, justify), width in zip(COLUMNS, widths, strict=True):
+        table.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", width=width)  # type: ignore[arg-type]
     section = ""
     for line, row in zip(result.lines, rows, strict=True):
         if line.check.section != section:

@@ -46,7 +46,7 @@ def _sampled(config: str, dtype: str, dialect: str, masked: bool) -> tuple[Any, 
     with truth.precision(256):
         enclosure = gpt2.logits(exact, sizes, IDS, mask=mask, dialect=dialect)
     deviation = perturbed.sampled_deviation(run, roundoff=tolerance.roundoff(dtype))
-    return enclosure, perturbed.SIGMAS * deviation
+    return enclosure, perturbed.sigmas(deviation.size) * deviation
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -240,7 +240,7 @@ def test_sampled_deviation_covers_the_float32_error_of_a_softmax_chain():
     def chain(a, wrap=lambda b: b):
         return softmax.log_softmax(softmax.softmax(a) * 3.0)
 
-    budget = perturbed.SIGMAS * perturbed.sampled_deviation(
+    budget = perturbed.sigmas(800) * perturbed.sampled_deviation(
         lambda wrap: chain(wrap(x.astype(np.float32).astype(np.float64))), roundoff=2.0**-24
     )
     enclosure = truth.enclose(chain, x.astype(np.float32).astype(np.float64))

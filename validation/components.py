@@ -227,7 +227,7 @@ def _gpt2(token_ids: Any, mask: Any) -> Any:
 def unit_budget(
     config: gpt2.GPT2Config, arrays: dict[str, Any], token_ids: Any, mask: Any = None, *, seed: int = 0
 ) -> Any:  # -> float64 (batch, length, vocab)
-    """Six standard deviations of a GPT-2's logits in perturbed arithmetic, as a multiple of the unit roundoff."""
+    """The sampled budget of a GPT-2's logits (`perturbed.sigmas` deviations), as a multiple of the unit roundoff."""
     doubles = {name: np.asarray(a, np.float64) for name, a in arrays.items()}
     given = np.ones(np.shape(token_ids), bool) if mask is None else np.asarray(mask)
 
@@ -235,7 +235,8 @@ def unit_budget(
         weights = gpt2.GPT2Weights.from_named({name: wrap(a) for name, a in doubles.items()}, config)
         return gpt2.logits(weights, config, wrap(np.asarray(token_ids)), mask=wrap(given))
 
-    return perturbed.SIGMAS * perturbed.sampled_deviation(run, roundoff=1.0, seed=seed)
+    deviation = perturbed.sampled_deviation(run, roundoff=1.0, seed=seed)
+    return perturbed.sigmas(deviation.size) * deviation
 
 
 def _gpt2_budget(token_ids: Any, mask: Any, *, dtype: str) -> Any:

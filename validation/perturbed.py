@@ -4,8 +4,9 @@ A running-error bound composed through a network is useless (five orders too wid
 a float implementation may have at the end of one is *sampled*: the definition runs in float64 on arrays whose every operation multiplies its
 result by 1 + u·U(-1, 1), u the unit roundoff of the dtype in question. Sums and products of matrices get noise of the size of a
 random walk over their n roundings, u·√(n/2)·√(Σ terms²). The standard deviation over many runs says, element by element and conditioned on
-the data, what rounding can do. The factor 6 and the 24 runs are those of Student's t: for one Gaussian error of that deviation,
-P(|error| > 6 sd) < 5e-6 with 23 degrees of freedom.
+the data, what rounding can do. Constants that are not whole numbers are perturbed too, once an operation: their rounding
+errs the same way everywhere. A budget is so many estimated deviations that, were the errors Gaussian, all of its elements together would exceed
+it with probability below 1e-6: Student's t with 23 degrees of freedom, divided among the elements (`sigmas`).
 
 Reference: D. S. Parker, B. Pierce and P. R. Eggert, "Monte Carlo arithmetic: how to gamble with floating point and win",
 Computing in Science and Engineering 2 (2000).
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import array_api_compat.numpy as xp
 import numpy as np
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PROBE", "RUNS", "SIGMAS", "Noise", "PerturbedArray", "sampled_deviation"]
+__all__ = ["FAMILY", "PROBE", "RUNS", "Noise", "PerturbedArray", "sampled_deviation", "sigmas"]
 
 RUNS = 24
-SIGMAS = 6.0
+FAMILY = 1e-6  # the probability that some element of a right answer exceeds its budget, were its error Gaussian
 PROBE = 2.0**-30
 ELEMENTWISE = frozenset({"exp", "log", "sqrt", "tanh", "add", "subtract", "multiply", "divide", "pow"})
 REDUCTIONS = frozenset({"sum", "mean", "cumulative_sum"})
@@ -129,6 +131,8 @@ class PerturbedArray:
 
 def _operator(operation: Callable[..., Any], *, rounds: bool, swapped: bool = False) -> Callable[..., Any]:
     def method(self: PerturbedArray, other: Any) -> PerturbedArray:
+        if rounds and isinstance(other, float):
+            other = float(self.noise.rounded(other))
         left, right = (_bare(other), self.array) if swapped else (self.array, _bare(other))
         result = operation(left, right)
         floating = rounds and np.asarray(result).dtype.kind == "f"
@@ -142,6 +146,11 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(PerturbedArray, f"__r{_name}__", _operator(getattr(operator, _name), rounds=True, swapped=True))
 for _name in ("and_", "or_", "lt", "le", "gt", "ge", "eq", "ne"):
     setattr(PerturbedArray, f"__{_name.rstrip('_')}__", _operator(getattr(operator, _name), rounds=False))
+
+
+def sigmas(elements: int, runs: int = RUNS) -> float:
+    """The number t of deviations, each estimated from `runs` runs, with  elements · P(|error| > t) = FAMILY  for Gaussian errors."""
+    return -float(stdtrit(runs - 1, FAMILY / (2 * elements)))
 
 
 def sampled_deviation(

@@ -10,7 +10,7 @@ smallest subnormal) for each element that a result sums over, times the largest 
 Where several published forms of a component round differently, the largest of their budgets counts. What this cannot see: a first-order model
 says nothing about roundings that do not happen in the definition's own form, and a wide budget of a 16-bit dtype hides small bugs.
 
-*Sampled.* Through a whole network those radii explode, so the budget is six standard deviations of perturbed arithmetic
+*Sampled.* Through a whole network those radii explode, so the budget is a number of standard deviations of perturbed arithmetic
 (`validation.perturbed`), with its confidence.
 
 Comparison is `not (error <= tolerance)`, so that NaN fails; a tolerance that is not finite, or negative, is refused.
