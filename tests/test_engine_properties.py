@@ -660,6 +660,13 @@ def test_minus_infinity_is_an_entry_of_weight_zero() -> None:
     assert softmax.logsumexp(x)[1] == 2.0
 
 
+@pytest.mark.parametrize("order", [0, 2, 4, 16, 40])
+@given(_arrays(moderate))
+def test_taylor_softmax_is_the_polynomial_over_its_sum(order: int, x: Any) -> None:
+    polynomial = taylor.exp_taylor(_balls(x), order)
+    assert _same(taylor.taylor_softmax(_balls(x), order), polynomial / polynomial.sum(axis=-1, keepdims=True), 1e-40)
+
+
 @given(_arrays(st.floats(-1e300, 1e300)), st.sampled_from([2, 4, 16, 40]))
 def test_taylor_softmax_has_no_overflow_and_sums_to_one(x: Any, order: int) -> None:
     weights = taylor.taylor_softmax(x, order)

@@ -217,6 +217,8 @@ def test_a_configuration_that_lacks_sizes_names_them_and_one_that_is_no_json_is_
         ("config.json", json.dumps(CONFIG | {"activation_function": []})),
         ("config.json", json.dumps(CONFIG | {"layer_norm_epsilon": "1e-5"})),
         ("config.json", json.dumps(CONFIG | {"eos_token_id": "x"})),
+        ("config.json", json.dumps(CONFIG | {"bos_token_id": True})),
+        pytest.param("config.json", "[" * 100_000, id="deep"),
         ("generation_config.json", "{"),
         ("generation_config.json", "[]"),
     ],

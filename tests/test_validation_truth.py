@@ -219,10 +219,17 @@ def test_a_function_without_a_rule_is_refused():
 
 def test_perturbations_have_the_stated_size_and_never_leave_it():
     noise = perturbed.Noise(1e-3, np.random.default_rng(0))
-    ones = (noise.wrap(np.ones(20000)) * 1.0).array
+    ones = (noise.wrap(np.ones(20000)) * 1).array  # whole numbers are exact
     assert np.max(np.abs(ones - 1)) <= 1e-3
     # the deviation of U(-1, 1) is 1/√3; over 20000 draws its estimate is within 3 % with certainty 1 - 1e-8
     assert abs(np.std(ones) / (1e-3 / math.sqrt(3)) - 1) < 0.03
+
+
+def test_a_constant_errs_the_same_way_everywhere():
+    noise = perturbed.Noise(1e-3, np.random.default_rng(0))
+    tenths = [np.mean((noise.wrap(np.ones(4000)) * 0.1).array) for _ in range(200)]
+    # the constant's own error, uniform in ±1e-3, survives averaging over 4000 elements: its deviation is 1e-4/√3, known to 10 % from 200
+    assert abs(np.std(tenths) / (1e-4 / math.sqrt(3)) - 1) < 0.2
 
 
 @pytest.mark.parametrize("operation", ["sum", "matmul"])

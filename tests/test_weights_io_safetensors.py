@@ -469,11 +469,17 @@ def test_saving_reads_back_before_it_renames(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_a_saved_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "ordinary").touch()
-    weights_io.save(tmp_path / "a.safetensors", {"x": np.ones(1)})
-    expected = stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
-    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == expected
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_a_saved_file_has_the_permissions_of_any_new_file(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        weights_io.save(tmp_path / "a.safetensors", {"x": np.ones(1)})
+        (tmp_path / "ordinary").touch()  # after saving, which must leave the process's mask alone
+    finally:
+        left = os.umask(before)
+    assert left == mask
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ordinary", "a.safetensors")]
+    assert modes == [0o666 & ~mask] * 2
 
 
 def test_saving_twice_gives_the_same_bytes_whatever_the_order_of_the_names(tmp_path: Path) -> None:
