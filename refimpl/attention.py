@@ -16,7 +16,7 @@ from refimpl.errors import ShapeError
 from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root
 from refimpl.softmax import masked_softmax
 
-__all__ = ["causal_mask", "scaled_dot_product_attention"]
+__all__ = ["causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads"]
 
 
 def causal_mask(n_query: int, n_key: int, *, xp: Any, device: Any = None) -> Array:  # -> bool (n_query, n_key)
@@ -37,6 +37,28 @@ def causal_mask(n_query: int, n_key: int, *, xp: Any, device: Any = None) -> Arr
         raise ShapeError("more queries than keys", where="causal_mask", expected=f"n_query <= {n_key}", got=n_query)
     query = xp.arange(n_query, device=device)[:, None] + (n_key - n_query)
     return xp.arange(n_key, device=device)[None, :] <= query
+
+
+def split_heads(x: Array, heads: int) -> Array:  # (batch, length, heads * w) -> (batch, heads, length, w)
+    """x[b, t, h w + j] -> x'[b, h, t, j]: the heads side by side become an axis.
+
+    Raises
+    ------
+    ShapeError
+        if the width is no multiple of `heads`.
+    """
+    xp = namespace(x)
+    batch, length, width = x.shape
+    if width % heads:
+        raise ShapeError("the width does not divide into the heads", expected=f"a multiple of {heads}", got=width)
+    return xp.permute_dims(xp.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))
+
+
+def merge_heads(x: Array) -> Array:  # (batch, heads, length, w) -> (batch, length, heads * w)
+    """x[b, h, t, j] -> x'[b, t, h w + j]: the inverse of `split_heads`."""
+    xp = namespace(x)
+    batch, heads, length, width = x.shape
+    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (batch, length, heads * width))
 
 
 def _check_attention(q: Array, k: Array, v: Array) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl.activation import gelu
-from refimpl.attention import causal_mask, scaled_dot_product_attention
+from refimpl.attention import causal_mask, merge_heads, scaled_dot_product_attention, split_heads
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError
 from refimpl.normalization import layer_norm
 from refimpl.number_system import Array, device_of, is_ball, namespace, rounded_once
@@ -400,18 +400,6 @@ def _rows(table: Array, ids: Array) -> Array:  # (n, d), int (batch, length) -> 
     return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[-1]))
 
 
-def _split_heads(x: Array, heads: int) -> Array:  # (batch, length, heads * w) -> (batch, heads, length, w)
-    xp = namespace(x)
-    batch, length, width = x.shape
-    return xp.permute_dims(xp.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))
-
-
-def _merge_heads(x: Array) -> Array:  # (batch, heads, length, w) -> (batch, length, heads * w)
-    xp = namespace(x)
-    batch, heads, length, width = x.shape
-    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (batch, length, heads * width))
-
-
 def block(
     layer: Block,
     config: GPT2Config,
@@ -438,10 +426,10 @@ def block(
     xp = namespace(x)
     eps, d = config.layer_norm_epsilon, config.n_embd
     qkv = layer.query_key_value(layer_norm(x, *layer.attention_norm, eps))
-    q, k, v = (_split_heads(qkv[..., i * d : (i + 1) * d], config.n_head) for i in range(3))
+    q, k, v = (split_heads(qkv[..., i * d : (i + 1) * d], config.n_head) for i in range(3))
     if before is not None:
         k, v = xp.concat([before[0], k], axis=2), xp.concat([before[1], v], axis=2)
-    x = x + layer.attention_output(_merge_heads(scaled_dot_product_attention(q, k, v, mask=mask)[0]))
+    x = x + layer.attention_output(merge_heads(scaled_dot_product_attention(q, k, v, mask=mask)[0]))
     inner = gelu(layer.feed_forward_in(layer_norm(x, *layer.feed_forward_norm, eps)), activation)
     return x + layer.feed_forward_out(inner), (k, v)
 

@@ -667,6 +667,13 @@ def test_taylor_softmax_is_the_polynomial_over_its_sum(order: int, x: Any) -> No
     assert _same(taylor.taylor_softmax(_balls(x), order), polynomial / polynomial.sum(axis=-1, keepdims=True), 1e-40)
 
 
+@pytest.mark.parametrize("order", [2, 4, 16, 40])
+def test_taylor_softmax_is_defined_where_one_term_vanishes(order: int) -> None:
+    """A row that lies at a zero of one of the squares: the others carry it."""
+    for node in taylor.laguerre_nodes(order // 2 + 1):
+        assert taylor.taylor_softmax(np.full((1, 2), -float(node)), order).tolist() == [[0.5, 0.5]]
+
+
 @given(_arrays(st.floats(-1e300, 1e300)), st.sampled_from([2, 4, 16, 40]))
 def test_taylor_softmax_has_no_overflow_and_sums_to_one(x: Any, order: int) -> None:
     weights = taylor.taylor_softmax(x, order)

@@ -142,7 +142,7 @@ WRONG = [
         "layer_norm",
         lambda x, scale, bias, eps: ORIGINAL["layer_norm"](x, scale, bias, 2 * eps),
     ),
-    ("PARITY.gpt2_untied.logits", "_split_heads", lambda x, heads: ORIGINAL["_split_heads"](x, 1)),
+    ("PARITY.gpt2_untied.logits", "split_heads", lambda x, heads: ORIGINAL["split_heads"](x, 1)),
     ("PARITY.greedy", "gelu", lambda x, form: 1.05 * ORIGINAL["gelu"](x, form)),
     ("PARITY.beam_search", "gelu", lambda x, form: 1.05 * ORIGINAL["gelu"](x, form)),
     (
@@ -156,7 +156,7 @@ WRONG = [
         lambda n, m, xp, device=None: ORIGINAL["causal_mask"](n, m, xp=xp, device=device) | True,
     ),
 ]
-ORIGINAL = {name: getattr(gpt2, name) for name in ("gelu", "layer_norm", "_split_heads", "causal_mask")}
+ORIGINAL = {name: getattr(gpt2, name) for name in ("gelu", "layer_norm", "split_heads", "causal_mask")}
 
 
 @pytest.mark.parametrize(("identifier", "name", "replacement"), WRONG, ids=[f"{row[0]}-{row[1]}" for row in WRONG])

@@ -16,8 +16,10 @@ import numpy as np
 from mpmath import mp
 
 from refimpl import gpt2
-from refimpl.attention import causal_mask, scaled_dot_product_attention
+from refimpl.activation import gelu
+from refimpl.attention import causal_mask, merge_heads, scaled_dot_product_attention, split_heads
 from refimpl.normalization import layer_norm
+from refimpl.number_system import device_of, namespace
 from validation import components, dependence, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 from validation.scalar_gpt2 import scalar_logits
@@ -253,7 +255,7 @@ def _rank(layer: gpt2.Block, rank: int, ranks: int, d: int) -> gpt2.Block:
         slice(rank * d // ranks, (rank + 1) * d // ranks),
         slice(rank * inner // ranks, (rank + 1) * inner // ranks),
     )
-    xp = components.gpt2.namespace(layer.query_key_value.weight)
+    xp = namespace(layer.query_key_value.weight)
 
     def columns(array: Any) -> Any:
         return xp.concat([array[..., i * d : (i + 1) * d][..., heads] for i in range(3)], axis=-1)
@@ -268,24 +270,24 @@ def _rank(layer: gpt2.Block, rank: int, ranks: int, d: int) -> gpt2.Block:
 
 def _split_logits(weights: gpt2.GPT2Weights, config: gpt2.GPT2Config, ids: Any, heads: int, ranks: int) -> Any:
     """Logits with each layer's products split over ranks by heads and inner width, and summed (Megatron-LM's tensor parallelism)."""
-    xp = gpt2.namespace(weights.token_embedding)
+    xp = namespace(weights.token_embedding)
     eps, d = config.layer_norm_epsilon, config.n_embd
     x = gpt2.hidden_states(weights, config, ids)[0]
-    mask = causal_mask(x.shape[1], x.shape[1], xp=xp, device=gpt2.device_of(x))
+    mask = causal_mask(x.shape[1], x.shape[1], xp=xp, device=device_of(x))
     for layer in weights.blocks:
         shares = [_rank(layer, rank, ranks, d) for rank in range(ranks)]
         normed, total = layer_norm(x, *layer.attention_norm, eps), layer.attention_output.bias
         for share in shares:
             qkv = share.query_key_value(normed)
             q, k, v = (
-                gpt2._split_heads(qkv[..., i * (d // ranks) : (i + 1) * (d // ranks)], heads // ranks) for i in range(3)
+                split_heads(qkv[..., i * (d // ranks) : (i + 1) * (d // ranks)], heads // ranks) for i in range(3)
             )
-            mixed = gpt2._merge_heads(scaled_dot_product_attention(q, k, v, mask=mask)[0])
+            mixed = merge_heads(scaled_dot_product_attention(q, k, v, mask=mask)[0])
             total = total + xp.matmul(mixed, share.attention_output.weight)
         x = x + total
         normed, total = layer_norm(x, *layer.feed_forward_norm, eps), layer.feed_forward_out.bias
         for share in shares:
-            total = total + xp.matmul(gpt2.gelu(share.feed_forward_in(normed), "tanh"), share.feed_forward_out.weight)
+            total = total + xp.matmul(gelu(share.feed_forward_in(normed), "tanh"), share.feed_forward_out.weight)
         x = x + total
     return xp.matmul(layer_norm(x, *weights.final_norm, eps), xp.matrix_transpose(weights.token_embedding))
 
