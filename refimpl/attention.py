@@ -82,7 +82,8 @@ def scaled_dot_product_attention(
     Parameters
     ----------
     q, k, v : array, (..., n, d), (..., m, d), (..., m, e), floating or balls, one dtype
-    mask : boolean array that broadcasts to (..., n, m), true where query i may see key j; None allows all
+    mask : boolean array that broadcasts to (..., n, m), true where query i may see key j; None allows all. Masked scores have no influence,
+        whatever they hold; values must be finite, masked or not, since they are multiplied by 0
     previous_scores : array that broadcasts to (..., n, m), added to the scores (RealFormer), or None
 
     Returns

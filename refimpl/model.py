@@ -148,7 +148,7 @@ class Model:
                 break
             ids.append(token)
             text = tokenizer.decode(ids)
-            if not text.endswith("\ufffd"):
+            if len(text) > len(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
         rest = tokenizer.decode(ids)[len(shown) :] if ids else ""
@@ -231,9 +231,15 @@ class Model:
         Raises
         ------
         TextError, TokenizerError
-            if nothing is left to score, or there is no tokenizer.
+            if nothing is left to score, there is no end token to score, or there is no tokenizer.
         """
         ids = self.prompt_ids(text)
+        if end and self.config.eos_token_id is None:
+            raise TextError(
+                "the model has no end token to score",
+                where="Model.score(end=True)",
+                expected="eos_token_id in config.json",
+            )
         if end:
             ids = [*ids, *self._stop(None)]
         if len(ids) < 2:

@@ -1,5 +1,6 @@
 """The model that ships in the package: its files, its provenance, its verse."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -95,3 +96,17 @@ def test_an_unknown_character_is_counted_not_hidden(model):
 def test_the_table_holds_the_poem_and_no_more(model):
     with pytest.raises(refimpl.errors.TokenError, match="runs past the position table"):
         model.generate("春" * model.config.n_positions)
+
+
+def test_the_end_token_is_scored_where_there_is_one(model):
+    text = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。"
+    assert model.score(text, end=True).tokens == model.score(text).tokens + 1
+    endless = refimpl.Model(
+        model.weights, dataclasses.replace(model.config, eos_token_id=None), model.backend, model.tokenizer
+    )
+    with pytest.raises(refimpl.errors.TextError, match="no end token to score"):
+        endless.score(text, end=True)
+
+
+def test_streaming_yields_only_text(model):
+    assert all(model.stream("春眠不觉晓，", seed=4, stop=[], max_new_tokens=60))

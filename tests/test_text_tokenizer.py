@@ -249,3 +249,8 @@ def test_without_the_library_the_message_says_what_to_install(
 def test_damaged_descriptions_are_tokenizer_errors(description: Any, tmp_path: Any) -> None:
     with pytest.raises(errors.TokenizerError):
         text.open_tokenizer(_write(tmp_path, description))
+
+
+def test_an_id_outside_the_vocabulary_is_refused_by_decoding() -> None:
+    with pytest.raises(errors.TokenizerError, match=r"an id is not in the vocabulary(.|\n)*\[999\]"):
+        _character().decode([3, 999])

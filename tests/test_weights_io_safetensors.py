@@ -432,7 +432,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     if where == "fsync":
         monkeypatch.setattr(files.os, "fsync", fail)
     elif where == "replace":
-        monkeypatch.setattr(files.Path, "replace", fail)
+        monkeypatch.setattr(Path, "replace", fail)
     else:
         monkeypatch.setattr(form, "_compare", fail)
     with pytest.raises(OSError, match="planted"):
@@ -487,3 +487,27 @@ def test_saving_twice_gives_the_same_bytes_whatever_the_order_of_the_names(tmp_p
     weights_io.save(tmp_path / "1.safetensors", {"a": a, "b": b})
     weights_io.save(tmp_path / "2.safetensors", {"b": b, "a": a})
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "tensors", [{0: np.ones(1)}, {"a": np.ones(1), 1: np.ones(1)}, {"\ud800": np.ones(1)}, {"__metadata__": np.ones(1)}]
+)
+def test_names_that_cannot_be_written_are_refused(tensors: Any, tmp_path: Path) -> None:
+    with _refused(weights_io.WeightsError, "name cannot be written", "UTF-8"):
+        weights_io.save(tmp_path / "a.safetensors", tensors)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with _refused(weights_io.WeightsError, "folder to write to does not exist", "nowhere", "make it first"):
+        weights_io.save(tmp_path / "nowhere" / "a.safetensors", {"a": np.ones(1)})
+
+
+def test_a_bool_byte_other_than_0_and_1_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    weights_io.save(path, {"x": np.array([True, False])})
+    raw = bytearray(path.read_bytes())
+    raw[-1] = 2
+    path.write_bytes(raw)
+    with _refused(weights_io.FormatError, "neither 0 nor 1", "'x'"):
+        weights_io.open(path)["x"]

@@ -140,9 +140,12 @@ def _open_shards(path: Path) -> Checkpoint:
 def save(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write `tensors` to a .safetensors file: to a temporary name, read back, compared bit for bit, renamed.
 
-    Raises UnsupportedError for another suffix, or for a dtype that the format does not have.
+    Raises UnsupportedError for another suffix, or for a dtype that the format does not have; WeightsError for a folder that is not there, or a
+    name that cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UnsupportedError("this format is not written yet", where=path, expected=".safetensors", got=path.suffix)
+    if not path.parent.is_dir():
+        raise WeightsError("the folder to write to does not exist", where=path.parent, remedy="make it first")
     save_safetensors(path, tensors, metadata)

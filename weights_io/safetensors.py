@@ -20,7 +20,7 @@ import numpy as np
 
 from refimpl.files import replace_file
 from weights_io.checkpoint import Checkpoint, TensorInfo
-from weights_io.errors import FormatError, UnsupportedError
+from weights_io.errors import FormatError, UnsupportedError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,14 +154,28 @@ def _read(info: TensorInfo) -> Any:
         return empty
     mapped = np.memmap(info.file, dtype=np.uint8, mode="r", offset=info.offset, shape=(info.nbytes,))
     raw = np.asarray(mapped)
+    if info.dtype == np.bool_ and raw.max() > 1:
+        raise FormatError("a BOOL byte is neither 0 nor 1", where=f"{info.file}, {info.name!r}", got=int(raw.max()))
     aligned = raw.ctypes.data % info.dtype.alignment == 0
     array = (raw if aligned else raw.copy()).view(info.dtype).reshape(info.shape)
     array.flags.writeable = False
     return array
 
 
+def _check_names(tensors: Mapping[str, Any]) -> None:
+    for name in tensors:
+        try:
+            good = isinstance(name, str) and name != "__metadata__" and name.encode() is not None
+        except UnicodeEncodeError:
+            good = False
+        if not good:
+            expected = "text that UTF-8 can write, other than __metadata__"
+            raise WeightsError("a tensor's name cannot be written", where=repr(name), expected=expected)
+
+
 def _entries(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Header entries and contiguous little-endian arrays, the most aligned dtypes first, so that all of them can be mapped."""
+    _check_names(tensors)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     entries, data, offset = {}, [], 0

@@ -50,7 +50,7 @@ class CharacterTokenizer:
     Parameters
     ----------
     vocabulary : characters and special tokens -> ids
-    special : the special tokens among them, matched before characters are
+    special : the special tokens among them, which no text encodes to, and which decoding leaves out
     unknown : the special token that stands for other characters
     prepare : applied to a text before it is encoded, for instance `simplify`
     """
@@ -91,7 +91,13 @@ class CharacterTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The characters of `ids`. The unknown token is shown as written in the vocabulary; other special tokens are left out."""
-        texts = [self._texts[identity] for identity in ids]
+        given = list(ids)
+        lost = [identity for identity in given if identity not in self._texts]
+        if lost:
+            raise TokenizerError(
+                "an id is not in the vocabulary", expected=f"0 <= id < {len(self._texts)}", got=lost[:5]
+            )
+        texts = [self._texts[identity] for identity in given]
         return "".join(text for text in texts if text == self.unknown or text not in self.special)
 
 
