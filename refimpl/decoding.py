@@ -106,7 +106,7 @@ def _refuse_balls(x: Array) -> None:
 def _refuse_undefined(logits: Array) -> None:
     """Raise where a row of logits has NaN or +inf, or nothing but -inf: no token can be chosen from it."""
     xp = namespace(logits)
-    best = xp.max(logits, axis=-1)
+    best = xp.reshape(xp.max(logits, axis=-1), (-1,))
     undefined = ~xp.isfinite(best)
     if bool(xp.any(undefined)):
         row = int(xp.nonzero(undefined)[0][0])
@@ -146,18 +146,20 @@ def sampling_probabilities(
 
     Raises
     ------
-    ConfigError
-        for a temperature that is not positive, or limits out of range.
+    ConfigError, TokenError, DtypeError
+        for a temperature that is not positive, limits out of range, logits that are NaN or infinite, balls.
     """
     _check_options(temperature, top_k, top_p)
     if temperature == 0:
         raise ConfigError("temperature must be positive", expected="0 < temperature < inf", got=repr(temperature))
+    dtype, logits = logits.dtype, _wide(logits)
+    _refuse_undefined(logits)
     scaled = logits / temperature
     mask = None if top_k is None else top_k_mask(scaled, top_k)
     if top_p is not None:
         nucleus = top_p_mask(masked_softmax(scaled, mask), top_p)
         mask = nucleus if mask is None else mask & nucleus
-    return masked_softmax(scaled, mask)
+    return namespace(logits).astype(masked_softmax(scaled, mask), dtype)
 
 
 def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (batch,)
@@ -291,7 +293,8 @@ def _extensions(log_p: Array, hypotheses: list[_Open], count: int) -> list[tuple
     order = xp.argsort(flat, descending=True, stable=True)
     best = [int(order[rank]) for rank in range(min(count, flat.shape[0]))]
     vocabulary = log_p.shape[-1]
-    return [(float(flat[index]), index // vocabulary, index % vocabulary) for index in best]
+    ranked = [(float(flat[index]), index // vocabulary, index % vocabulary) for index in best]
+    return [extension for extension in ranked if extension[0] > -math.inf]  # what is ruled out is no extension
 
 
 def _check_beams(beams: int, length_penalty: float) -> None:

@@ -25,9 +25,9 @@ def _minus(x: Array, shift: Array) -> Array:
     """x - shift for shift >= x; -inf, without a floating-point exception, where that overflows or `x` is -inf."""
     if is_ball(x):
         return x - shift
-    xp, low = namespace(x), _lowest(x)
-    reachable = low + xp.maximum(shift, 0.0)
-    return xp.where(x < reachable, -xp.inf, xp.maximum(x, reachable) - shift)
+    xp, limit = namespace(x), _lowest(x) / 2
+    half = x / 2 - shift / 2  # which cannot overflow, and halving is exact
+    return xp.where(half < limit, -xp.inf, 2 * xp.maximum(half, limit))
 
 
 @rounded_once

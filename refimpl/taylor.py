@@ -175,7 +175,7 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
 
     Returns
     -------
-    array, the shape and dtype of `x`; an entry below the dtype's smallest number beside the row's largest comes out as 0
+    array, the shape and dtype of `x`; an entry near 2^order times the dtype's smallest number, or below, loses digits or comes out as 0
 
     Raises
     ------
@@ -185,6 +185,8 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
     check_floating("x", x)
     _check_order(order, even=True)
     xp, rule = namespace(x), laguerre_rule(order, x)
+    if order == 0:
+        return (x * 0 + exact(1, x)) / x.shape[axis]
     factors = [scale * (x + node) for node, scale, _ in rule]
     largest = functools.reduce(xp.maximum, [shift_for_exp(xp.abs(factor), axis) for factor in factors])
     weights = _summed(

@@ -8,6 +8,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import models
 import numpy as np
 import pytest
@@ -549,3 +550,36 @@ def test_balls_are_refused_because_they_have_no_order() -> None:
     ):
         with _refused(errors.DtypeError, "undecided", "overlapping balls have no order", "validation.truth.midpoints"):
             call()
+
+
+class _Ruled:
+    """A decoder that allows token 0 alone, whatever has been read."""
+
+    context = 8
+
+    def start(self, token_ids, mask=None):
+        return np.array([[0.0, -np.inf, -np.inf, -np.inf]]), None
+
+    def advance(self, token_ids, cache):
+        return np.tile(np.array([[0.0, -np.inf, -np.inf, -np.inf]]), (len(token_ids), 1)), None
+
+    def select(self, cache, rows):
+        return None
+
+
+def test_beam_search_returns_no_token_that_is_ruled_out() -> None:
+    found = decoding.beam_search(_Ruled(), [1], beams=3, max_new_tokens=2)
+    assert [hypothesis.ids for hypothesis in found] == [[0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_sampling_probabilities_keep_the_dtype_and_do_not_overflow(dtype) -> None:
+    p = decoding.sampling_probabilities(np.array([700, 690, 0], dtype), temperature=0.01, top_k=2, top_p=0.9)
+    assert p.dtype == dtype
+    assert p.astype(np.float64).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("row", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
+def test_undefined_logits_are_refused_by_every_way_of_choosing(row) -> None:
+    with pytest.raises(errors.TokenError, match=r"cannot be chosen(.|\n)*row 0(.|\n)*check the model's weights"):
+        decoding.sampling_probabilities(np.array([row]))

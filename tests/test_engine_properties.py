@@ -689,3 +689,18 @@ def test_sigmoid_is_accurate_relative_to_itself(x: float) -> None:
     exact = activation.sigmoid(_balls([x]))
     error = truth.upper_distance(exact, activation.sigmoid(np.array([x])))
     assert np.all(error <= 32 * tolerance.roundoff("float64") * truth.midpoints(exact))
+
+
+@pytest.mark.parametrize("ulps", [0.5, 1.5, 2.5, 3.5, 5.5, 2**23])
+def test_a_shift_that_ties_with_the_last_bit_of_the_range_overflows_nowhere(ulps: float) -> None:
+    low = float(np.finfo(np.float32).min)
+    x = np.array([ulps * 2.0**104, low, -np.inf], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        assert softmax.softmax(x).tolist() == [1, 0, 0]
+        assert softmax.log_softmax(x)[0] == 0
+        assert softmax.logsumexp(x) == x[0]
+
+
+def test_taylor_softmax_of_order_0_is_uniform_even_where_a_node_is_hit() -> None:
+    assert taylor.taylor_softmax(np.array([-1.0, -1.0, 3.0, 0.0]), 0).tolist() == [0.25] * 4
+    assert all(ball == 0.25 for ball in taylor.taylor_softmax(truth.balls(np.array([-1.0, -1.0, 3.0, 0.0])), 0))

@@ -258,3 +258,33 @@ def test_conventions_of_components_match_the_engine():
     )  # it returns one array
     assert components.component("layer_norm").definition is normalization.layer_norm
     assert tolerance.BITS.keys() == tolerance.DTYPES.keys()
+
+
+LOG2E = 1.4426950408889634
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_legitimate_softmaxes_raise_no_alarm(dtype):
+    """Powers of two for exponentials, scaled before or after the shift, a sequential sum, the online form: 40 seeds each."""
+    kind = tolerance.DTYPES[dtype]
+
+    def scaled_after(x):
+        e = np.exp2(((x - x.max(-1, keepdims=True)) * kind.type(LOG2E)).astype(kind))
+        return (e / e.sum(-1, keepdims=True)).astype(kind)
+
+    def scaled_before(x):
+        scaled = (x * kind.type(LOG2E)).astype(kind)
+        e = np.exp2((scaled - scaled.max(-1, keepdims=True)).astype(kind))
+        return (e / e.sum(-1, keepdims=True)).astype(kind)
+
+    def sequential(x):
+        e = np.exp((x - x.max(-1, keepdims=True)).astype(kind)).astype(kind)
+        total = np.zeros_like(e[..., :1])
+        for i in range(e.shape[-1]):
+            total = (total + e[..., i : i + 1]).astype(kind)
+        return (e * (kind.type(1) / total).astype(kind)).astype(kind)
+
+    for seed in range(40):
+        for form in (scaled_after, scaled_before, sequential):
+            report = validation.check(form, "softmax", dtype=dtype, seed=seed)
+            assert report.passed, (form.__name__, seed, str(report))

@@ -207,6 +207,8 @@ def test_python_branches_on_tagged_values_are_recorded():
     assert bool(x) is True
     assert bool(dependence.traced(np.array(True))) is True
     assert dependence.tagged_branches == [True]
+    assert int(dependence.traced(np.array(0), np.uint64(1))) == 0
+    assert dependence.tagged_branches == [True, True]
 
 
 def test_a_function_without_a_rule_is_refused():
@@ -219,10 +221,17 @@ def test_a_function_without_a_rule_is_refused():
 
 def test_perturbations_have_the_stated_size_and_never_leave_it():
     noise = perturbed.Noise(1e-3, np.random.default_rng(0))
-    ones = (noise.wrap(np.ones(20000)) * 1).array  # whole numbers are exact
+    ones = (noise.wrap(np.ones(20000)) * 3).array / 3  # 3 itself is exact, the product is not
     assert np.max(np.abs(ones - 1)) <= 1e-3
     # the deviation of U(-1, 1) is 1/√3; over 20000 draws its estimate is within 3 % with certainty 1 - 1e-8
     assert abs(np.std(ones) / (1e-3 / math.sqrt(3)) - 1) < 0.03
+
+
+def test_scaling_by_a_power_of_two_is_exact():
+    x = perturbed.Noise(1e-3, np.random.default_rng(0)).wrap(np.array([0.1, 3.0]))
+    for scaled, factor in ((x / 2, 0.5), (x * 4, 4), (0.25 * x, 0.25)):
+        assert scaled.array.tolist() == [0.1 * factor, 3.0 * factor]
+    assert (2 / x).array.tolist() != [20.0, 2 / 3]
 
 
 def test_a_constant_errs_the_same_way_everywhere():

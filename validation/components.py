@@ -162,6 +162,7 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     causal, aligned = np.tril(np.ones((6, 6), bool)), np.tril(np.ones((3, 7), bool), 4)
     padding = np.arange(6) < np.array([6, 4])[:, None, None, None]
     nothing = causal & (np.arange(6) != 0)[:, None]
+    spread = _resolved(60, dtype) / 3
     q, k, v = qkv(6, 6, 4)
     loud = (np.abs(q) + 0.5, np.where(np.swapaxes(padding, -1, -2), k, 6e3), v)
     return [
@@ -169,7 +170,9 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         Case("causal", "lower triangle; off by one leaks the future", qkv(6, 6, 8), {"mask": causal}),
         Case("cached", "three queries at the end of seven keys", qkv(3, 7, 8), {"mask": aligned}),
         Case("padding", "the second sequence has four real keys", qkv(6, 6, 4), {"mask": padding}),
-        Case("sharp", "scores near 60: one key takes almost all", qkv(6, 6, 8, 20.0), {"mask": causal}),
+        Case(
+            "sharp", f"scores near {3 * spread:.0f}: one key takes almost all", qkv(6, 6, 8, spread), {"mask": causal}
+        ),
         Case(
             "loud padding",
             "masked keys score 10⁴ above the visible ones: adding -10⁴ does not hide them",

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TracedArray", "tagged_branches", "traced"]
 
-tagged_branches: list[int | bool] = []  # every tagged value that Python code looked at, since the list was last cleared
+tagged_branches: list[
+    bool
+] = []  # every tagged truth value that Python code looked at since the list was last cleared; True for a number
 
 SHAPING = frozenset({"reshape", "permute_dims", "broadcast_to", "matrix_transpose", "expand_dims", "squeeze"})
 REDUCING = frozenset({"sum", "mean", "max", "min", "any", "all"})
@@ -138,7 +140,7 @@ class TracedArray:
 
     def __int__(self) -> int:
         if self.tags:
-            tagged_branches.append(int(self.array))
+            tagged_branches.append(True)  # whatever the number is, code that looks at it may go anywhere
         return int(self.array)
 
     def __neg__(self) -> TracedArray:

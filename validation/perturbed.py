@@ -3,9 +3,10 @@
 A running-error bound composed through a network is useless (five orders too wide after one block), so the error that
 a float implementation may have at the end of one is *sampled*: the definition runs in float64 on arrays whose every operation multiplies its
 result by 1 + u·U(-1, 1), u the unit roundoff of the dtype in question. Sums and products of matrices get noise of the size of a
-random walk over their n roundings, u·√(n/2)·√(Σ terms²). The standard deviation over many runs says, element by element and conditioned on
-the data, what rounding can do. Constants that are not whole numbers are perturbed too, once an operation: their rounding
-errs the same way everywhere. A budget is so many estimated deviations that, were the errors Gaussian, all of its elements together would exceed
+random walk over their n roundings, u·√(n/2)·√(Σ terms²); a sequential sum of many terms of one sign may err more. The
+standard deviation over many runs says, element by element and conditioned on the data, what rounding can do. Scaling by a power of two is
+exact; constants that are not whole numbers are perturbed too, once an operation: their rounding errs the same way everywhere. A budget is so
+many estimated deviations that, were the errors Gaussian, all of its elements together would exceed
 it with probability below 1e-6: Student's t with 23 degrees of freedom, divided among the elements (`sigmas`).
 
 Reference: D. S. Parker, B. Pierce and P. R. Eggert, "Monte Carlo arithmetic: how to gamble with floating point and win",
@@ -14,6 +15,7 @@ Computing in Science and Engineering 2 (2000).
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -129,13 +131,20 @@ class PerturbedArray:
         return self.noise.wrap(~self.array)
 
 
+def _is_power_of_two(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(math.frexp(value)[0]) == 0.5
+
+
 def _operator(operation: Callable[..., Any], *, rounds: bool, swapped: bool = False) -> Callable[..., Any]:
+    scales = operation in (operator.mul, operator.truediv) and not (swapped and operation is operator.truediv)
+
     def method(self: PerturbedArray, other: Any) -> PerturbedArray:
-        if rounds and isinstance(other, float):
+        exact = not rounds or (scales and _is_power_of_two(other))
+        if not exact and isinstance(other, float) and not other.is_integer():
             other = float(self.noise.rounded(other))
         left, right = (_bare(other), self.array) if swapped else (self.array, _bare(other))
         result = operation(left, right)
-        floating = rounds and np.asarray(result).dtype.kind == "f"
+        floating = not exact and np.asarray(result).dtype.kind == "f"
         return self.noise.wrap(self.noise.rounded(result) if floating else result)
 
     return method

@@ -2,7 +2,8 @@
 
 *Proved.* For one component, the error budget of a dtype with p significant bits is the radius that the definition's own result has in ball
 arithmetic of p - 2 bits on inputs known to p bits (radius u·|x|, u = 2^-p), taken to first order: the run is made with sixty bits more, and its
-radius multiplied by 2^60, so that balls of few bits do not swallow each other. An inexact operation at p - 2 bits adds at least two units in the last
+radius multiplied by 2^60, so that balls of few bits do not swallow each other, on midpoints of full length, so that no operation is exact by
+accident. An inexact operation at p - 2 bits adds at least two units in the last
 place of a p-bit number, which is what the elementary functions of current libraries, on processors and GPUs, are documented to err by at most
 (exp, log, tanh, erf); the inputs' share covers implementations that scale or reorder before they round. To it are added u·|truth| for the
 last rounding and, since balls do not underflow and hardware may flush, one smallest normal number (in float16, which nothing flushes, one
@@ -22,6 +23,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import flint
 import ml_dtypes
 import numpy as np
 
@@ -77,10 +79,25 @@ def _flushed(dtype: str) -> float:
     return float(info.smallest_subnormal if dtype == "float16" else info.smallest_normal)
 
 
+def _known(array: Any, relative: float, rng: np.random.Generator) -> Any:  # (...) -> object (...)
+    """Balls of radius relative · |value| around midpoints of full length, well inside: no operation on them is exact by accident."""
+
+    def ball(value: float, dither: int) -> Any:
+        exact = flint.arb(value)
+        return exact * (1 + flint.arb(dither) * relative * 2.0**-68) + flint.arb(0, abs(value) * relative)
+
+    wide = array.astype(np.float64)
+    with truth.precision(400):
+        return (
+            np.frompyfunc(ball, 2, 1)(wide, rng.integers(2**61, 2**62, array.shape)).astype(object).reshape(array.shape)
+        )
+
+
 def proved_budget(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)
     """The first-order radius of the definition in (p-2)-bit balls on inputs known to p bits, and the allowance for underflow."""
     floating = [isinstance(a, np.ndarray) and a.dtype.kind not in "biuO" for a in arrays]
-    known = [truth.balls(a, roundoff(dtype) * FIRST_ORDER) if f else a for a, f in zip(arrays, floating, strict=True)]
+    rng = np.random.default_rng(0)
+    known = [_known(a, roundoff(dtype) * FIRST_ORDER, rng) if f else a for a, f in zip(arrays, floating, strict=True)]
     with truth.precision(BITS[dtype] - LIBRARY_BITS - round(math.log2(FIRST_ORDER))):
         radius = truth.radii(definition(*known, **options)) / FIRST_ORDER
     given = [a.astype(np.float64) for a, f in zip(arrays, floating, strict=True) if f]

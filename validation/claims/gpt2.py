@@ -101,7 +101,7 @@ PREFIXES = [(t, ids) for t in range(1, 5) for ids in itertools.product(range(3),
 
 @claim(
     "GPT2-1",
-    "causality: the logits at t do not depend on tokens after t, where no intermediate value overflows",
+    "causality: the logits at t do not depend on tokens after t, for finite weights, where no intermediate value overflows",
     source=SOURCE,
     method="dependence traced on (3, 8) batches padded on either side, 2 layers, all dialects; the source branches on no data but refusals "
     "(recorded) and on no sizes; bitwise in float32 and float64 over all 243 sequences of 5 tokens from a vocabulary of 3",
@@ -192,7 +192,7 @@ def _cache(setting: Setting) -> Outcome:
 
 @claim(
     "GPT2-3",
-    "batch invariance: a row's logits do not depend on its neighbours, where no intermediate value overflows",
+    "batch invariance: a row's logits do not depend on its neighbours, for finite weights, where no intermediate value overflows",
     source=SOURCE,
     method="dependence traced as for GPT2-1; alone and in a batch, floats within two sampled budgets",
     expected="proved",
