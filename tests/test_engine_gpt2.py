@@ -1,7 +1,7 @@
 """GPT-2: agreement with recorded answers, the dialects, and the invariances that make caching and padding correct.
 
 Two kinds of statement. On balls an invariance is exact: enclosures of both sides overlap and are tiny (radius < 1e-20). In floats the two
-sides may differ by rounding; the budget is six standard deviations of perturbed arithmetic (validation.perturbed), for each side.
+sides may differ by rounding; the budget is the sampled one of perturbed arithmetic (validation.perturbed), for each side.
 """
 
 from __future__ import annotations
