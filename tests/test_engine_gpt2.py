@@ -261,7 +261,7 @@ def test_weights_go_to_names_and_back() -> None:
 
 # --- parity -----------------------------------------------------------------------------------------------------------------
 
-PARITY = 1e-12  # relative to the largest logit: what issue 2 holds the engine to against recorded float64 answers
+PARITY = 1e-12  # relative to the largest logit: what the engine is held to against recorded float64 answers
 
 
 def _relative(got: Any, expected: Any) -> float:
