@@ -547,12 +547,14 @@ class CachedDecoder:
 
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, KeyValueCache]:  # -> (batch, vocab), cache
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
-        scores, cache = forward(self.weights, self.config, token_ids, mask=mask, dialect=self.dialect)
-        if mask is not None and not bool(namespace(cache.allowed).all(_check_mask(mask, cache.allowed)[:, -1])):
+        ids = check_token_ids(token_ids, self.config.vocab_size, self.weights.token_embedding)
+        real = _check_mask(mask, ids)
+        if not bool(namespace(real).all(real[:, -1])):
             remedy = "move the padding to the left of each prompt"
             raise ShapeError(
                 "a prompt ends in padding", where="CachedDecoder.start(mask)", expected="left padding", remedy=remedy
             )
+        scores, cache = forward(self.weights, self.config, ids, mask=real, dialect=self.dialect)
         return scores[:, -1, :], cache
 
     def advance(self, token_ids: Any, cache: KeyValueCache) -> tuple[Array, KeyValueCache]:  # int (batch, 1)

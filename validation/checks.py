@@ -311,14 +311,14 @@ def parity_checks() -> list[Check]:
 # ------------------------------------------------------------------------------------------------------------- agreement
 
 
-def _component_runs(name: str, setting: Setting) -> list[tuple[number_systems.NumberSystem, str]]:
+def _component_runs(setting: Setting) -> list[tuple[number_systems.NumberSystem, str]]:
     return [(system, dtype) for system in number_systems.float_systems(setting.backend) for dtype in system.dtypes]
 
 
 def _component(name: str) -> Callable[[Setting], Finding]:
     def run(setting: Setting) -> Finding:
         cases, worst, shown = 0, 0.0, ""
-        for system, dtype in _component_runs(name, setting):
+        for system, dtype in _component_runs(setting):
             definition = components.component(name).definition
             report = conformance.check(system.run(definition), name, dtype=dtype, seed=setting.seed)
             cases, row = cases + len(report.rows), report.worst
@@ -389,7 +389,7 @@ def agreement_checks(setting: Setting) -> list[Check]:
     checks = []
     for name in BALL_COMPONENTS:
         trials = len(components.component(name).trials("float64", setting.seed, None))
-        announced = trials * len(_component_runs(name, setting))
+        announced = trials * len(_component_runs(setting))
         statement = "each number system and dtype within the proved budget of the ball enclosure"
         checks.append(Check(f"SYSTEMS.{name}", "number systems", statement, announced, _component(name)))
     systems = number_systems.float_systems(setting.backend)

@@ -151,17 +151,30 @@ def _decide(meet: tuple[bool, float], cases: int, floats: tuple[float, str], wha
     return Outcome("not refuted", cases, f"balls meet within {radius:.0e}; {floats[1]}", floats[0])
 
 
+def _equality(
+    setting: Setting, both: Callable[[gpt2.GPT2Weights, Callable[[Any], Any]], tuple[Any, Any]], ids: Any, what: str
+) -> Outcome:
+    """Decide that `both(weights, place)` gives the same logits twice: by balls, and in floats on the backend, where `place` puts arrays."""
+    config, arrays = _tiny()
+    with truth.precision(BITS):
+        one, other = both(_balls(arrays, config), lambda array: array)
+        meet = _meet(one, other)
+    unit = components.unit_budget(config, arrays, ids)
+    floats = _float_gap(setting, lambda weights: both(weights, setting.backend.asarray), unit)
+    return _decide(meet, other.size, floats, what)
+
+
 def _ids(config: gpt2.GPT2Config, shape: tuple[int, int], seed: int) -> Any:
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
-def _cached(weights: gpt2.GPT2Weights, config: gpt2.GPT2Config, ids: Any, xp: Any) -> Any:
+def _cached(weights: gpt2.GPT2Weights, config: gpt2.GPT2Config, ids: Any) -> Any:
     """Logits of all positions, read as three tokens at once and then one by one through the cache."""
     parts, cache = [], None
     for low, high in [(0, 3), *((t, t + 1) for t in range(3, ids.shape[1]))]:
         part, cache = gpt2.forward(weights, config, ids[:, low:high], cache=cache)
         parts.append(part)
-    return xp.concat(parts, axis=1)
+    return namespace(*parts).concat(parts, axis=1)
 
 
 @claim(
@@ -173,21 +186,13 @@ def _cached(weights: gpt2.GPT2Weights, config: gpt2.GPT2Config, ids: Any, xp: An
     cases=2 * 10 * 61,
 )
 def _cache(setting: Setting) -> Outcome:
-    config, arrays = _tiny()
+    config, _ = _tiny()
     ids = _ids(config, (2, 10), setting.seed)
-    with truth.precision(BITS):
-        weights = _balls(arrays, config)
-        full, stepped = gpt2.logits(weights, config, ids), _cached(weights, config, ids, np)
-        meet = _meet(full, stepped)
-    floats = _float_gap(
-        setting,
-        lambda w: (
-            gpt2.logits(w, config, setting.backend.asarray(ids)),
-            _cached(w, config, setting.backend.asarray(ids), setting.backend.xp),
-        ),
-        components.unit_budget(config, arrays, ids),
-    )
-    return _decide(meet, full.size, floats, "cached and full")
+
+    def both(weights: gpt2.GPT2Weights, place: Callable[[Any], Any]) -> tuple[Any, Any]:
+        return gpt2.logits(weights, config, place(ids)), _cached(weights, config, place(ids))
+
+    return _equality(setting, both, ids, "cached and full")
 
 
 @claim(
@@ -223,29 +228,22 @@ def _batch(setting: Setting) -> Outcome:
     cases=3 * 8 * 61,
 )
 def _padding(setting: Setting) -> Outcome:
-    config, arrays = _tiny()
+    config, _ = _tiny()
     ids = _ids(config, (1, 8), setting.seed)
     fillers = _ids(config, (3, 9), setting.seed + 1)
     padded = [np.concatenate([fillers[i : i + 1, :n], ids], axis=1) for i, n in enumerate((1, 4, 9))]
     masks = [np.arange(row.shape[1])[None, :] >= row.shape[1] - 8 for row in padded]
 
-    def both(weights: gpt2.GPT2Weights, place: Callable[[Any], Any], xp: Any) -> tuple[Any, Any]:
+    def both(weights: gpt2.GPT2Weights, place: Callable[[Any], Any]) -> tuple[Any, Any]:
         plain = gpt2.logits(weights, config, place(ids))
         rows = [
             gpt2.logits(weights, config, place(row), mask=place(mask))[:, -8:]
             for row, mask in zip(padded, masks, strict=True)
         ]
+        xp = namespace(plain)
         return xp.concat([plain, plain, plain], axis=0), xp.concat(rows, axis=0)
 
-    with truth.precision(BITS):
-        plain, rows = both(_balls(arrays, config), lambda a: a, np)
-        meet = _meet(plain, rows)
-    floats = _float_gap(
-        setting,
-        lambda w: both(w, setting.backend.asarray, setting.backend.xp),
-        components.unit_budget(config, arrays, ids),
-    )
-    return _decide(meet, rows.size, floats, "padded and plain")
+    return _equality(setting, both, ids, "padded and plain")
 
 
 def _rank(layer: gpt2.Block, rank: int, ranks: int, d: int) -> gpt2.Block:
@@ -301,21 +299,14 @@ def _split_logits(weights: gpt2.GPT2Weights, config: gpt2.GPT2Config, ids: Any, 
     cases=2 * 8 * 61,
 )
 def _ranks(setting: Setting) -> Outcome:
-    config, arrays = _tiny()
+    config, _ = _tiny()
     ids = _ids(config, (2, 8), setting.seed)
-    with truth.precision(BITS):
-        weights = _balls(arrays, config)
-        whole, split = gpt2.logits(weights, config, ids), _split_logits(weights, config, ids, config.n_head, 3)
-        meet = _meet(whole, split)
-    floats = _float_gap(
-        setting,
-        lambda w: (
-            gpt2.logits(w, config, setting.backend.asarray(ids)),
-            _split_logits(w, config, setting.backend.asarray(ids), config.n_head, 3),
-        ),
-        components.unit_budget(config, arrays, ids),
-    )
-    return _decide(meet, whole.size, floats, "split and whole")
+
+    def both(weights: gpt2.GPT2Weights, place: Callable[[Any], Any]) -> tuple[Any, Any]:
+        split = _split_logits(weights, config, place(ids), config.n_head, 3)
+        return gpt2.logits(weights, config, place(ids)), split
+
+    return _equality(setting, both, ids, "split and whole")
 
 
 @claim(
