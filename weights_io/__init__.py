@@ -1,41 +1,61 @@
 """Checkpoints without frameworks: open what was saved by somebody else, lazily, and treat every file as hostile.
 
-This version reads and writes safetensors, single files and folders with a shard index. PyTorch archives, TensorFlow bundles, NumPy
-archives and Keras HDF5 are recognised by their content and refused by name.
+    with weights_io.open("model.ckpt") as checkpoint:          # any format: its content decides
+        array = checkpoint["bert/embeddings/word_embeddings"]  # read now, mapped where the layout allows
+
+Nothing in a file is ever executed or imported; everything is validated before anything is allocated for it; what is refused is refused by a rule
+with a name, which `rules()` explains.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import importlib
+import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from weights_io import limits as _limits
 from weights_io.checkpoint import Checkpoint, TensorInfo
-from weights_io.errors import FormatError, UnsupportedError, WeightsError
-from weights_io.safetensors import open_safetensors, save_safetensors, unique_names
+from weights_io.errors import FormatError, MissingTensorError, UnsupportedError, WeightsError
+from weights_io.limits import Limits
+from weights_io.recognise import FORMATS
+from weights_io.writing import pending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Checkpoint", "FormatError", "TensorInfo", "UnsupportedError", "WeightsError", "open", "save"]
+__all__ = [
+    "Checkpoint",
+    "FormatError",
+    "Limits",
+    "MissingTensorError",
+    "TensorInfo",
+    "UnsupportedError",
+    "WeightsError",
+    "open",
+    "rules",
+    "save",
+]
 
-MAGIC = {
-    b"PK\x03\x04": "a zip archive (PyTorch or NumPy)",
-    b"\x80\x02": "a Python pickle (PyTorch before 1.6)",
-    b"\x89HDF": "HDF5 (Keras)",
-    b"\x93NUM": "a NumPy array",
-    b"GGUF": "GGUF",
+RULES = {
+    "format.unknown": "A file is in one of the formats that are read, by its content.",
+    "written.names": "What was written holds the names that were meant.",
+    "written.bits": "What was written reads back bit for bit.",
 }
-BUNDLE_MAGIC = bytes.fromhex("57fb808b247547db")
-INDEX = "model.safetensors.index.json"
 
 
-def open(path: str | Path) -> Checkpoint:
-    """Open a checkpoint: a .safetensors file, its shard index, or a folder that holds either.
+def open(
+    path: str | Path, *, mode: Literal["strict", "compat"] = "strict", limits: Limits = _limits.DEFAULT
+) -> Checkpoint:
+    """Open a checkpoint of any format; the content decides which, never the name.
 
     Parameters
     ----------
-    path : file or folder
+    path : a file; a shard index (.index.json); the prefix, index or data file of a TensorFlow bundle; or a folder with one checkpoint
+    mode : "strict" holds files to their format's specification; "compat" tolerates what the format's own reader does, where
+        that is safe: see `docs/weights.md` for what that is
+    limits : budgets for what a file may declare
 
     Returns
     -------
@@ -44,108 +64,68 @@ def open(path: str | Path) -> Checkpoint:
     Raises
     ------
     WeightsError
-        FormatError if the file breaks its format's rules, UnsupportedError if this version does not read the format,
+        FormatError if the file breaks its format's rules, UnsupportedError if the format or a feature is not read,
         WeightsError if there is nothing to open.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise WeightsError("no such file or folder", where=path)
-    if path.name.endswith(".index.json"):
-        return _open_shards(path)
-    other = _other_format(path)
-    if other:
-        remedy = "convert it to safetensors where it was written"
-        raise UnsupportedError(
-            "this format is not read yet", where=path, expected="safetensors", got=other, remedy=remedy
-        )
-    return open_safetensors(path)
+    from weights_io import folders
 
-
-def _other_format(path: Path) -> str | None:
-    """The name of the format that the file's first or last bytes announce, unless a safetensors header follows its length."""
-    with path.open("rb") as file:
-        start = file.read(9)
-        file.seek(max(0, path.stat().st_size - 8))
-        end = file.read(8)
-    if start[8:] == b"{":
-        return None
-    if end == BUNDLE_MAGIC:
-        return "the index of a TensorFlow bundle"
-    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
-
-
-def _open_folder(folder: Path) -> Checkpoint:
-    if (folder / INDEX).is_file():
-        return _open_shards(folder / INDEX)
-    files = sorted(folder.glob("*.safetensors"))
-    if (folder / "model.safetensors") in files:
-        files = [folder / "model.safetensors"]
-    if len(files) != 1:
+    if mode not in ("strict", "compat"):
         raise WeightsError(
-            "no single checkpoint in the folder",
-            where=folder,
-            expected=f"model.safetensors or {INDEX}",
-            got=", ".join(sorted(entry.name for entry in folder.iterdir())) or "an empty folder",
+            "unknown mode", where="weights_io.open(mode=...)", expected="strict or compat", got=repr(mode)
         )
-    return open_safetensors(files[0])
+    return folders.open_path(Path(path), mode, limits)
 
 
-def _weight_map(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    try:
-        index = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_names(path))
-        shards, metadata = index["weight_map"], index.get("metadata", {})
-    except FormatError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise FormatError("not a shard index", where=path, expected="JSON with weight_map", got=got) from None
-    if not isinstance(metadata, dict):
-        raise FormatError("metadata must be an object", where=path, got=type(metadata).__name__)
-    if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
-        raise FormatError("weight_map must map tensor names to file names", where=path, got=type(shards).__name__)
-    outside = sorted({file for file in shards.values() if file in ("", ".", "..") or set(file) & set("/\\\0")})
-    if outside:
-        raise FormatError("the index names a file outside its folder", where=path, expected="plain names", got=outside)
-    return shards, metadata
+def save(
+    path: str | Path,
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    format: str | None = None,
+) -> None:
+    """Write `tensors` to a temporary name, read back, compare bit for bit, and only then rename to `path`.
 
+    Parameters
+    ----------
+    path : a file; for a TensorFlow bundle a new folder
+    tensors : name -> array; a Checkpoint is written tensor by tensor, never whole in memory
+    metadata : text to keep beside the tensors, where the format can
+    format : "safetensors", "npz", "pytorch" or "tensorbundle"; None takes it from the suffix (.safetensors; .npz; .pt, .pth, .bin; .ckpt)
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that the file system cannot hold
-        return False
-
-
-def _open_shards(path: Path) -> Checkpoint:
-    shards, metadata = _weight_map(path)
-    missing = sorted({file for file in shards.values() if not _is_file(path.parent / file)})
-    if missing:
-        raise WeightsError("shards are missing", where=path, got=", ".join(missing), remedy="fetch the whole folder")
-    opened = {file: open_safetensors(path.parent / file) for file in sorted(set(shards.values()))}
-    announced = {(file, name) for name, file in shards.items()}
-    found = {(file, name) for file, checkpoint in opened.items() for name in checkpoint}
-    if announced != found:
-        raise FormatError(
-            "index and shards disagree",
-            where=path,
-            expected="every tensor of every shard listed once",
-            got=f"not in a shard: {sorted(announced - found)[:5]}; not in the index: {sorted(found - announced)[:5]}",
-        )
-    infos = {name: opened[file].info(name) for name, file in shards.items()}
-    return Checkpoint("safetensors (sharded)", metadata, infos, lambda info: opened[info.file.name][info.name])
-
-
-def save(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` to a .safetensors file: to a temporary name, read back, compared bit for bit, renamed.
-
-    Raises UnsupportedError for another suffix, or for a dtype that the format does not have; WeightsError for a folder that is not there, or a
-    name that cannot be written.
+    Raises
+    ------
+    UnsupportedError
+        for another suffix or format, or a dtype or metadata that the format does not have.
+    WeightsError
+        for a folder that is not there, or a name that cannot be written.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise UnsupportedError("this format is not written yet", where=path, expected=".safetensors", got=path.suffix)
+    written = {name: known for name, known in FORMATS.items() if known.suffixes}
+    if format is not None and format not in written:
+        raise UnsupportedError("this format is not written", where=path, expected=", ".join(written), got=repr(format))
+    chosen = format or next((name for name, known in written.items() if path.suffix in known.suffixes), None)
+    if chosen is None:
+        expected = ", ".join(suffix for known in written.values() for suffix in known.suffixes)
+        raise UnsupportedError(
+            "no format is written with this suffix",
+            where=path,
+            expected=expected,
+            got=path.suffix,
+            remedy="or pass format=",
+        )
     if not path.parent.is_dir():
         raise WeightsError("the folder to write to does not exist", where=path.parent, remedy="make it first")
-    save_safetensors(path, tensors, metadata)
+    importlib.import_module(written[chosen].module).save_items(path, pending(tensors), dict(metadata or {}))
+
+
+def rules() -> dict[str, str]:
+    """Every rule that a refusal can name: identifier -> the sentence that the file does not keep."""
+    return dict(_all_rules())
+
+
+@functools.cache
+def _all_rules() -> dict[str, str]:
+    found = dict(RULES)
+    for module in pkgutil.iter_modules(__path__):
+        found |= getattr(importlib.import_module(f"weights_io.{module.name}"), "RULES", {})
+    return found

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weights_io.errors import MissingTensorError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from weights_io.source import Source
 
 __all__ = ["Checkpoint", "TensorInfo"]
 
@@ -20,11 +26,17 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     file: Path
     offset: int  # of the first byte, from the start of the file
-    nbytes: int
+    nbytes: int  # shape * itemsize: what the array takes in memory
+    layout: str = (
+        "contiguous"  # or "strided", "compressed", "chunked", "partitioned", "merged": how the bytes lie in the file
+    )
 
 
 class Checkpoint(Mapping[str, Any]):
     """Names to NumPy arrays, read when asked for, never writable.
+
+    A checkpoint keeps its files open until it is closed, by `close()`, by leaving a `with` block, or when nothing refers to it any more.
+    Arrays that were read stay valid.
 
     Attributes
     ----------
@@ -33,15 +45,21 @@ class Checkpoint(Mapping[str, Any]):
     """
 
     def __init__(
-        self, form: str, metadata: Mapping[str, Any], infos: Mapping[str, TensorInfo], read: Callable[[TensorInfo], Any]
+        self,
+        form: str,
+        metadata: Mapping[str, Any],
+        infos: Mapping[str, TensorInfo],
+        read: Callable[[TensorInfo], Any],
+        sources: Iterable[Source] = (),
     ) -> None:
         self.format = form
         self.metadata = dict(metadata)
         self._infos = dict(infos)
         self._read = read
+        self._sources = list(sources)
 
     def __getitem__(self, name: str) -> Any:
-        return self._read(self._infos[name])
+        return self._read(self.info(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._infos
@@ -55,6 +73,37 @@ class Checkpoint(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<Checkpoint {self.format}: {len(self)} tensors>"
 
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; nothing more can be read, arrays that were read stay valid."""
+        for source in self._sources:
+            source.close()
+
     def info(self, name: str) -> TensorInfo:
         """The dtype, shape and place of a tensor, without reading it."""
-        return self._infos[name]
+        try:
+            return self._infos[name]
+        except KeyError:
+            near = difflib.get_close_matches(str(name), self._infos, n=3)
+            names = near or list(self._infos)[:3]
+            raise MissingTensorError(
+                "no tensor of that name",
+                where=self,
+                expected=f"one of {len(self)} names, for instance {', '.join(names)}"
+                if names
+                else "a checkpoint with tensors",
+                got=repr(name),
+            ) from None
+
+    def shared(self) -> list[list[str]]:
+        """Groups of names that are stored once: the same bytes of the same file, as for a head tied to its embedding."""
+        groups: defaultdict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for info in self._infos.values():
+            if info.nbytes:
+                groups[info.file, info.offset].append(info.name)
+        return [names for names in groups.values() if len(names) > 1]

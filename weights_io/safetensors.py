@@ -19,17 +19,37 @@ import ml_dtypes
 import numpy as np
 
 from refimpl.files import replace_file
+from weights_io.arrays import as_array, as_bytes, read_only
 from weights_io.checkpoint import Checkpoint, TensorInfo
-from weights_io.errors import FormatError, UnsupportedError, WeightsError
+from weights_io.errors import FormatError, UnsupportedError, WeightsError, clipped
+from weights_io.folders import unique_names
+from weights_io.limits import Limits
+from weights_io.source import Source
+from weights_io.writing import Pending, compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from typing import BinaryIO
 
-__all__ = ["open_safetensors", "save_safetensors", "unique_names"]
+__all__ = ["DTYPES", "RULES", "open_source", "save_items"]
+
+RULES = {
+    "safetensors.length": "The header's length is at most 100 MB and fits in the file.",
+    "safetensors.begin": "The header begins with {.",
+    "safetensors.json": "The header is one JSON object in UTF-8.",
+    "safetensors.unique-names": "A name occurs once in an object of the header.",
+    "safetensors.fields": "A tensor has dtype, shape and data_offsets, and nothing else.",
+    "safetensors.dtype": "A dtype is one that NumPy or ml_dtypes can hold, a whole number of bytes each.",
+    "safetensors.shape": "A shape is at most 64 whole numbers whose product an array can have.",
+    "safetensors.offsets": "The data offsets are two whole numbers as far apart as dtype and shape need.",
+    "safetensors.tiling": "The tensors cover the data without gap or overlap, to the end of the file.",
+    "safetensors.metadata": "__metadata__ maps names to text.",
+    "safetensors.bool": "A BOOL byte is 0 or 1.",
+}
 
 MAX_HEADER = 100_000_000
+HEADER_COST = 40  # bytes of objects that a byte of JSON header can become
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -52,164 +72,200 @@ DTYPES: dict[str, np.dtype[Any]] = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def unique_names(path: Path) -> Any:
-    """A hook for json.loads that refuses an object in which a name occurs twice."""
-
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise FormatError("a name occurs twice in the header", where=path, expected="unique names", got=twice)
-        return result
-
-    return build
+def _strict_int(text: str) -> int | float:
+    """A JSON integer; "-0", which is no whole number to the format's own reader, becomes a float, which no field takes."""
+    return float(text) if text == "-0" else int(text)
 
 
-def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(pairs)
+
+
+def _header(source: Source, limits: Limits, mode: str) -> tuple[dict[str, Any], int]:
     """The parsed header and the offset at which the data begins."""
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
-            raise FormatError(
-                "not a safetensors file, or truncated",
-                where=path,
-                expected=f"a header of at most {max(0, min(size - 8, MAX_HEADER))} bytes",
-                got=f"{length} bytes announced, {size} bytes in the file",
-                remedy="fetch the file again and compare its checksum",
-            )
-        raw = file.read(length)
-    if not raw.startswith(b"{"):
-        raise FormatError("the header must begin with {", where=path, got=repr(raw[:16]))
+    length = source.integer(0, min(8, source.size))
+    if source.size < 8 or length > min(source.size - 8, MAX_HEADER):
+        raise FormatError(
+            "not a safetensors file, or truncated",
+            rule="safetensors.length",
+            where=source.path,
+            offset=0,
+            expected=f"a header of at most {max(0, min(source.size - 8, MAX_HEADER))} bytes",
+            got=f"{length} bytes announced, {source.size} bytes in the file",
+            remedy="fetch the file again and compare its checksum",
+        )
+    limits.check_heap(HEADER_COST * length, source.size, source.path, "header")
+    raw = source.read(8, length, "header")
+    if not raw.startswith(b"{") and not (mode == "compat" and raw.lstrip(b" \t\r\n").startswith(b"{")):
+        raise FormatError(
+            "the header must begin with {", rule="safetensors.begin", where=source.path, offset=8, got=repr(raw[:16])
+        )
+    return _parse(raw, source, mode), 8 + length
+
+
+def _parse(raw: bytes, source: Source, mode: str) -> dict[str, Any]:
+    pairs = _last_wins if mode == "compat" else unique_names(source.path, "safetensors.unique-names")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_names(path))
+        header = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=_strict_int, parse_constant=_no_constant
+        )
+        json.dumps(list(header), ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError("the header is not JSON", where=path, got=f"{type(error).__name__}: {error}") from None
-    return header, 8 + length
+        got = f"{type(error).__name__}: {error}"
+        raise FormatError(
+            "the header is not JSON", rule="safetensors.json", where=source.path, offset=8, got=got
+        ) from None
+    if not isinstance(header, dict):
+        raise FormatError("the header is not a JSON object", rule="safetensors.json", where=source.path, offset=8)
+    return header
 
 
 def _whole(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        fields = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise FormatError("wrong fields", where=f"{path}, {name!r}", expected="dtype, shape, data_offsets", got=fields)
+def _info(source: Source, name: str, entry: Any, start: int, mode: str) -> TensorInfo:
+    path, fields = source.path, {"dtype", "shape", "data_offsets"}
+    if not isinstance(entry, dict) or not fields <= set(entry) or (mode == "strict" and set(entry) != fields):
+        found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+        raise FormatError(
+            "wrong fields",
+            rule="safetensors.fields",
+            where=path,
+            field=repr(name),
+            expected="dtype, shape, data_offsets",
+            got=found,
+        )
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise UnsupportedError(
-            "unknown dtype", where=f"{path}, {name!r}", expected=", ".join(DTYPES), got=entry["dtype"]
+            "unknown dtype",
+            rule="safetensors.dtype",
+            where=path,
+            field=repr(name),
+            expected=", ".join(DTYPES),
+            got=entry["dtype"],
         )
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], DTYPES[entry["dtype"]]
     if not _whole(shape) or len(shape) > 64 or math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
-        expected = "at most 64 whole numbers that an array can have as axes"
-        raise FormatError("wrong shape", where=f"{path}, {name!r}", expected=expected, got=shape)
+        raise FormatError(
+            "wrong shape",
+            rule="safetensors.shape",
+            where=path,
+            field=repr(name),
+            expected="at most 64 whole numbers that an array can have as axes",
+            got=shape,
+        )
     if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise FormatError(
             "the offsets do not match dtype and shape",
-            where=f"{path}, {name!r}",
-            expected=f"{math.prod(shape) * dtype.itemsize} bytes for {entry['dtype']} {shape}",
-            got=f"data_offsets {offsets}",
+            rule="safetensors.offsets",
+            where=path,
+            field=repr(name),
+            expected=f"{math.prod(shape) * dtype.itemsize} bytes for {entry['dtype']} {clipped(shape)}",
+            got=f"data_offsets {clipped(offsets)}",
         )
     return TensorInfo(name, dtype, tuple(shape), path, start + offsets[0], offsets[1] - offsets[0])
 
 
-def _check_tiling(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
-    """Every byte from `start` to `size` belongs to exactly one tensor."""
+def _check_tiling(source: Source, infos: list[TensorInfo], start: int) -> None:
+    """Every byte from `start` to the end belongs to exactly one tensor."""
     expected = start
     for info in sorted(infos, key=lambda info: (info.offset, info.nbytes)):
         if info.offset != expected:
             kind = "overlap" if info.offset < expected else "gap"
-            raise FormatError(f"{kind} in the data", where=f"{path}, {info.name!r}", expected=expected, got=info.offset)
+            raise FormatError(
+                f"{kind} in the data",
+                rule="safetensors.tiling",
+                where=source.path,
+                offset=info.offset,
+                field=repr(info.name),
+                expected=expected,
+                got=info.offset,
+            )
         expected += info.nbytes
-    if expected != size:
+    if expected != source.size:
         raise FormatError(
             "the tensors do not fill the file",
-            where=path,
+            rule="safetensors.tiling",
+            where=source.path,
             expected=f"{expected} bytes",
-            got=f"{size} bytes",
+            got=f"{source.size} bytes",
             remedy="the file is truncated or has something appended: fetch it again",
         )
 
 
-def open_safetensors(path: Path) -> Checkpoint:
+def open_source(source: Source, limits: Limits, mode: str) -> Checkpoint:
     """Open one .safetensors file; raises FormatError or UnsupportedError, and allocates nothing for the tensors."""
-    size = path.stat().st_size
-    header, start = _header(path, size)
+    header, start = _header(source, limits, mode)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FormatError("__metadata__ must map names to text", where=path, got=metadata)
-    infos = {name: _info(path, name, entry, start) for name, entry in header.items()}
-    _check_tiling(path, list(infos.values()), start, size)
-    return Checkpoint("safetensors", metadata, infos, _read)
+        raise FormatError(
+            "__metadata__ must map names to text", rule="safetensors.metadata", where=source.path, got=metadata
+        )
+    infos = {name: _info(source, name, entry, start, mode) for name, entry in header.items()}
+    _check_tiling(source, list(infos.values()), start)
+    return Checkpoint("safetensors", metadata, infos, lambda info: _read(source, info, mode), [source])
 
 
-def _read(info: TensorInfo) -> Any:
+def _read(source: Source, info: TensorInfo, mode: str) -> Any:
     if info.nbytes == 0:
-        empty = np.empty(info.shape, dtype=info.dtype)
-        empty.flags.writeable = False
-        return empty
-    mapped = np.memmap(info.file, dtype=np.uint8, mode="r", offset=info.offset, shape=(info.nbytes,))
-    raw = np.asarray(mapped)
+        return read_only(np.empty(info.shape, dtype=info.dtype))
+    raw = source.map(info.offset, info.nbytes, repr(info.name))
     if info.dtype == np.bool_ and raw.max() > 1:
-        raise FormatError("a BOOL byte is neither 0 nor 1", where=f"{info.file}, {info.name!r}", got=int(raw.max()))
-    aligned = raw.ctypes.data % info.dtype.alignment == 0
-    array = (raw if aligned else raw.copy()).view(info.dtype).reshape(info.shape)
-    array.flags.writeable = False
-    return array
+        if mode == "compat":
+            return read_only((raw != 0).reshape(info.shape))
+        raise FormatError(
+            "a BOOL byte is neither 0 nor 1",
+            rule="safetensors.bool",
+            where=source.path,
+            offset=info.offset,
+            field=repr(info.name),
+            got=int(raw.max()),
+        )
+    return as_array(raw, info.dtype, info.shape)
 
 
-def _check_names(tensors: Mapping[str, Any]) -> None:
-    for name in tensors:
-        try:
-            good = isinstance(name, str) and name != "__metadata__" and name.encode() is not None
-        except UnicodeEncodeError:
-            good = False
-        if not good:
-            expected = "text that UTF-8 can write, other than __metadata__"
-            raise WeightsError("a tensor's name cannot be written", where=repr(name), expected=expected)
-
-
-def _entries(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Header entries and contiguous little-endian arrays, the most aligned dtypes first, so that all of them can be mapped."""
-    _check_names(tensors)
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    entries, data, offset = {}, [], 0
-    for name in order:
-        array = np.array(arrays[name], order="C", copy=None)
-        array = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
-        if array.dtype not in CODES:
-            raise UnsupportedError(
-                "dtype cannot be written", where=repr(name), expected=", ".join(DTYPES), got=array.dtype
+def _laid_out(items: list[Pending]) -> tuple[dict[str, Any], list[Pending]]:
+    """Header entries, and the items in the order of their bytes: the most aligned dtypes first, so that all of them can be mapped."""
+    order = sorted(items, key=lambda item: (-item.dtype.itemsize, item.name))
+    entries, offset = {}, 0
+    for item in order:
+        if item.name == "__metadata__":
+            raise WeightsError(
+                "a tensor's name cannot be written",
+                where=repr(item.name),
+                expected="text that UTF-8 can write, other than __metadata__",
             )
-        end = offset + array.nbytes
-        entries[name] = {"dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
-        data.append(array)
+        if item.dtype not in CODES:
+            raise UnsupportedError(
+                "dtype cannot be written", where=repr(item.name), expected=", ".join(DTYPES), got=item.dtype
+            )
+        end = offset + item.nbytes
+        entries[item.name] = {"dtype": CODES[item.dtype], "shape": list(item.shape), "data_offsets": [offset, end]}
         offset = end
-    return entries, data
+    return entries, order
 
 
-def save_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors to a new name, flush, read back and compare bit for bit, and only then rename to `path`."""
-    entries, data = _entries(tensors)
+def save_items(path: Path, items: list[Pending], metadata: Mapping[str, str]) -> None:
+    """Write tensors one by one to a new name, flush, read back and compare bit for bit, and only then rename to `path`."""
+    entries, order = _laid_out(items)
     header = ({"__metadata__": dict(metadata)} if metadata else {}) | entries
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
 
     def write(file: BinaryIO) -> None:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for array in data:
-            file.write(array.tobytes())
+        for item in order:
+            file.write(as_bytes(item.get()))
 
-    intended = dict(zip(entries, data, strict=True))
-    replace_file(path, write, lambda temporary: _compare(open_safetensors(temporary), intended))
+    def check(temporary: Path) -> None:
+        with open_source(Source(temporary), Limits(expansion=2**40), "strict") as written:
+            compare(written, order)
 
-
-def _compare(written: Checkpoint, intended: Mapping[str, Any]) -> None:
-    for name, array in intended.items():
-        if written[name].tobytes() != array.tobytes():
-            raise FormatError("what was written does not read back the same", where=repr(name))
+    replace_file(path, write, check)

@@ -1,0 +1,118 @@
+"""The bytes of one file, as every reader sees them: nothing is read, mapped or allocated that does not exist.
+
+A `Source` keeps its file open, so that a file that is replaced by another while a checkpoint is in use stays the one that was validated; one that
+is changed in place is refused (rule `file.changed`). Headers are read with `read`; tensors are mapped with `map`, one mapping each,
+which goes when the array does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weights_io.errors import FormatError, WeightsError
+
+__all__ = ["RULES", "Source"]
+
+RULES = {
+    "file.truncated": "Every byte that a field announces exists in the file.",
+    "file.changed": "A file stays as it was when it was opened.",
+}
+PAGE = mmap.ALLOCATIONGRANULARITY
+
+
+class Source:
+    """A regular file, open for reading.
+
+    Attributes
+    ----------
+    path : Path
+    size : bytes in the file when it was opened
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._descriptor = os.open(
+                self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            )
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                "the file cannot be opened", where=path, got=f"{type(error).__name__}: {error}"
+            ) from None
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self._close()
+            raise WeightsError("not a regular file", where=path)
+        self.size, self._modified = status.st_size, status.st_mtime_ns
+
+    def close(self) -> None:
+        """Close the file; arrays that were mapped from it stay valid, and nothing more can be read."""
+        self._close()
+
+    def __repr__(self) -> str:
+        return f"<Source {self.path}: {self.size} bytes>"
+
+    def _check(self, offset: int, length: int, field: object) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise FormatError(
+                "the file is too short for what it announces",
+                rule="file.truncated",
+                where=self.path,
+                offset=offset,
+                field=field,
+                expected=f"{length} bytes",
+                got=f"{max(0, self.size - max(0, offset))} bytes to the end of the file",
+                remedy="fetch the file again and compare its checksum",
+            )
+
+    def _unchanged(self) -> None:
+        if not self._close.alive:
+            raise WeightsError("the checkpoint was closed", where=self.path, remedy="open it again")
+        status = os.fstat(self._descriptor)
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._modified):
+            raise FormatError(
+                "the file was changed after it was opened",
+                rule="file.changed",
+                where=self.path,
+                expected=f"{self.size} bytes",
+                got=f"{status.st_size} bytes, or a later modification",
+                remedy="open it again when nobody writes to it",
+            )
+
+    def read(self, offset: int, length: int, field: object = None) -> bytes:
+        """`length` bytes from `offset`, copied; FormatError (file.truncated) if the file does not have them."""
+        self._check(offset, length, field)
+        self._unchanged()
+        parts, got = [], 0
+        while got < length:
+            part = os.pread(self._descriptor, min(length - got, 1 << 30), offset + got)
+            if not part:
+                self._unchanged()
+                raise FormatError("the file ended early", rule="file.changed", where=self.path, offset=offset + got)
+            parts.append(part)
+            got += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def map(self, offset: int, length: int, field: object = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """uint8 (length,): a read-only view of the mapped file, nothing copied; FormatError (file.truncated) as `read`."""
+        self._check(offset, length, field)
+        self._unchanged()
+        if length == 0:
+            empty = np.empty(0, np.uint8)
+            empty.flags.writeable = False
+            return empty
+        begin = offset - offset % PAGE
+        mapped = mmap.mmap(self._descriptor, offset - begin + length, access=mmap.ACCESS_READ, offset=begin)
+        return np.frombuffer(mapped, np.uint8, length, offset - begin)
+
+    def integer(self, offset: int, width: int, field: object = None, *, signed: bool = False) -> int:
+        """The little-endian integer of `width` bytes at `offset`."""
+        return int.from_bytes(self.read(offset, width, field), "little", signed=signed)
