@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,6 +14,8 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
+from refimpl import weights_cli
+from refimpl.console import JsonOption, err, out, print_json
 from refimpl.errors import ConfigError, RefimplError, TextError
 
 __all__ = ["app", "main"]
@@ -28,19 +27,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
-out, err = Console(width=WIDTH), Console(stderr=True)
+app.add_typer(weights_cli.app)
 
 BackendOption = Annotated[
     str, typer.Option("--backend", help="numpy, cupy or auto; auto reads REFIMPL_BACKEND and prints its choice.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))  # noqa: T201 - the command's answer
 
 
 @app.command()
@@ -69,7 +62,7 @@ def validate(
         result = run.validate(chosen, only=only, seed=seed, advance=advance)
     result.write(report)
     if as_json:
-        _print_json(result.as_json())
+        print_json(result.as_json())
     else:
         _show(result, report)
     raise typer.Exit(0 if result.passed else 1)
@@ -171,7 +164,7 @@ def claims(
             row |= {"worst": outcome.worst, "tightness": outcome.tightness}
         rows.append(row)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         for row in rows:
             mark = (
@@ -249,7 +242,7 @@ def score(
             | {k: v for k, v in each._asdict().items() if k != "log_probabilities"}
             for text, each in zip(texts, scores, strict=True)
         ]
-        _print_json({"perplexity": whole.perplexity, "tokens": tokens, "unknown": whole.unknown, "texts": rows})
+        print_json({"perplexity": whole.perplexity, "tokens": tokens, "unknown": whole.unknown, "texts": rows})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("perplexity", "tokens", "unknown"):
@@ -270,7 +263,7 @@ def list_backends(as_json: JsonOption = False) -> None:
     rungs = backends.diagnose()
     usable = rungs[-1].ok
     if as_json:
-        _print_json({"numpy": True, "cupy": usable, "ladder": [vars(rung) for rung in rungs]})
+        print_json({"numpy": True, "cupy": usable, "ladder": [vars(rung) for rung in rungs]})
         return
     out.print("[green]numpy[/green]  always works")
     out.print(

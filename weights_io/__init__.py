@@ -36,6 +36,7 @@ __all__ = [
     "open",
     "rules",
     "save",
+    "writer",
 ]
 
 RULES = {
@@ -100,22 +101,27 @@ def save(
         for a folder that is not there, or a name that cannot be written.
     """
     path = Path(path)
+    chosen = writer(path, format)
+    importlib.import_module(FORMATS[chosen].module).save_items(path, pending(tensors), dict(metadata or {}))
+
+
+def writer(path: Path, format: str | None = None) -> str:
+    """The format that `save` writes at a path: the one asked for, or the one of the suffix; errors as `save`."""
     written = {name: known for name, known in FORMATS.items() if known.suffixes}
     if format is not None and format not in written:
         raise UnsupportedError("this format is not written", where=path, expected=", ".join(written), got=repr(format))
     chosen = format or next((name for name, known in written.items() if path.suffix in known.suffixes), None)
     if chosen is None:
-        expected = ", ".join(suffix for known in written.values() for suffix in known.suffixes)
         raise UnsupportedError(
             "no format is written with this suffix",
             where=path,
-            expected=expected,
-            got=path.suffix,
+            expected=", ".join(suffix for known in written.values() for suffix in known.suffixes),
+            got=path.suffix or "no suffix",
             remedy="or pass format=",
         )
     if not path.parent.is_dir():
         raise WeightsError("the folder to write to does not exist", where=path.parent, remedy="make it first")
-    importlib.import_module(written[chosen].module).save_items(path, pending(tensors), dict(metadata or {}))
+    return chosen
 
 
 def rules() -> dict[str, str]:

@@ -48,6 +48,7 @@ RULES = {
     "safetensors.bool": "A BOOL byte is 0 or 1.",
 }
 
+KEEPS_METADATA = True  # text, of any name
 MAX_HEADER = 100_000_000
 HEADER_COST = 40  # bytes of objects that a byte of JSON header can become
 DTYPES: dict[str, np.dtype[Any]] = {

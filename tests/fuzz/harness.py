@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sys
@@ -75,7 +76,7 @@ class Watch:
             self.seen.append(f"{event} {arguments}")
 
     def _allowed(self, path: Any, mode: str | None, flags: int) -> bool:
-        inside = isinstance(path, (str, Path)) and self.armed in Path(path).resolve().parents
+        inside = isinstance(path, (str, Path)) and os.path.realpath(path).startswith(f"{self.armed}{os.sep}")
         return inside and flags & 3 == 0 and not set(mode or "") & set("wax+")
 
     @contextmanager

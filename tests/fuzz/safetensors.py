@@ -70,6 +70,12 @@ def files(draw: Any) -> dict[str, bytes]:
     return _file(json.dumps(header).encode() + spaces, data + b"\0" * draw(st.sampled_from([0, 0, 0, 1])))
 
 
+def repair(data: bytes) -> bytes:
+    """The same bytes with a length that ends at the last brace."""
+    end = data.rfind(b"}", 8) + 1
+    return (end - 8).to_bytes(8, "little") + data[8:] if end > 8 else data
+
+
 def differential(path: Path) -> dict[str, Any] | None:
     """What the reference reader reads, as raw bytes in the announced shape; None where it refuses or is not installed."""
     try:

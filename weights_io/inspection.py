@@ -1,0 +1,133 @@
+"""What is in a checkpoint: statistics of a tensor, computed in blocks, and a tree of names in which layers that are alike are one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from weights_io.checkpoint import Checkpoint, TensorInfo
+
+__all__ = ["Node", "Statistics", "statistics", "tree"]
+
+BLOCK = 1 << 20  # values at a time
+
+
+class Statistics(NamedTuple):
+    """Of the finite values of a tensor; all are None where there is none. Complex values count as two real ones."""
+
+    count: int  # values, the non-finite ones too
+    nonfinite: int  # NaN and infinities
+    zeros: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    deviation: float | None  # standard deviation, sqrt(mean (x - mean)^2)
+
+    def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override]
+        """Of both sets of values together, by the exact identity for means and sums of squares (Chan, Golub, LeVeque 1979)."""
+        counts = [part.count - part.nonfinite for part in (self, other)]
+        mean = deviation = None
+        if sum(counts):
+            (n, m), (a, b) = counts, (self.mean or 0.0, other.mean or 0.0)
+            mean = a + (b - a) * (m / (n + m))
+            squares = n * (self.deviation or 0.0) ** 2 + m * (other.deviation or 0.0) ** 2
+            deviation = math.sqrt((squares + (b - a) ** 2 * (n * m / (n + m))) / (n + m))
+        lows, highs = (self.minimum, other.minimum), (self.maximum, other.maximum)
+        return Statistics(
+            self.count + other.count,
+            self.nonfinite + other.nonfinite,
+            self.zeros + other.zeros,
+            min((low for low in lows if low is not None), default=None),
+            max((high for high in highs if high is not None), default=None),
+            mean,
+            deviation,
+        )
+
+
+def _blocks(array: Any) -> Iterator[Any]:  # any shape -> float64 (at most BLOCK,), one after the other
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
+    for start in range(0, flat.size, BLOCK):
+        block = flat[start : start + BLOCK]
+        block = block.view(block.real.dtype) if block.dtype.kind == "c" else block
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            yield block.astype(np.float64)
+
+
+def statistics(array: Any) -> Statistics:  # any shape, any numeric dtype
+    """Count, non-finite values, zeros, extremes, mean and standard deviation; holds one block of float64 at a time.
+
+    Integers beyond 2**53 are rounded to float64, as everything here is.
+    """
+    total = Statistics(0, 0, 0, None, None, None, None)
+    for block in _blocks(array):
+        good = block[np.isfinite(block)]
+        few: tuple[float | None, ...] = (None, None, None, None)
+        if good.size:
+            with np.errstate(over="ignore", invalid="ignore"):  # squares of values near the largest float64
+                few = (float(good.min()), float(good.max()), float(good.mean()), float(good.std()))
+        total += Statistics(block.size, block.size - good.size, int((good == 0).sum()), *few)
+    return total
+
+
+class Node(NamedTuple):
+    """A part of a name: what lies below it, or the tensor of that name."""
+
+    label: str  # "attn", or "0 ... 11" for layers that are alike
+    alike: int  # how many parts of the tree this one stands for
+    tensor: TensorInfo | None  # of the first of them
+    children: tuple[Node, ...]
+
+
+def tree(checkpoint: Checkpoint, *, fold: bool = True) -> tuple[Node, ...]:
+    """The names as a tree, split at "/" and "."; with `fold`, numbered parts of the same content are one node.
+
+    The content of a part is the names, dtypes and shapes below it.
+    """
+    root: dict[str, Any] = {}
+    for name in checkpoint:
+        *parts, last = [part for part in re.split(r"(?<=[./])", name) if part] or [""]
+        below = root
+        for part in parts:
+            below = below.setdefault(part, {})
+            if not isinstance(below, Mapping):  # a tensor whose name is the beginning of another's, with its separator
+                break
+        if isinstance(below, dict) and not isinstance(below.get(last), dict):
+            below[last] = checkpoint.info(name)
+        else:
+            root[name] = checkpoint.info(name)
+    return _nodes(root, fold)
+
+
+def _nodes(below: Mapping[str, Any], fold: bool) -> tuple[Node, ...]:
+    nodes = [
+        Node(label, 1, None, _nodes(entry, fold)) if isinstance(entry, dict) else Node(label, 1, entry, ())
+        for label, entry in below.items()
+    ]
+    return _folded(nodes) if fold else tuple(nodes)
+
+
+def _content(node: Node) -> Any:
+    """What two parts must have in common to be alike."""
+    kind = None if node.tensor is None else (node.tensor.dtype, node.tensor.shape)
+    return kind, tuple((child.label, _content(child)) for child in node.children)
+
+
+def _folded(nodes: list[Node]) -> tuple[Node, ...]:
+    result: list[Node] = []
+    contents: list[Any] = []
+    for node in nodes:
+        content = _content(node) if re.fullmatch(r"\d+[./]?", node.label) else None
+        if content is not None and contents and contents[-1] == content:
+            first = result[-1].label.partition(" ")[0]
+            result[-1] = result[-1]._replace(label=f"{first} ... {node.label}", alike=result[-1].alike + 1)
+        else:
+            result.append(node)
+            contents.append(content)
+    return tuple(result)
