@@ -215,7 +215,7 @@ def test_signalling_nans_pass_without_a_warning(dtype: Any, tmp_path: Path) -> N
     assert not _differences({"x": signalling}, {"x": signalling}, tmp_path, atol=0.0)
     source = weights_io.open(tmp_path / "a.safetensors")
     convert(source, tmp_path / "c.safetensors", dtype="float64" if dtype is np.float32 else "float32")
-    assert np.isnan(weights_io.open(tmp_path / "c.safetensors")["x"].astype(np.float64))[0]
+    assert statistics(weights_io.open(tmp_path / "c.safetensors")["x"]).nonfinite == 1
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
+BLOCK = 1 << 20  # values at a time
 NATIVE = [np.dtype(name) for name in ("float16", "float32", "float64")]  # which NumPy itself rounds to
 
 
@@ -59,18 +60,23 @@ def _odd(array: Any) -> Any:  # float64 (...) -> float32 (...)
     return (narrow.view(np.uint32) | lost.astype(np.uint32)).view(np.float32)
 
 
-def as_dtype(
-    array: Any, dtype: Any, name: str
-) -> Any:  # float (...) -> the same shape in dtype, rounded once to nearest, ties to even
-    """The values in another floating-point dtype; WeightsError if a finite value becomes infinite or NaN."""
+def _narrowed(block: Any, dtype: Any) -> Any:  # float (n,) -> dtype (n,)
+    """Rounded once to nearest, ties to even."""
+    twice = block.dtype == np.float64 and dtype not in NATIVE  # ml_dtypes goes by way of float32, and rounds twice
+    return (_odd(block) if twice else block).astype(dtype)
+
+
+def as_dtype(array: Any, dtype: Any, name: str) -> Any:  # float (...) -> dtype, the same shape, C order
+    """The values in another floating-point dtype, rounded once; WeightsError if a finite value becomes infinite or NaN."""
+    flat, cast = np.ascontiguousarray(array).reshape(-1), np.empty(array.shape, dtype)
+    out, lost, largest = cast.reshape(-1), 0, 0.0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        through = (
-            array.dtype == np.float64 and dtype not in NATIVE
-        )  # ml_dtypes goes by way of float32, and rounds twice
-        cast = (_odd(array) if through else array).astype(dtype)
-    lost = int((np.isfinite(array) & ~np.isfinite(cast)).sum())
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            out[start : start + BLOCK] = part = _narrowed(block, dtype)
+            beyond = block[np.isfinite(block) & ~np.isfinite(part)].astype(np.float64)
+            lost, largest = lost + beyond.size, max(largest, float(np.abs(beyond).max(initial=0.0)))
     if lost:
-        largest = float(np.abs(np.where(np.isfinite(array), array, 0).astype(np.float64)).max())
         raise WeightsError(
             "finite values become infinite or NaN in the new dtype",
             field=repr(name),
