@@ -4,14 +4,19 @@
     for piece in model.stream("春眠不觉晓，", seed=1):
         print(piece, end="")
 
-`path` is the name of an embedded model, or a Hugging Face GPT-2 folder (config.json and safetensors, sharded or not).
+`path` is the name of an embedded model, or whatever `weights_io.open` opens, with names that a scheme of `weights_io.schemes` explains: a
+Hugging Face GPT-2 folder, a TensorFlow checkpoint of bert4keras, the shards of CPM-LM, or the same parameters in any other format. The scheme brings
+the dialect with it. config.json gives the sizes; where files come without one, as CPM's do, the weights show all of them but the number of heads.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from refimpl import backend as backends
 from refimpl import decoding, gpt2
@@ -20,10 +25,12 @@ from refimpl.number_system import device_of, namespace
 from refimpl.softmax import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from refimpl.number_system import Array
     from refimpl.text import Tokenizer
+    from weights_io.checkpoint import Checkpoint, TensorInfo
+    from weights_io.schemes import Explanation, Scheme
 
 __all__ = ["EMBEDDED", "Model", "Score", "load"]
 
@@ -87,7 +94,7 @@ class Model:
             raise TokenizerError(
                 "the model came without a tokenizer",
                 expected="tokenizer.json, or vocab.json and merges.txt, in its folder",
-                remedy="put one there, or use model.logits and refimpl.decoding with token ids",
+                remedy="put one there, or use model.logits, model.generate_ids and refimpl.decoding with token ids",
             )
         return self.tokenizer
 
@@ -182,11 +189,23 @@ class Model:
         self, prompts: list[str], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[str]:
         """Continue many prompts at once (one batch, left-padded); options as `stream`. Rows draw from one generator, in order."""
+        rows = self._continued([self.prompt_ids(prompt) for prompt in prompts], max_new_tokens, seed, options)
+        return [prompt + self._tokenizer().decode(row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
+    ) -> list[list[int]]:
+        """Continue many prompts of token ids: each one's new ids, without the stop token. Options as `stream`; no tokenizer is needed."""
+        return self._continued([list(prompt) for prompt in prompts], max_new_tokens, seed, options)
+
+    def _continued(
+        self, prompts: list[list[int]], max_new_tokens: int | None, seed: int, options: dict[str, Any]
+    ) -> list[list[int]]:
         ends = self._stop(options.pop("stop", None))
         rows: list[list[int]] = [[] for _ in prompts]
         steps = decoding.generate(
             self._decoder(),
-            [self.prompt_ids(prompt) for prompt in prompts],
+            prompts,
             max_new_tokens=max_new_tokens,
             stop=ends,
             rng=backends.generator(seed),
@@ -196,7 +215,7 @@ class Model:
             for row, token in zip(rows, tokens, strict=True):
                 if token is not None and token not in ends:
                     row.append(token)
-        return [prompt + self._tokenizer().decode(row) for prompt, row in zip(prompts, rows, strict=True)]
+        return rows
 
     def beam_search(
         self,
@@ -274,18 +293,25 @@ def _windows(ids: list[int], size: int) -> list[tuple[list[int], int]]:
     return windows
 
 
-def _resolve(path: str | Path) -> tuple[Path, bool]:
+def _resolve(path: str | Path) -> tuple[Path, Path]:
+    """The folder of a model, and what of it `weights_io.open` is to open."""
+    from weights_io import megatron
+
     if str(path) in EMBEDDED:
-        return EMBEDDED[str(path)], True
-    folder = Path(path)
-    if not folder.exists():
+        return EMBEDDED[str(path)], EMBEDDED[str(path)]
+    given = Path(path)
+    if given.is_dir():
+        return given, given
+    if (
+        not given.exists() and not given.with_name(f"{given.name}.index").exists()
+    ):  # the prefix of a TensorFlow checkpoint
         raise ConfigError(
             "no such model",
             where="refimpl.load(path)",
-            expected=f"a folder, or the name of an embedded model ({', '.join(EMBEDDED)})",
+            expected=f"a folder, a file, or the name of an embedded model ({', '.join(EMBEDDED)})",
             got=str(path),
         )
-    return (folder if folder.is_dir() else folder.parent), False
+    return given.parent, given.parent if megatron.FILE.fullmatch(given.name) else given  # one shard: all of them
 
 
 def _check_choices(dtype: str | None, architecture: str | None, positions: int | None) -> None:
@@ -302,28 +328,108 @@ def _check_choices(dtype: str | None, architecture: str | None, positions: int |
         raise NotBuiltYetError("extending the position table is not built yet", where="refimpl.load(positions=...)")
 
 
-def _weights(
-    folder: Path, checkpoint: Any, config: gpt2.GPT2Config, backend: backends.Backend, dtype: str
-) -> gpt2.GPT2Weights:
-    from weights_io.schemes import hugging_face_gpt2 as scheme
+def _scheme(checkpoint: Checkpoint, architecture: str | None) -> Scheme:
+    """The naming scheme of a checkpoint; NotBuiltYetError for an architecture that is only read and converted."""
+    from weights_io.schemes import SCHEMES, detect
 
-    source = scheme.file_names(checkpoint)
-    if config.tie_word_embeddings and "output_embedding" in source:
-        head, table = checkpoint[source.pop("output_embedding")], checkpoint[source["token_embedding"]]
-        if head.shape != table.shape or head.tobytes() != table.tobytes():
-            raise ConfigError(
-                "the configuration says the head is tied, the file says otherwise",
-                where=folder,
-                expected=f"no {scheme.TIED_HEAD}, or one equal to the token embedding",
-                got=f"{scheme.TIED_HEAD} {head.shape} that differs",
-                remedy='set "tie_word_embeddings": false in config.json',
-            )
-    arrays = {ours: backend.asarray(checkpoint[theirs].astype(dtype)) for ours, theirs in source.items()}
-    return gpt2.GPT2Weights.from_named(arrays, config, source=source)
+    candidates = [scheme for scheme in SCHEMES.values() if architecture in (None, scheme.architecture)]
+    scheme = detect(checkpoint, candidates)
+    if scheme.architecture != "gpt2":
+        raise NotBuiltYetError(
+            f"the weights can be opened and converted, but the model {scheme.architecture} is not built yet",
+            where=checkpoint,
+            expected="a GPT-2",
+            got=f"the names of {scheme.name}",
+            remedy="use weights_io.open, weights_io.schemes.to_canonical or `refimpl weights convert`",
+        )
+    return scheme
+
+
+def _config(folder: Path, ours: Checkpoint, scheme: Scheme, heads: int | None) -> gpt2.GPT2Config:
+    """The configuration in the folder; without one, what the weights show."""
+    from weights_io.schemes import config as configurations
+
+    if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
+        raise ConfigError("heads must be a whole number from 1", where="refimpl.load(heads=...)", got=repr(heads))
+    path = folder / "config.json"
+    if not path.exists():
+        shapes = {name: ours.info(name).shape for name in ours}
+        return configurations.gpt2_from_shapes(shapes, scheme, heads, folder)
+    config = configurations.read_gpt2(path)
+    if heads not in (None, config.n_head):
+        raise ConfigError(
+            "config.json gives another number of heads",
+            where="refimpl.load(heads=...)",
+            expected=f"{config.n_head}, as in {path}",
+            got=heads,
+        )
+    return config
+
+
+def _dialect(asked: str | gpt2.Dialect | None, scheme: Scheme, config: gpt2.GPT2Config) -> str | gpt2.Dialect:
+    """The dialect asked for, or the scheme's; in bert4keras the configuration may ask for the other GELU."""
+    if asked is None and scheme.dialect == "bert4keras" and config.activation == "tanh":
+        return dataclasses.replace(gpt2.named_dialect("bert4keras"), activation="tanh")
+    return scheme.dialect if asked is None else asked
+
+
+def _is_real(dtype: Any) -> bool:
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)  # the second: bfloat16 and float8
+
+
+def _array(ours: Checkpoint, name: str, dtype: str) -> Any:
+    """One parameter, rounded to `dtype`; what does not fit becomes infinite, which is reported with everything else."""
+    info = ours.info(name)
+    if not _is_real(info.dtype):
+        raise ConfigError("a parameter must hold floating-point numbers", where=f"{info.file}, {name}", got=info.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return ours[name].astype(dtype)
+
+
+def _weights(
+    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: gpt2.GPT2Config, dtype: str, made: Any
+) -> gpt2.GPT2Weights:
+    """The parameters in place, each put through `made`; of what has no place only the shape is looked at."""
+    for name, theirs in explanation.clashes.items():
+        raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
+    source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
+    wanted = gpt2.GPT2Weights.shapes(config)
+    _check_tied(ours, source, config)
+    arrays = {
+        name: made(_array(ours, name, dtype))
+        if ours.info(name).shape == wanted.get(name)
+        else _outline(ours.info(name))
+        for name in ours
+        if name in wanted or name != "output_embedding"
+    }
+    strangers = {name: _outline(checkpoint.info(name)) for name in explanation.unexplained}
+    return gpt2.GPT2Weights.from_named(arrays | strangers, config, source=source | {name: name for name in strangers})
+
+
+def _outline(info: TensorInfo) -> Any:  # -> zeros of that shape, which take no memory
+    return np.broadcast_to(np.zeros((), np.float32), info.shape)
+
+
+def _check_tied(ours: Checkpoint, source: dict[str, str], config: gpt2.GPT2Config) -> None:
+    """A head that the configuration says is tied is not in the file, or is the token embedding bit for bit."""
+    from weights_io.schemes.scheme import same_bits
+
+    if not config.tie_word_embeddings or "output_embedding" not in ours or "token_embedding" not in ours:
+        return
+    head, table = ours["output_embedding"], ours["token_embedding"]
+    if not same_bits(head, table):
+        theirs = source["output_embedding"]
+        raise ConfigError(
+            "the configuration says the head is tied, the file says otherwise",
+            where=ours.info("output_embedding").file,
+            expected=f"no {theirs}, or one equal to the token embedding",
+            got=f"{theirs} {head.shape} that differs",
+            remedy='set "tie_word_embeddings": false in config.json',
+        )
 
 
 def _defaults(folder: Path) -> dict[str, Any]:
-    from weights_io.schemes.hugging_face_gpt2 import read_object
+    from weights_io.schemes.config import read_object
 
     path = folder / "generation_config.json"
     if not path.is_file():
@@ -342,17 +448,20 @@ def load(
     architecture: str | None = None,
     dialect: str | gpt2.Dialect | None = None,
     positions: int | None = None,
+    heads: int | None = None,
 ) -> Model:
-    """Open a model: an embedded one by its name ("tang"), or a Hugging Face GPT-2 folder or a file in one.
+    """Open a model: an embedded one by its name ("tang"), or a GPT-2 in any format and under any names that are known.
 
     Parameters
     ----------
-    path : name or path
+    path : name; or a folder, file, shard index, prefix of a TensorFlow checkpoint, or one of CPM's shards, which opens all of them
     backend : "numpy", "cupy" or "auto" (see `refimpl.backend.get`)
     dtype : "float16", "float32", "float64", in which weights are kept and computed with; None is "float32"
     architecture : "gpt2" or None, which infers it
-    dialect : "openai", "cpm", "bert4keras" or a `gpt2.Dialect`; None is "openai"
+    dialect : "openai", "cpm", "bert4keras" or a `gpt2.Dialect`; None is that of the naming scheme: "cpm" for Megatron's names, "bert4keras" for
+        TensorFlow's, otherwise "openai"
     positions : not built yet
+    heads : attention heads, for weights without a config.json whose width is not that of a released model
 
     Returns
     -------
@@ -365,15 +474,21 @@ def load(
     """
     import weights_io
     from refimpl.text import open_tokenizer, simplify
-    from weights_io.schemes import hugging_face_gpt2 as scheme
+    from weights_io.schemes import explain
+    from weights_io.schemes.scheme import canonical_view
 
     _check_choices(dtype, architecture, positions)
     gpt2.named_dialect(dialect or "openai")
-    folder, embedded = _resolve(path)
-    config = scheme.read_config(folder / "config.json")
+    folder, opened = _resolve(path)
     chosen = backends.get(backend)
-    checkpoint = weights_io.open(folder if embedded or Path(path).is_dir() else path)
-    weights = _weights(folder, checkpoint, config, chosen, dtype or "float32")
-    prepare: Callable[[str], str] | None = simplify if embedded else None
+    with weights_io.open(opened) as checkpoint:
+        scheme = _scheme(checkpoint, architecture)
+        explanation = explain(checkpoint, scheme)
+        ours = canonical_view(checkpoint, explanation)
+        config = _config(folder, ours, scheme, heads)
+        weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
+    prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
     tokenizer = open_tokenizer(folder, prepare)
-    return Model(weights, config, chosen, tokenizer, dialect=dialect or "openai", defaults=_defaults(folder))
+    return Model(
+        weights, config, chosen, tokenizer, dialect=_dialect(dialect, scheme, config), defaults=_defaults(folder)
+    )

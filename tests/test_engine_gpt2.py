@@ -323,73 +323,12 @@ def test_logits_agree_with_the_shared_hugging_face_fixture(file: str, answer: st
         assert _relative(logits, io[answer]) <= PARITY
 
 
-def _bundle(folder: Any) -> dict[str, Any]:
-    """The float32 variables of a TensorFlow bundle with one shard and no slices: back to back, in the order of their names."""
-    import json
-
-    sizes = json.loads((folder / "config.json").read_text())
-    d, inner = sizes["hidden_size"], sizes["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "gpt/embeddings/position_embeddings": (sizes["max_position"], d),
-        "gpt/embeddings/word_embeddings": (sizes["vocab_size"], d),
-        "gpt/output/LayerNorm/beta": (d,),
-        "gpt/output/LayerNorm/gamma": (d,),
-    }
-    for i in range(sizes["num_hidden_layers"]):
-        layer = f"gpt/transformer/layer_{i}"
-        for name, (rows, columns) in {
-            "attention/self/query": (d, d),
-            "attention/self/key": (d, d),
-            "attention/self/value": (d, d),
-            "attention/output/dense": (d, d),
-            "intermediate/dense": (d, inner),
-            "output/dense": (inner, d),
-        }.items():
-            shapes |= {f"{layer}/{name}/kernel": (rows, columns), f"{layer}/{name}/bias": (columns,)}
-        for norm in ("attention/input/LayerNorm", "input/LayerNorm"):
-            shapes |= {f"{layer}/{norm}/beta": (d,), f"{layer}/{norm}/gamma": (d,)}
-    data = np.fromfile(folder / "model.ckpt.data-00000-of-00001", "<f4")
-    assert data.size == sum(int(np.prod(shape)) for shape in shapes.values())
-    arrays, offset = {}, 0
-    for name in sorted(shapes):
-        size = int(np.prod(shapes[name]))
-        arrays[name] = data[offset : offset + size].reshape(shapes[name]).astype(np.float64)
-        offset += size
-    return arrays
-
-
 def _bert4keras(folder: Any) -> tuple[gpt2.GPT2Weights, gpt2.GPT2Config]:
-    import json
-
-    sizes = json.loads((folder / "config.json").read_text())
-    config = gpt2.GPT2Config(
-        vocab_size=sizes["vocab_size"],
-        n_positions=sizes["max_position"],
-        n_embd=sizes["hidden_size"],
-        n_layer=sizes["num_hidden_layers"],
-        n_head=sizes["num_attention_heads"],
-        n_inner=sizes["intermediate_size"],
-    )
-    theirs = _bundle(folder)
-    ours = {
-        "token_embedding": theirs["gpt/embeddings/word_embeddings"],
-        "position_embedding": theirs["gpt/embeddings/position_embeddings"],
-        "final_norm.scale": theirs["gpt/output/LayerNorm/gamma"],
-        "final_norm.bias": theirs["gpt/output/LayerNorm/beta"],
-    }
-    for i in range(config.n_layer):
-        layer = f"gpt/transformer/layer_{i}"
-        for part, axis in (("kernel", 1), ("bias", 0)):
-            field = "weight" if part == "kernel" else "bias"
-            three = [theirs[f"{layer}/attention/self/{name}/{part}"] for name in ("query", "key", "value")]
-            ours[f"blocks.{i}.query_key_value.{field}"] = np.concatenate(three, axis=axis)
-            ours[f"blocks.{i}.attention_output.{field}"] = theirs[f"{layer}/attention/output/dense/{part}"]
-            ours[f"blocks.{i}.feed_forward_in.{field}"] = theirs[f"{layer}/intermediate/dense/{part}"]
-            ours[f"blocks.{i}.feed_forward_out.{field}"] = theirs[f"{layer}/output/dense/{part}"]
-        for name, norm in (("attention_norm", "attention/input"), ("feed_forward_norm", "input")):
-            ours[f"blocks.{i}.{name}.scale"] = theirs[f"{layer}/{norm}/LayerNorm/gamma"]
-            ours[f"blocks.{i}.{name}.bias"] = theirs[f"{layer}/{norm}/LayerNorm/beta"]
-    return gpt2.GPT2Weights.from_named(ours, config), config
+    """The model of a bert4keras folder in float64."""
+    config = read_gpt2(folder / "config.json")
+    with weights_io.open(folder / "model.ckpt") as checkpoint:
+        ours = to_canonical(checkpoint, SCHEMES["tensorflow-gpt2"])
+        return gpt2.GPT2Weights.from_named({name: array.astype(np.float64) for name, array in ours.items()}, config), config
 
 
 def test_bert4keras_dialect_agrees_with_bert4keras_in_every_row(shared: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from malformed import build_safetensors as corpus
 from systems import read_only, strided
 
 import weights_io
@@ -398,6 +399,46 @@ def test_mutated_files_are_refused_or_open(tmp_path_factory: Any, changes: Any, 
         content[place % len(content)] = value
     path.write_bytes(bytes(content[:cut]) if cut < 0 else bytes(content) + b"\0" * cut)
     _opens_or_refuses(path)
+
+
+TOLERATED = {
+    "leading-space",
+    "name-twice",
+    "name-twice-escaped",
+    "metadata-twice",
+    "extra-field",
+    "metadata-null",
+    "bool-of-2",
+    "bool-of-255",
+}
+STRICTER = {"entry-is-a-list", "dtype-half-a-byte", "shape-65-axes", "shape-zero-and-huge"}
+
+
+@pytest.mark.parametrize("case", [*corpus.cases(), *corpus.good()], ids=lambda case: case.name)
+def test_compat_mode_takes_what_the_reference_reader_takes_and_no_more(case: Any, tmp_path: Path) -> None:
+    """Every file of the corpus, with the package `safetensors`; what that takes and neither mode does is listed, and documented."""
+    reference = pytest.importorskip("safetensors")
+    content = case.files[case.open]
+    (tmp_path / case.open).write_bytes(content)
+    try:
+        theirs = {name: (part["shape"], bytes(part["data"])) for name, part in reference.deserialize(content)}
+    except reference.SafetensorError:
+        theirs = None
+    try:
+        opened = weights_io.open(tmp_path / case.open, mode="compat")
+        ours = {name: (list(opened[name].shape), opened[name].tobytes()) for name in opened}
+    except weights_io.WeightsError:
+        ours = None
+    assert (theirs is not None) == (ours is not None or case.name in STRICTER)
+    if ours is not None and not case.name.startswith("bool-of"):
+        assert ours == theirs
+    assert (ours is not None) == (case.rule == "" or case.name in TOLERATED)
+
+
+def test_compat_mode_reads_any_byte_but_0_as_true(tmp_path: Path) -> None:
+    (case,) = (case for case in corpus.cases() if case.name == "bool-of-2")
+    (tmp_path / case.open).write_bytes(case.files[case.open])
+    assert weights_io.open(tmp_path / case.open, mode="compat")["x"].tolist() == [False, True, True, False]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------------

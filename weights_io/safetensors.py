@@ -2,9 +2,12 @@
 
     [8 bytes: n, little endian] [n bytes of JSON: name -> {dtype, shape, data_offsets}] [data]
 
-Everything is validated before anything is allocated, and more strictly than the reference reader does: the header must begin with
-"{", keys must be unique, unknown fields are refused, and every byte of the data must belong to exactly one tensor. Arrays are views
-of the mapped file where their offset is aligned for the dtype, and copies otherwise.
+Everything is validated before anything is allocated. Strict mode keeps to the specification where the format's own reader (0.8.0) does not; compat
+mode tolerates what that reader does: white space before the header, a name twice (the last counts), more fields than three, null for
+__metadata__, and BOOL bytes other than 0 and 1, which are true. Neither takes an entry that is a list of the three fields, a shape that no array
+can have (65 axes, or an axis of 2**62 beside an empty one), or values of half a byte, which that reader hands on.
+
+Arrays are views of the mapped file where their offset is aligned for the dtype, and copies otherwise.
 
 Reference: the format's description in the README of the safetensors project, version 0.8.
 """
@@ -48,6 +51,7 @@ RULES = {
     "safetensors.bool": "A BOOL byte is 0 or 1.",
 }
 
+FIELDS = {"dtype", "shape", "data_offsets"}
 KEEPS_METADATA = True  # text, of any name
 MAX_HEADER = 100_000_000
 HEADER_COST = 40  # bytes of objects that a byte of JSON header can become
@@ -82,8 +86,15 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
-def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(pairs)
+def _last_wins(path: Path) -> Any:
+    """The hook for compat mode: of two names the last counts, as to the format's own reader; but a tensor's fields are unique to it too."""
+    strict = unique_names(path, "safetensors.unique-names")
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = [name for name, value in pairs if name in FIELDS and not isinstance(value, dict)]
+        return strict(pairs) if len(set(fields)) != len(fields) else dict(pairs)  # type: ignore[no-any-return]
+
+    return build
 
 
 def _header(source: Source, limits: Limits, mode: str) -> tuple[dict[str, Any], int]:
@@ -109,7 +120,7 @@ def _header(source: Source, limits: Limits, mode: str) -> tuple[dict[str, Any], 
 
 
 def _parse(raw: bytes, source: Source, mode: str) -> dict[str, Any]:
-    pairs = _last_wins if mode == "compat" else unique_names(source.path, "safetensors.unique-names")
+    pairs = _last_wins(source.path) if mode == "compat" else unique_names(source.path, "safetensors.unique-names")
     try:
         header = json.loads(
             raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=_strict_int, parse_constant=_no_constant
@@ -132,8 +143,8 @@ def _whole(values: Any) -> bool:
 
 
 def _info(source: Source, name: str, entry: Any, start: int, mode: str) -> TensorInfo:
-    path, fields = source.path, {"dtype", "shape", "data_offsets"}
-    if not isinstance(entry, dict) or not fields <= set(entry) or (mode == "strict" and set(entry) != fields):
+    path = source.path
+    if not isinstance(entry, dict) or not set(entry) >= FIELDS or (mode == "strict" and set(entry) != FIELDS):
         found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise FormatError(
             "wrong fields",
@@ -205,6 +216,7 @@ def open_source(source: Source, limits: Limits, mode: str) -> Checkpoint:
     """Open one .safetensors file; raises FormatError or UnsupportedError, and allocates nothing for the tensors."""
     header, start = _header(source, limits, mode)
     metadata = header.pop("__metadata__", {})
+    metadata = {} if metadata is None and mode == "compat" else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(
             "__metadata__ must map names to text", rule="safetensors.metadata", where=source.path, got=metadata
