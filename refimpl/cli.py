@@ -53,7 +53,7 @@ def validate(
     run = _validation_module("run")
     chosen = backends.get(backend)
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=None)
 
         def advance(check: Any, index: int, count: int) -> None:
@@ -232,7 +232,7 @@ def score(
 ) -> None:
     """Print the perplexity of each text in a file, and of all together."""
     loaded, texts = refimpl.load(model, backend=backend, dtype=dtype), _texts(file)
-    with Progress(console=err, transient=True) as progress:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
     tokens, total = sum(each.tokens for each in scores), sum(each.negative_log_likelihood for each in scores)
     whole = refimpl.Score(tokens, sum(each.unknown for each in scores), total, [])

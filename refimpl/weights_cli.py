@@ -48,7 +48,7 @@ def _size(nbytes: float) -> str:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=err, transient=True)
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
