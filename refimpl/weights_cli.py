@@ -107,7 +107,7 @@ def _parameters(checkpoint: weights_io.Checkpoint) -> int:
 
 
 def _count(info: weights_io.TensorInfo) -> int:
-    return info.nbytes // info.dtype.itemsize
+    return info.nbytes // int(info.dtype.itemsize)
 
 
 def _inspection(checkpoint: weights_io.Checkpoint, found: dict[str, Statistics]) -> dict[str, Any]:
@@ -190,8 +190,8 @@ def _show_statistics(checkpoint: weights_io.Checkpoint, found: dict[str, Statist
         bad = f"[bold red]{each.nonfinite}[/bold red]" if each.nonfinite else "0"
         table.add_row(escape(name), info.dtype.name, _shape(info.shape), *values, str(each.zeros), bad)
     out.print(table)
-    bad = sum(each.nonfinite for each in found.values())
-    out.print(f"{'[bold red]' if bad else '[green]'}{bad} values are not finite[/]")
+    total = sum(each.nonfinite for each in found.values())
+    out.print(f"{'[bold red]' if total else '[green]'}{total} values are not finite[/]")
 
 
 # --- convert ----------------------------------------------------------------------------------------------------------------
@@ -302,13 +302,14 @@ def list_schemes(
     """List the naming schemes: how each framework calls the parameters of each model."""
     from weights_io import schemes
 
+    rows: list[dict[str, Any]]
     if name is None:
         rows = [
             {"name": each.name, "architecture": each.architecture, "title": each.title}
             for each in schemes.SCHEMES.values()
         ]
     else:
-        rows = [dict(row) for row in schemes.describe(schemes.named(name))]
+        rows = [{**row} for row in schemes.describe(schemes.named(name))]
     if as_json:
         print_json(rows)
         return

@@ -32,6 +32,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
+LARGEST = {
+    "float16": 65504.0,
+    "float32": 3.4028234663852886e38,
+    "bfloat16": 3.3895313892515355e38,
+    "float8_e4m3fn": 448.0,
+    "float8_e5m2": 57344.0,
+}  # the largest finite value
 BLOCK = 1 << 20  # values at a time
 NATIVE = [np.dtype(name) for name in ("float16", "float32", "float64")]  # which NumPy itself rounds to
 
@@ -80,7 +87,7 @@ def as_dtype(array: Any, dtype: Any, name: str) -> Any:  # float (...) -> dtype,
         raise WeightsError(
             "finite values become infinite or NaN in the new dtype",
             field=repr(name),
-            expected=f"values up to {ml_dtypes.finfo(dtype).max} for {dtype}",
+            expected=f"values up to {LARGEST[dtype.name]} for {dtype}",
             got=f"{lost} values beyond, the largest {largest}",
             remedy="choose a wider dtype, for instance bfloat16 or float32",
         )

@@ -28,6 +28,7 @@ RULES = {
 }
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".h5", ".hdf5")
 DATA_FILE = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 INDEX_COST = 20  # bytes of objects that a byte of JSON index can become
 
@@ -83,16 +84,31 @@ def _open_folder(folder: Path, mode: str, limits: Limits) -> Checkpoint:
     for name in INDEX_NAMES:
         if _is_file(folder / name):
             return _open_shards(folder / name, mode, limits)
-    files = sorted(folder.glob("*.safetensors"))
-    files = [folder / FILE_NAMES[0]] if folder / FILE_NAMES[0] in files else files
+    for name in FILE_NAMES:
+        if _is_file(folder / name):
+            return open_file(folder / name, mode, limits)
+    from weights_io import megatron, tensorbundle
+
+    shards = megatron.find_shards(folder)
+    if shards:
+        return megatron.open_shards(shards, mode, limits)
+    index = tensorbundle.folder_prefix(folder)
+    return open_file(_single_file(folder) if index is None else index, mode, limits)
+
+
+def _single_file(folder: Path) -> Path:
+    """The one file of weights in a folder, by suffix."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and _is_file(path))
     if len(files) != 1:
         raise WeightsError(
             "no single checkpoint in the folder",
             where=folder,
-            expected=f"{', '.join(FILE_NAMES)}, {INDEX_NAMES[0]}, or one file of weights",
+            expected=f"{', '.join(FILE_NAMES)}, {INDEX_NAMES[0]}, Megatron's mp_rank_00_model_states.pt, "
+            "a TensorFlow checkpoint, or one file of weights",
             got=", ".join(sorted(entry.name for entry in folder.iterdir())) or "an empty folder",
+            remedy="name the file",
         )
-    return open_file(files[0], mode, limits)
+    return files[0]
 
 
 def unique_names(path: Path, rule: str) -> Any:

@@ -22,7 +22,7 @@ BLOCK = 1 << 20  # values at a time
 class Statistics(NamedTuple):
     """Of the finite values of a tensor; all are None where there is none. Complex values count as two real ones."""
 
-    count: int  # values, the non-finite ones too
+    values: int  # how many, the non-finite ones too
     nonfinite: int  # NaN and infinities
     zeros: int
     minimum: float | None
@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
 
     def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override]
         """Of both sets of values together, by the exact identity for means and sums of squares (Chan, Golub, LeVeque 1979)."""
-        counts = [part.count - part.nonfinite for part in (self, other)]
+        counts = [part.values - part.nonfinite for part in (self, other)]
         mean = deviation = None
         if sum(counts):
             (n, m), (a, b) = counts, (self.mean or 0.0, other.mean or 0.0)
@@ -41,7 +41,7 @@ class Statistics(NamedTuple):
             deviation = math.sqrt((squares + (b - a) ** 2 * (n * m / (n + m))) / (n + m))
         lows, highs = (self.minimum, other.minimum), (self.maximum, other.maximum)
         return Statistics(
-            self.count + other.count,
+            self.values + other.values,
             self.nonfinite + other.nonfinite,
             self.zeros + other.zeros,
             min((low for low in lows if low is not None), default=None),

@@ -92,7 +92,7 @@ def _last_wins(path: Path) -> Any:
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = [name for name, value in pairs if name in FIELDS and not isinstance(value, dict)]
-        return strict(pairs) if len(set(fields)) != len(fields) else dict(pairs)  # type: ignore[no-any-return]
+        return strict(pairs) if len(set(fields)) != len(fields) else dict(pairs)
 
     return build
 
