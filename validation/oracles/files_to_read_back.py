@@ -71,10 +71,28 @@ def described(tensors: dict[str, Any], form: str) -> dict[str, Any]:
 
     def entry(array: Any) -> dict[str, Any]:
         little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
-        name = "half" if form == "tensorbundle" and little.dtype == np.float16 else little.dtype.name
-        return {"dtype": name, "shape": list(array.shape), "sha256": hashlib.sha256(little.tobytes()).hexdigest()}
+        found = {
+            "dtype": little.dtype.name,
+            "shape": list(array.shape),
+            "sha256": hashlib.sha256(little.tobytes()).hexdigest(),
+        }
+        exotic = form == "npz" and little.dtype.name in NARROW + RARE
+        return found | ({"numpy_dtype": f"void{8 * little.dtype.itemsize}"} if exotic else {})
 
     return {name: entry(array) for name, array in tensors.items()}
+
+
+def record_of_dtypes(path: Path) -> dict[str, Any]:
+    """The member in which an .npz keeps the names of dtypes that NumPy does not have, where there is one."""
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if name == "__weights_io__"}
+
+
+def places(folder: Path, form: str, case: str) -> tuple[Path, Path]:
+    """Where a case is written, and its manifest."""
+    if form == "tensorbundle":
+        return folder / "tensorflow" / case, folder / "tensorflow" / case / "manifest.json"
+    return folder / "torch" / f"{case}_{form}.{form}", folder / "torch" / f"{case}_{form}.json"
 
 
 def main() -> None:
@@ -85,12 +103,9 @@ def main() -> None:
     (folder / "tensorflow").mkdir()
     for form in HOLDS:
         for case, tensors in cases(form).items():
-            if form == "tensorbundle":
-                weights_io.save(folder / "tensorflow" / case, tensors, format=form)
-                manifest = folder / "tensorflow" / case / "manifest.json"
-            else:
-                weights_io.save(folder / "torch" / f"{case}_{form}.{form}", tensors)
-                manifest = folder / "torch" / f"{case}_{form}.json"
+            path, manifest = places(folder, form, case)
+            weights_io.save(path, tensors, format="tensorbundle" if form == "tensorbundle" else None)
+            tensors |= record_of_dtypes(path) if form == "npz" else {}
             manifest.write_text(json.dumps(described(tensors, form), indent=1, ensure_ascii=False), "utf-8")
 
 
