@@ -17,8 +17,11 @@ import pytest
 from models import TINY, UNTIED
 from systems import ALL_DTYPES, BALLS, HOST, NUMPY, System, rounded
 
+import weights_io
 from refimpl import gpt2
 from validation import perturbed, tolerance, truth
+from weights_io.schemes import SCHEMES, to_canonical
+from weights_io.schemes.config import read_gpt2
 
 IDS = np.array([[3, 0, 7, 10, 0, 2], [1, 1, 9, 0, 5, 4]])
 MASK = np.array([[False, False, True, True, True, True], [True, True, True, True, True, True]])
@@ -328,7 +331,9 @@ def _bert4keras(folder: Any) -> tuple[gpt2.GPT2Weights, gpt2.GPT2Config]:
     config = read_gpt2(folder / "config.json")
     with weights_io.open(folder / "model.ckpt") as checkpoint:
         ours = to_canonical(checkpoint, SCHEMES["tensorflow-gpt2"])
-        return gpt2.GPT2Weights.from_named({name: array.astype(np.float64) for name, array in ours.items()}, config), config
+        return gpt2.GPT2Weights.from_named(
+            {name: array.astype(np.float64) for name, array in ours.items()}, config
+        ), config
 
 
 def test_bert4keras_dialect_agrees_with_bert4keras_in_every_row(shared: Any) -> None:

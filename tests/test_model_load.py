@@ -6,8 +6,10 @@ import json
 import math
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import models
 import numpy as np
 import pytest
@@ -22,9 +24,6 @@ from refimpl import model as module
 from refimpl.softmax import log_softmax
 from refimpl.text import open_tokenizer
 from weights_io.schemes import SCHEMES, from_canonical
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHARACTERS = ["<unk>", "<s>", "</s>", *"春眠不觉晓，处闻啼鸟。夜来风雨声花落知多少\nabcdefgh"]
 VOCABULARY = {token: i for i, token in enumerate(CHARACTERS)}
@@ -267,6 +266,339 @@ def test_choices_that_do_not_exist_are_refused_in_words(make: Any, tmp_path: Pat
 def test_an_unknown_dialect_is_refused_by_load(make: Any) -> None:
     with pytest.raises(errors.ConfigError):
         _load(make(), dialect="gpt3")
+
+
+# --- every format, every scheme ---------------------------------------------------------------------------------------------
+
+RECORDED = Path(__file__).parent.parent / "validation" / "recorded"
+CPM, BERT4KERAS = RECORDED / "cpm_megatron", RECORDED / "bert4keras"
+
+
+def _relative(found: Any, expected: Any) -> float:
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
+def _same_weights(a: refimpl.Model, b: refimpl.Model) -> bool:
+    left, right = a.weights.named(), b.weights.named()
+    return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin", "pt", "npz", "ckpt"])
+@pytest.mark.parametrize(
+    "name", [name for name, scheme in SCHEMES.items() if scheme.architecture == "gpt2" and name != "hugging-face-gpt2"]
+)
+def test_any_format_under_any_names_is_the_same_model(name: str, suffix: str, make: Any, tmp_path: Path) -> None:
+    folder = make()
+    expected = _load(folder)
+    (folder / "model.safetensors").unlink()
+    theirs = from_canonical(expected.weights.named(), SCHEMES[name])
+    weights_io.save(folder / f"model.{suffix}", theirs)
+    if suffix == "ckpt":  # a folder of its own
+        for name in ("config.json", "tokenizer.json"):
+            (folder / name).rename(folder / "model.ckpt" / name)
+    model = _load(folder / f"model.{suffix}")
+    assert _same_weights(model, expected)
+    assert model.config == expected.config
+    assert model.prompt_ids("春") == expected.prompt_ids("春")
+
+
+def test_pytorch_files_of_a_folder_are_found_whole_and_sharded(make: Any) -> None:
+    folder = make()
+    expected = _load(folder)
+    (folder / "model.safetensors").unlink()
+    tensors = _hugging_face(CONFIG)
+    weights_io.save(folder / "pytorch_model.bin", tensors)
+    assert _same_weights(_load(folder), expected)
+    assert _same_weights(_load(folder / "pytorch_model.bin"), expected)
+    (folder / "pytorch_model.bin").unlink()
+    halves = [dict(list(tensors.items())[k::2]) for k in range(2)]
+    files = [f"pytorch_model-0000{k + 1}-of-00002.bin" for k in range(2)]
+    for half, file in zip(halves, files, strict=True):
+        weights_io.save(folder / file, half)
+    weight_map = {name: file for half, file in zip(halves, files, strict=True) for name in half}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert _same_weights(_load(folder), expected)
+
+
+def test_the_shared_hugging_face_file_of_pytorch_gives_the_recorded_logits(shared: Any) -> None:
+    folder = shared("hf_gpt2")
+    model = _load(folder / "pytorch_model_f16.bin", dtype="float64")
+    with np.load(folder / "io.npz") as io:
+        assert _relative(model.logits(io["ids"]), io["logits64_f16"]) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"],
+    ids=["folder", "prefix", "index", "data"],
+)
+def test_a_bert4keras_folder_gives_the_logits_of_bert4keras(path: str, recorded: Any) -> None:
+    """Its dialect comes with the names: erf, and id 0 is masked as a key."""
+    model = _load(BERT4KERAS / "gpt2" / path, dtype="float64")
+    answers = recorded("bert4keras/gpt2")
+    assert model.dialect == "bert4keras"
+    assert _relative(model.logits(answers["ids"]), answers["logits"]) <= 1e-12
+    other = _load(BERT4KERAS / "gpt2" / path, dtype="float64", dialect="openai")
+    assert _relative(other.logits(answers["ids"]), answers["logits"]) > 1e-3
+    assert model.config.n_inner == 24
+
+
+def test_the_shared_bert4keras_fixture_gives_its_logits(shared: Any) -> None:
+    folder = shared("b4k_gpt2")
+    with np.load(folder / "io.npz") as io:
+        assert _relative(_load(folder, dtype="float64").logits(io["ids"]), io["logits"]) <= 1e-12
+
+
+@pytest.fixture
+def bert4keras(tmp_path: Path) -> Any:
+    """bert4keras(config changes) -> the recorded folder with another config.json; a value of None takes the field out."""
+
+    def build(changes: dict[str, Any]) -> Path:
+        shutil.copytree(BERT4KERAS / "gpt2", tmp_path, dirs_exist_ok=True)
+        config = json.loads((tmp_path / "config.json").read_text()) | changes
+        (tmp_path / "config.json").write_text(
+            json.dumps({name: value for name, value in config.items() if value is not None})
+        )
+        return tmp_path
+
+    return build
+
+
+def test_a_bert4keras_configuration_may_ask_for_tanh(bert4keras: Any, recorded: Any) -> None:
+    answers = recorded("bert4keras/gpt2")
+    for activation, expected in (("gelu_tanh", "logits_gelu_tanh"), ("gelu_erf", "logits"), ("gelu", "logits")):
+        model = _load(bert4keras({"hidden_act": activation}), dtype="float64")
+        assert _relative(model.logits(answers["ids"]), answers[expected]) <= 1e-12, activation
+    assert _relative(answers["logits_gelu_tanh"], answers["logits"]) > 1e-5
+
+
+def test_sizes_of_a_bert4keras_configuration(bert4keras: Any) -> None:
+    model = _load(
+        bert4keras({"max_position": 16, "max_position_embeddings": 99, "eos_token_id": 7, "embedding_size": 16})
+    )
+    assert (model.config.n_positions, model.config.eos_token_id, model.config.bos_token_id) == (16, 7, None)
+    expected = gpt2.GPT2Config(60, 16, 16, 2, 2, n_inner=24, activation="none")
+    assert _load(bert4keras({"model_type": "gpt2"})).config == expected
+    with _refused(errors.ConfigError, "wrong shape: gpt/embeddings/position_embeddings", "(512, 16), got (16, 16)"):
+        _load(bert4keras({"max_position": None, "max_position_embeddings": None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_act": "relu"}, ("unknown hidden_act", "gelu, gelu_erf, gelu_tanh", "relu")),
+        ({"hidden_act": ["gelu"]}, ("unknown hidden_act",)),
+        ({"embedding_size": 8}, ("not implemented", "embedding_size = 8")),
+        ({"attention_key_size": 4}, ("not implemented", "attention_key_size = 4")),
+        ({"num_hidden_layers": None, "vocab_size": None}, ("lacks sizes", "without vocab_size, num_hidden_layers")),
+        ({"num_attention_heads": 3}, ("does not divide", "n_embd = 16, n_head = 3")),
+        ({"hidden_size": "16"}, ("not a positive whole number", "n_embd = '16'")),
+        ({"model_type": "bert"}, ("not a GPT-2", "bert")),
+    ],
+)
+def test_bert4keras_configurations_that_are_not_implemented_are_refused(
+    changes: Any, words: Any, bert4keras: Any
+) -> None:
+    with _refused(errors.ConfigError, *words):
+        _load(bert4keras(changes))
+
+
+@pytest.mark.parametrize("name", ["mp1", "mp2", "mp4", "mp1_mp2", "mp2_legacy"])
+def test_cpm_shards_of_any_number_of_ranks_give_the_logits_of_cpm(name: str, recorded: Any) -> None:
+    """float16 weights widened to float64; the logits of CPM's own code, and the same bits whatever the number of ranks."""
+    answers = recorded("cpm_megatron")
+    model = _load(CPM / name, dtype="float64", heads=4)
+    assert model.dialect == "cpm"
+    logits = model.logits(answers["ids"])
+    for ranks in (1, 2):
+        assert _relative(logits, answers[f"logits_mp{ranks}"]) <= 1e-12
+    one = _load(CPM / "mp1", dtype="float64", heads=4)
+    assert _same_weights(model, one)
+    assert logits.tobytes() == one.logits(answers["ids"]).tobytes()
+
+
+def test_cpm_in_another_dialect_is_another_function(recorded: Any) -> None:
+    """The recorded logits see the other GELU, and the masking of id 0."""
+    answers = recorded("cpm_megatron")
+    for dialect in ("bert4keras", gpt2.Dialect("none")):
+        other = _load(CPM / "mp2", dtype="float64", heads=4, dialect=dialect).logits(answers["ids"])
+        assert _relative(other, answers["logits_mp1"]) > 1e-6
+
+
+def test_cpm_hidden_states_agree_layer_by_layer(recorded: Any) -> None:
+    answers = recorded("cpm_megatron")
+    model = _load(CPM / "mp4", dtype="float64", heads=4)
+    states = gpt2.hidden_states(model.weights, model.config, answers["ids"], dialect="cpm")
+    for name, state in zip(["hidden_0", "hidden_1", "hidden_2", "hidden_final"], states, strict=True):
+        expected = answers[name]
+        assert _relative(np.reshape(state, expected.shape), expected) <= 1e-12, name
+
+
+def test_one_shard_opens_them_all_and_float16_stays_as_it_was() -> None:
+    folder = _load(CPM / "mp2" / "80000", heads=4, dtype="float16")
+    shard = _load(CPM / "mp2" / "80000" / "mp_rank_01_model_states.pt", heads=4, dtype="float16")
+    assert _same_weights(folder, shard)
+    assert _same_weights(folder, _load(CPM / "mp2", heads=4, dtype="float16"))
+    with weights_io.open(CPM / "mp2") as checkpoint:
+        assert folder.weights.token_embedding.tobytes() == checkpoint["word_embeddings.weight"].tobytes()
+    assert folder.config == gpt2.GPT2Config(64, 32, 24, 2, 4, n_inner=96)
+
+
+def test_cpm_shards_generate_directly(tmp_path: Path) -> None:
+    """Ids without a tokenizer; text with one beside the tracker file."""
+    model = _load(CPM / "mp2", dtype="float64", heads=4)
+    ids = model.generate_ids([[5, 6, 7], [8]], max_new_tokens=4, temperature=0)
+    assert [len(row) for row in ids] == [4, 4]
+    row = [5, 6, 7]
+    for token in ids[0]:
+        assert token == int(np.argmax(model.logits([row])[0, -1]))
+        row.append(token)
+    assert model.generate_ids([[5, 6, 7]], max_new_tokens=4, temperature=0, stop=[ids[0][2]]) == [
+        ids[0][: ids[0].index(ids[0][2])]
+    ]
+    assert model.generate_ids([[5]], seed=1) == model.generate_ids([[5]], seed=1)
+    shutil.copytree(CPM / "mp2", tmp_path / "cpm")
+    vocabulary = {chr(0x4E00 + k): k for k in range(64)} | {"<unk>": 64}
+    tokenizer = _tokenizer() | {"added_tokens": []}
+    tokenizer["model"] = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}
+    (tmp_path / "cpm" / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    with_text = _load(tmp_path / "cpm", dtype="float64", heads=4)
+    prompt = "".join(chr(0x4E00 + k) for k in (5, 6, 7))
+    expected = prompt + "".join(chr(0x4E00 + k) for k in ids[0])
+    assert with_text.generate(prompt, max_new_tokens=4, temperature=0) == expected
+
+
+def test_heads_are_asked_for_where_nothing_shows_them(make: Any, tmp_path: Path) -> None:
+    with _refused(
+        errors.ConfigError,
+        "no config.json, and the number of attention heads does not show",
+        "768: 12, 1024: 16, 2560: 32",
+        "width 24",
+        "pass heads=",
+    ):
+        _load(CPM / "mp2")
+    for heads in (0, -1, True, 2.0, "4"):
+        with _refused(errors.ConfigError, "heads must be a whole number from 1", repr(heads)):
+            _load(CPM / "mp2", heads=heads)
+    with _refused(errors.ConfigError, "does not divide into the heads", "n_embd = 24, n_head = 5"):
+        _load(CPM / "mp2", heads=5)
+    folder = make()
+    assert _load(folder, heads=2).config.n_head == 2
+    with _refused(errors.ConfigError, "another number of heads", "2, as in", "config.json", "4"):
+        _load(folder, heads=4)
+    expected = _load(folder)
+    (folder / "config.json").unlink()
+    with _refused(errors.ConfigError, "no config.json", "config.json beside the weights", "width 8", "pass heads="):
+        _load(folder)
+    bare = _load(folder, heads=2)
+    assert _same_weights(bare, expected)
+    assert bare.config == gpt2.GPT2Config(len(CHARACTERS), POSITIONS, 8, 2, 2, n_inner=32)
+    assert np.array_equal(bare.logits([[3, 4]]), expected.logits([[3, 4]]))
+
+
+def test_heads_of_released_models_are_known_by_their_width(tmp_path: Path) -> None:
+    config = gpt2.GPT2Config(3, 2, 768, 1, 12, n_inner=4)
+    arrays = {name: np.zeros(shape, np.float16) for name, shape in gpt2.GPT2Weights.shapes(config).items()}
+    weights_io.save(tmp_path / "cpm.npz", from_canonical(arrays, SCHEMES["megatron-cpm"]))
+    assert _load(tmp_path / "cpm.npz").config == config
+    weights_io.save(tmp_path / "b4k.npz", from_canonical(arrays, SCHEMES["tensorflow-gpt2"]))
+    assert _load(tmp_path / "b4k.npz", heads=12).config == gpt2.GPT2Config(
+        3, 2, 768, 1, 12, n_inner=4, activation="none"
+    )
+
+
+def test_a_configuration_beside_shards_is_used(tmp_path: Path, recorded: Any) -> None:
+    shutil.copytree(CPM / "mp2", tmp_path / "cpm")
+    sizes = {"vocab_size": 64, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 4, "eos_token_id": 7}
+    (tmp_path / "cpm" / "config.json").write_text(json.dumps(sizes))
+    model = _load(tmp_path / "cpm", dtype="float64")
+    assert model.config.eos_token_id == 7
+    answers = recorded("cpm_megatron")
+    assert _relative(model.logits(answers["ids"]), answers["logits_mp1"]) <= 1e-12
+    (tmp_path / "cpm" / "config.json").write_text(json.dumps(sizes | {"vocab_size": 60}))
+    with _refused(
+        errors.ConfigError, "wrong shape: word_embeddings.weight (token_embedding) expected (60, 24), got (64, 24)"
+    ):
+        _load(tmp_path / "cpm")
+
+
+@pytest.mark.parametrize(
+    ("path", "architecture", "scheme"),
+    [
+        (BERT4KERAS / "bert", "bert", "tensorflow-bert"),
+        (BERT4KERAS / "gpt" / "model.ckpt", "gpt", "tensorflow-gpt"),
+        (BERT4KERAS / "gpt2_ml", "gpt2_ml", "tensorflow-gpt2-ml"),
+        (BERT4KERAS / "nezha", "nezha", "tensorflow-nezha"),
+        (RECORDED / "hugging_face_bert" / "model", "bert", "hugging-face-bert"),
+        (RECORDED / "hugging_face_bert" / "model_bin_old", "bert", "hugging-face-bert"),
+    ],
+)
+def test_other_architectures_are_named_and_not_built_yet(path: Path, architecture: str, scheme: str) -> None:
+    with _refused(
+        errors.NotBuiltYetError,
+        f"opened and converted, but the model {architecture} is not built yet",
+        f"the names of {scheme}",
+        "refimpl weights convert",
+    ):
+        _load(path)
+
+
+def test_names_of_no_scheme_are_refused(make: Any) -> None:
+    with _refused(weights_io.WeightsError, "those of no naming scheme [scheme.unknown]", "not in any scheme: x"):
+        _load(make(tensors={"x": np.zeros(2, np.float32)}))
+    with _refused(weights_io.WeightsError, "those of no naming scheme"):
+        _load(BERT4KERAS / "bert", architecture="gpt2")
+
+
+def test_parts_of_a_parameter_that_is_incomplete_are_listed(tmp_path: Path) -> None:
+    with weights_io.open(BERT4KERAS / "gpt2") as checkpoint:
+        tensors = dict(checkpoint)
+    del tensors["gpt/transformer/layer_1/attention/self/key/bias"]
+    weights_io.save(tmp_path / "model.npz", tensors)
+    with _refused(
+        errors.ConfigError,
+        "(3 problems)",
+        "missing: blocks.1.query_key_value.bias (48,)",
+        "unexpected: gpt/transformer/layer_1/attention/self/query/bias",
+        "unexpected: gpt/transformer/layer_1/attention/self/value/bias",
+    ):
+        _load(tmp_path / "model.npz", heads=2)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_, np.complex64])
+def test_parameters_that_are_no_real_numbers_are_refused(dtype: Any, make: Any) -> None:
+    tensors = _hugging_face(CONFIG)
+    tensors["transformer.h.0.ln_1.bias"] = tensors["transformer.h.0.ln_1.bias"].astype(dtype)
+    folder = make()
+    (folder / "model.safetensors").unlink()
+    weights_io.save(folder / "model.npz", tensors)
+    with _refused(
+        errors.ConfigError, "must hold floating-point numbers", "blocks.0.attention_norm.bias", np.dtype(dtype).name
+    ):
+        _load(folder / "model.npz")
+
+
+def test_values_that_a_dtype_cannot_hold_are_listed_and_bfloat16_is_read(make: Any) -> None:
+    tensors = _hugging_face(CONFIG)
+    tensors["transformer.wte.weight"][3, 3] = 1e6
+    with _refused(errors.ConfigError, "(1 problems)", "not finite: transformer.wte.weight (token_embedding)"):
+        _load(make(tensors=tensors), dtype="float16")
+    rounded = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
+    model = _load(make(tensors=rounded))
+    expected = rounded["transformer.ln_f.bias"].astype(np.float32)
+    assert np.array_equal(model.weights.final_norm.bias, expected)
+
+
+def test_what_has_no_place_is_not_read(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weights_io.checkpoint import Checkpoint
+
+    tensors = _hugging_face(CONFIG) | {"score.weight": np.ones((2, 2), np.float32)}
+    folder, read = make(tensors=tensors), []
+    original = Checkpoint.__getitem__
+    monkeypatch.setattr(Checkpoint, "__getitem__", lambda self, name: read.append(name) or original(self, name))
+    with _refused(errors.ConfigError, "unexpected: score.weight (score.weight) (2, 2)"):
+        _load(folder)
+    assert "score.weight" not in read
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from weights_io.checkpoint import Checkpoint
 from weights_io.schemes import hugging_face_bert, hugging_face_gpt2, megatron_cpm, tensorflow
+from weights_io.schemes.canonical import ARCHITECTURES
 from weights_io.schemes.scheme import (
+    RULES,
     Explanation,
     Row,
+    Rule,
     Scheme,
     SchemeError,
     describe,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "RULES",
     "SCHEMES",
     "Explanation",
     "Row",
@@ -39,6 +44,16 @@ __all__ = [
     "to_canonical",
 ]
 
+OWN = [
+    Scheme(
+        name=f"refimpl-{architecture.replace('_', '-')}",
+        architecture=architecture,
+        title=f"This project's own names of a {architecture}",
+        reference="weights_io/schemes/canonical.py",
+        table={name: Rule(name) for name in shapes},
+    )
+    for architecture, shapes in ARCHITECTURES.items()
+]
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -52,6 +67,7 @@ SCHEMES: dict[str, Scheme] = {
         tensorflow.NEZHA,
         tensorflow.OPENAI_GPT2,
         megatron_cpm.SCHEME,
+        *OWN,
     )
 }
 
@@ -63,12 +79,13 @@ def named(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def _distance(explanation: Explanation) -> int:
-    return len(explanation.unexplained) + len(explanation.missing) + len(explanation.clashes)
+def _margin(explanation: Explanation) -> int:
+    """Names explained, less those left open."""
+    return explanation.explained - len(explanation.problems)
 
 
 def detect(names: Iterable[str], candidates: Iterable[Scheme] | None = None) -> Scheme:
-    """The scheme whose names these are: the one that leaves fewest names unexplained and missing.
+    """The scheme whose names these are: the one that explains most and leaves fewest unexplained and missing.
 
     Parameters
     ----------
@@ -78,28 +95,34 @@ def detect(names: Iterable[str], candidates: Iterable[Scheme] | None = None) -> 
     Raises
     ------
     SchemeError
-        if the best one explains less than it leaves open, or two are equally good; it lists what the nearest scheme does not explain.
+        if the best one explains no more than it leaves open, or two are equally good; it lists what the nearest scheme does not explain.
     """
-    listed = list(names)
+    listed, where = list(names), names if isinstance(names, Checkpoint) else None
     found = [explain(listed, scheme) for scheme in (SCHEMES.values() if candidates is None else candidates)]
-    found.sort(key=_distance)
-    nearest = found[0]
-    if nearest.explained <= _distance(nearest):
-        raise SchemeError(
-            "the names are those of no naming scheme",
-            nearest.problems if nearest.explained else [f"not in any scheme: {name}" for name in nearest.unexplained],
-            rule="scheme.unknown",
-            where=names if hasattr(names, "format") else None,
-            expected=", ".join(explanation.scheme.name for explanation in found),
-            got=f"{nearest.explained} of {len(listed)} names are in {nearest.scheme.name}, the nearest",
-        )
-    equal = [explanation.scheme.name for explanation in found if _distance(explanation) == _distance(nearest)]
+    best = max(found, key=_margin)
+    if _margin(best) <= 0:
+        raise _unknown(listed, found, where)
+    equal = [explanation.scheme.name for explanation in found if _margin(explanation) == _margin(best)]
     if len(equal) > 1:
         raise SchemeError(
             "the names fit several naming schemes equally well",
-            nearest.problems,
+            best.problems,
             rule="scheme.unknown",
+            where=where,
             got=", ".join(equal),
             remedy="name the scheme",
         )
-    return nearest.scheme
+    return best.scheme
+
+
+def _unknown(names: list[str], found: list[Explanation], where: object) -> SchemeError:
+    nearest = max(found, key=lambda explanation: explanation.explained)
+    share = f"{nearest.explained} of {len(names)} names are in {nearest.scheme.name}, the nearest"
+    return SchemeError(
+        "the names are those of no naming scheme",
+        nearest.problems if nearest.explained else [f"not in any scheme: {name}" for name in nearest.unexplained],
+        rule="scheme.unknown",
+        where=where,
+        expected="names of " + ", ".join(explanation.scheme.name for explanation in found),
+        got=share if nearest.explained else f"{len(names)} names",
+    )
