@@ -1,0 +1,324 @@
+"""HDF5's superblock and object headers: where the root group is, and the messages that an object is made of.
+
+    superblock -> root group's object header -> messages: links to other objects; or a dataset's dataspace, datatype, layout, filters, attributes
+
+Object headers of version 1 have no checksum; those of version 2 have one for each block, which is verified. A header goes on in continuation
+blocks; each block of each header is read once.
+
+Reference: HDF5 File Format Specification, version 3.0, sections II.A-C and IV.A.1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from weights_io.hdf5_bytes import Fields, Space
+from weights_io.recognise import HDF5_MAGIC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RULES", "Header", "Message", "read_datatype_message", "read_header", "read_superblock"]
+
+RULES = {
+    "hdf5.base": "The base address is the byte at which the file's signature is.",
+    "hdf5.cache-image": "The metadata is in its place, not in a cache image.",
+    "hdf5.driver": "The file is whole: no driver has split it over several files.",
+    "hdf5.end": "The file is at least as long as its superblock says.",
+    "hdf5.flags": "The flags of a superblock or object header are ones that the format has.",
+    "hdf5.in-use": "The program that wrote the file has closed it.",
+    "hdf5.message": "A message of an object header is as long as its header says, and the header has as many as it says.",
+    "hdf5.message-once": "An object has at most one message of a kind, except for links and attributes.",
+    "hdf5.message-unknown": "A message that must be understood is understood.",
+    "hdf5.shared": "A message is in its object header, or is a committed datatype.",
+    "hdf5.superblock": "A superblock has no address where its version has none.",
+    "hdf5.sizes": "Addresses and lengths are 2, 4 or 8 bytes wide.",
+}
+DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL, LAYOUT = 1, 2, 3, 4, 5, 6, 7, 8
+FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, TREE_SIZES, DRIVER = 11, 12, 16, 17, 19, 20
+ATTRIBUTE_INFO, CACHE_IMAGE = 21, 24
+NAMES = {
+    DATASPACE: "dataspace message",
+    LINK_INFO: "link info message",
+    DATATYPE: "datatype message",
+    OLD_FILL: "old fill value message",
+    FILL: "fill value message",
+    LINK: "link message",
+    EXTERNAL: "external files message",
+    LAYOUT: "data layout message",
+    FILTERS: "filter pipeline message",
+    ATTRIBUTE: "attribute message",
+    CONTINUATION: "continuation message",
+    SYMBOL_TABLE: "symbol table message",
+    TREE_SIZES: "B-tree K values message",
+    DRIVER: "driver info message",
+    ATTRIBUTE_INFO: "attribute info message",
+    CACHE_IMAGE: "metadata cache image message",
+}
+KNOWN = 25  # the kinds of message that the format has
+REPEATED = (LINK, ATTRIBUTE)
+SHAREABLE = (DATASPACE, DATATYPE, OLD_FILL, FILL, FILTERS, ATTRIBUTE)
+MESSAGE_COST = 400  # bytes of objects that a message takes while its object is read
+
+
+class Message(NamedTuple):
+    """One message of an object header."""
+
+    kind: int
+    flags: int
+    raw: bytes
+    at: int  # the byte of the file at which it begins
+
+    def fields(self, space: Space) -> Fields:
+        """A cursor over the message."""
+        fields = Fields(space, self.raw, self.at, NAMES[self.kind])
+        if self.flags & 2:
+            raise fields.unread(
+                "a shared message is not read", "hdf5.shared", "the message itself", f"a shared {NAMES[self.kind]}"
+            )
+        return fields
+
+
+class Header(NamedTuple):
+    """The messages of one object."""
+
+    address: int
+    messages: list[Message]
+
+    def one(self, kind: int) -> Message | None:
+        """The message of that kind, if there is one."""
+        return next((message for message in self.messages if message.kind == kind), None)
+
+    def all(self, kind: int) -> list[Message]:
+        """The messages of that kind."""
+        return [message for message in self.messages if message.kind == kind]
+
+
+# --- superblock -------------------------------------------------------------------------------------------------------------
+
+
+def read_superblock(space: Space) -> int:
+    """The address of the root group's object header; `space` learns sizes and end."""
+    version = space.read(len(HDF5_MAGIC), 1, "superblock")[0]
+    read: Callable[[Space], int] = _superblock_2 if version in (2, 3) else _superblock_0
+    return read(space)
+
+
+def _sizes(space: Space, fields: Fields) -> None:
+    space.offset_size, space.length_size = fields.unsigned(1), fields.unsigned(1)
+    if not {space.offset_size, space.length_size} <= {2, 4, 8}:
+        got = f"{space.offset_size} and {space.length_size} bytes"
+        raise fields.broken("the sizes of addresses and lengths are wrong", "hdf5.sizes", "2, 4 or 8 bytes each", got)
+
+
+def _bounds(space: Space, fields: Fields, base: int, end: int) -> None:
+    if base != space.base:
+        raise fields.broken("the base address is wrong", "hdf5.base", space.base, base)
+    if end > space.source.size:
+        got = f"{space.source.size} bytes in the file"
+        raise fields.broken("the file is truncated", "hdf5.end", f"{end} bytes", got)
+    space.end = end
+
+
+def _superblock_0(space: Space) -> int:
+    fields = Fields(space, space.read(0, 16, "superblock"), space.base, "superblock")
+    fields.take(len(HDF5_MAGIC))
+    version = fields.version(0, 1, 2, 3)
+    for _ in range(2):
+        fields.version(0)  # of free space and of the root group's entry
+    fields.take(1)
+    fields.version(0)  # of shared messages
+    _sizes(space, fields)
+    fields = space.fields(0, 48 + 4 * version + 5 * space.offset_size + space.length_size, "superblock")
+    fields.take(16)
+    space.leaf_k, space.internal_k, flags = fields.unsigned(2), fields.unsigned(2), fields.unsigned(4)
+    if flags:
+        raise fields.broken("the superblock has unknown flags", "hdf5.flags", 0, flags)
+    if version:
+        space.chunk_k = fields.unsigned(2)
+        fields.take(2)
+    base, free, end, driver = fields.defined(), fields.address(), fields.defined(), fields.address()
+    _bounds(space, fields, base, end)
+    if free is not None:
+        raise fields.broken("the superblock leads to free space", "hdf5.superblock", "no address", free)
+    if driver is not None:
+        raise fields.unread(
+            "the file is one of several", "hdf5.driver", "a file of its own", f"a driver's information at {driver}"
+        )
+    fields.take(space.length_size)
+    return fields.defined()
+
+
+def _superblock_2(space: Space) -> int:
+    fields = Fields(space, space.read(0, 12, "superblock"), space.base, "superblock")
+    fields.take(len(HDF5_MAGIC))
+    version = fields.version(2, 3)
+    _sizes(space, fields)
+    flags = fields.unsigned(1)
+    fields = space.checked(0, 12 + 4 * space.offset_size + 4, "superblock")
+    if version == 3 and flags & 5:
+        raise fields.broken("the file was left open by the program that wrote it", "hdf5.in-use", "flags 0", flags)
+    if flags:
+        raise fields.broken("the superblock has unknown flags", "hdf5.flags", 0, flags)
+    fields.take(12)
+    base, extension, end = fields.defined(), fields.address(), fields.defined()
+    _bounds(space, fields, base, end)
+    if extension is not None:
+        _extension(space, extension)
+    return fields.defined()
+
+
+def _extension(space: Space, address: int) -> None:
+    """What the superblock's extension says; free space and tables of shared messages do not matter to a reader."""
+    header = read_header(space, address, "superblock extension")
+    for kind, what, rule in (
+        (DRIVER, "the file is one of several", "hdf5.driver"),
+        (CACHE_IMAGE, "the metadata lies in a cache image", "hdf5.cache-image"),
+    ):
+        message = header.one(kind)
+        if message:
+            raise message.fields(space).unread(what, rule, "no such message", NAMES[kind])
+    sizes = header.one(TREE_SIZES)
+    if sizes:
+        fields = sizes.fields(space)
+        fields.version(0)
+        space.chunk_k, space.internal_k, space.leaf_k = fields.unsigned(2), fields.unsigned(2), fields.unsigned(2)
+
+
+# --- object headers ---------------------------------------------------------------------------------------------------------
+
+
+def read_header(space: Space, address: int, field: object) -> Header:
+    """The messages of the object at `address`, continuation blocks included; those that do not matter to a reader are left out."""
+    new = space.read(address, 4, field) == b"OHDR"
+    messages: list[Message] = []
+    found = _messages_2(space, address, field) if new else _messages_1(space, address, field)
+    once: set[int] = set()
+    for message in found:
+        if message.kind in once:
+            got = f"a second {NAMES[message.kind]}"
+            raise space.broken("an object has a message twice", "hdf5.message-once", message.at, field, "one", got)
+        if message.kind not in REPEATED:
+            once.add(message.kind)
+        messages.append(message)
+        space.check_heap(MESSAGE_COST * len(messages), field)
+    return Header(address, messages)
+
+
+def _messages_1(space: Space, address: int, field: object) -> list[Message]:
+    prefix = space.fields(address, 16, field)
+    if prefix.unsigned(1) != 1:
+        raise prefix.broken("there is no object header", "hdf5.signature", "version 1, or OHDR", "another")
+    prefix.take(1)
+    announced, _, size = prefix.unsigned(2), prefix.unsigned(4), prefix.unsigned(4)
+    messages: list[Message] = []
+    blocks, count = deque([(address + 16, size)]), 0
+    while blocks:
+        fields = space.fields(*blocks.popleft(), field)
+        while fields.left:
+            count += 1
+            kind, length, flags = fields.unsigned(2), fields.unsigned(2), fields.unsigned(1)
+            fields.take(3)
+            if length % 8:
+                raise fields.broken("a message's length is wrong", "hdf5.message", "a multiple of 8", length)
+            _enter(space, fields, kind, flags, length, messages, blocks)
+    if count != announced:
+        raise prefix.broken("an object header has another number of messages", "hdf5.message", announced, count)
+    return messages
+
+
+def _messages_2(space: Space, address: int, field: object) -> list[Message]:
+    start = Fields(space, space.read(address, 6, field), space.base + address, field)
+    start.take(4)
+    start.version(2)
+    flags = start.unsigned(1)
+    if flags & 0xC0:
+        raise start.broken("an object header has unknown flags", "hdf5.flags", "at most 63", flags)
+    before, width = 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0), 1 << (flags & 3)
+    size = int.from_bytes(space.read(address + before, width, field), "little")
+    first = space.checked(address, before + width + size + 4, field)
+    first.take(before + width)
+    blocks: deque[tuple[int, int]] = deque()
+    messages: list[Message] = []
+    _block_2(space, first, flags, messages, blocks)
+    while blocks:
+        block = space.checked(*blocks.popleft(), field)
+        block.signature(b"OCHK")
+        _block_2(space, block, flags, messages, blocks)
+    return messages
+
+
+def _block_2(space: Space, fields: Fields, flags: int, messages: list[Message], blocks: deque[tuple[int, int]]) -> None:
+    ordered = 2 if flags & 4 else 0
+    while fields.left >= 4 + ordered:  # less is a gap, which the format allows
+        kind, length, message_flags = fields.unsigned(1), fields.unsigned(2), fields.unsigned(1)
+        fields.take(ordered)
+        _enter(space, fields, kind, message_flags, length, messages, blocks)
+
+
+def _enter(
+    space: Space,
+    fields: Fields,
+    kind: int,
+    flags: int,
+    length: int,
+    messages: list[Message],
+    blocks: deque[tuple[int, int]],
+) -> None:
+    """Note one message: a continuation in `blocks`, one that matters in `messages`."""
+    if length > fields.left:
+        raise fields.broken(
+            "a message is longer than its header", "hdf5.message", f"{length} bytes", f"{fields.left} bytes"
+        )
+    bad = flags & 6 == 6 or (flags & 32 and (flags & 8 or not flags & 16)) or (flags & 64 and kind not in SHAREABLE)
+    if bad and kind < KNOWN:
+        raise fields.broken("a message has wrong flags", "hdf5.flags", "flags that go together", flags)
+    if kind >= KNOWN and flags & 0x80:
+        raise fields.unread(
+            "a message must be understood, and is unknown", "hdf5.message-unknown", f"below {KNOWN}", kind
+        )
+    message = Message(kind, flags, b"", fields.at)
+    if kind not in NAMES:
+        fields.take(length)
+        return
+    message = message._replace(raw=fields.take(length))
+    if kind != CONTINUATION:
+        messages.append(message)
+        space.check_heap(MESSAGE_COST * len(messages), fields.field)
+        return
+    place = message.fields(space)
+    blocks.append((place.defined(), place.length()))
+    space.check_heap(MESSAGE_COST * len(blocks), fields.field)
+
+
+# --- committed datatypes ----------------------------------------------------------------------------------------------------
+
+
+def read_datatype_message(space: Space, message: Message) -> Fields:
+    """A cursor over a datatype message, or over the committed datatype that it points to."""
+    if not message.flags & 2:
+        return message.fields(space)
+    return read_shared_datatype(space, Fields(space, message.raw, message.at, "shared datatype message"))
+
+
+def read_shared_datatype(space: Space, fields: Fields) -> Fields:
+    """A cursor over the committed datatype at the address that `fields` has."""
+    version = fields.version(1, 2, 3)
+    kind = fields.unsigned(1)
+    fields.take(6 if version == 1 else 0)
+    if version == 3 and kind != 2:
+        raise fields.unread(
+            "a shared message is not read", "hdf5.shared", "a committed datatype", f"a message shared as {kind}"
+        )
+    address = fields.defined()
+    if address not in space.committed:
+        message = read_header(space, address, "committed datatype").one(DATATYPE)
+        if message is None:
+            raise fields.broken(
+                "there is no committed datatype", "hdf5.shared", "a datatype message", f"none at {address}"
+            )
+        space.committed[address] = message
+        space.charge(MESSAGE_COST + len(message.raw), "committed datatype")
+    found: Message = space.committed[address]
+    return found.fields(space)
