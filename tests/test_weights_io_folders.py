@@ -174,7 +174,10 @@ OTHERS = {
     "gguf": (b"GGUF\x03\0\0\0 etc", "GGUF"),
     "gzip": (b"\x1f\x8b\x08\0\0\0\0\0 etc", "gzip"),
     "zstd": (b"(\xb5/\xfd etc etc", "Zstandard"),
-    "tar": (b"a".ljust(257, b"\0") + b"ustar\0" + b"00".ljust(300, b"\0"), "a tar archive: PyTorch's form before 0.1.10"),
+    "tar": (
+        b"a".ljust(257, b"\0") + b"ustar\0" + b"00".ljust(300, b"\0"),
+        "a tar archive: PyTorch's form before 0.1.10",
+    ),
     "pickle": (b"\x80\x04\x95 a pickle", "a plain Python pickle"),
     "text": (b"hello, world", "12 bytes that begin with b'hello, world'"),
     "empty": (b"", "an empty file"),
