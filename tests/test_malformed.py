@@ -15,7 +15,7 @@ import weights_io
 
 ROOT = Path(generate.__file__).parent
 INDEX: list[dict[str, Any]] = json.loads((ROOT / "index.json").read_text("utf-8"))["cases"]
-BINARY = {"hdf5", "npz", "pytorch", "pytorch_legacy", "safetensors", "tensorbundle", "zip"}
+BINARY = {"hdf5", "numpy", "pytorch", "pytorch_legacy", "safetensors", "tensorbundle", "zip"}
 
 
 def _read(entry: dict[str, Any]) -> None:

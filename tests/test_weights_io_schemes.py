@@ -612,7 +612,8 @@ def test_a_tensor_that_is_stored_twice_must_agree() -> None:
     assert _same(from_canonical(to_canonical(twice, chosen), chosen), theirs)
     other = {name: array for name, array in twice.items() if name != "cls.predictions.bias"}
     assert _same(to_canonical(other, chosen), x)
-    for wrong in (bias.astype(np.float64), bias[:-1], np.where(np.arange(11) == 3, np.float32(9), bias)):
+    others = (bias.view(np.int32), bias[:, None], bias.astype(np.float64), bias[:-1])
+    for wrong in (*others, np.where(np.arange(11) == 3, np.float32(9), bias)):
         ours = to_canonical(twice | {"cls.predictions.decoder.bias": wrong}, chosen)
         assert ours["token_embedding"].shape == (11, 6)
         with _refused("stored twice differs [scheme.repeated]", "cls.predictions.bias", "cls.predictions.decoder.bias"):

@@ -681,6 +681,12 @@ def test_every_good_bundle_of_the_builder_is_read(case: Any, tmp_path: Path) -> 
         assert array.shape == opened.info(name).shape
 
 
+def test_an_index_whose_name_leaves_no_room_for_that_of_its_data_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path, {"n" * 249 + ".index": build.good()[0].files[build.INDEX]})
+    with _refused("tensorbundle.files", "expected", "data-00000"):
+        weights_io.open(path)
+
+
 # --- the parts --------------------------------------------------------------------------------------------------------------
 
 
@@ -746,12 +752,15 @@ def test_snappy_gives_bytes_or_the_rule(data: bytes) -> None:
         assert error.rule in ("tensorbundle.snappy", "tensorbundle.varint")
 
 
-def test_an_entry_larger_than_a_block_has_one_of_its_own() -> None:
+def test_an_entry_larger_than_a_block_has_one_of_its_own(tmp_path: Path) -> None:
     rows = [(b"a", b"1"), (b"b" * 600_000, b"2"), (b"d", b"3" * 600_000), (b"e", b"4")]
-    file = io.BytesIO()
-    leveldb_table.write_table(file, rows)
-    assert len(file.getvalue()) < 600_000 * 2 + 300  # the key of the index is short
-    assert file.getvalue().count(b"\0\0\0\0\1\0\0\0\0") >= 4
+    path = tmp_path / "t.index"
+    with path.open("wb") as file:
+        leveldb_table.write_table(file, rows)
+    source = Source(path)
+    blocks = leveldb_table._index(source, leveldb_table.Budget(limits.DEFAULT, source))
+    assert [key for key, _ in blocks] == [b"a", b"c", b"d", b"f"]  # short keys between theirs
+    assert [(record.key, record.value) for record in _records(path)] == rows
 
 
 @given(st.dictionaries(st.binary(max_size=8), st.binary(max_size=300_000 // 64), max_size=80))
@@ -810,7 +819,8 @@ def test_names_in_the_file_are_read_as_text_format(line: str, prefix: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "prefix", ["/abs/model", "../f/model", "sub/model", "gone", "", "..", r"sub\\model", "model\\n", "model\\0"]
+    "prefix",
+    ["/abs/model", "../f/model", "sub/model", "gone", "", "..", r"sub\\model", "model\\n", "model\\0", "n" * 300],
 )
 def test_a_name_that_leads_elsewhere_or_nowhere_is_refused(prefix: str, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "f", "model", state=f'model_checkpoint_path: "{prefix}"\n')
@@ -819,7 +829,19 @@ def test_a_name_that_leads_elsewhere_or_nowhere_is_refused(prefix: str, tmp_path
         tensorbundle.folder_prefix(folder)
 
 
-@pytest.mark.parametrize("state", [None, b"", b"\x80\2 binary \xff", b"model_checkpoint_path: model", b" " * (2 << 20)])
+OTHER_STATES = {
+    "absent": None,
+    "empty": b"",
+    "binary": b"\x80\2 binary \xff",
+    "unquoted": b"model_checkpoint_path: model",
+    "too-large": b" " * (2 << 20),
+    "lines": b"\n" * (1 << 20),
+    "spaces": b" " * (1 << 20),
+    "quotes": b'model_checkpoint_path: "' * 40000,
+}
+
+
+@pytest.mark.parametrize("state", OTHER_STATES.values(), ids=OTHER_STATES)
 def test_without_such_a_file_the_only_index_is_taken(state: bytes | None, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "f", "model", state=state)
     (folder / "words.index").write_bytes(b"not a table")

@@ -368,6 +368,7 @@ def test_deflated_members_of_every_size_around_the_steps(kind: str, size: int, t
         other.writestr("a", data)
     archive = _open(tmp_path / "a.zip", file.getvalue())
     assert archive.array("a").tobytes() == data
+    assert not archive.array("a").flags.writeable
     assert archive.head("a", 100) == data[:100]
     for aligned in (0, 1, 128):
         array = archive.unpacked("a", aligned)

@@ -73,6 +73,8 @@ def _filter(fields: Fields, version: int, itemsize: int) -> Filter:
         raise fields.unread("a filter is not read", "hdf5.filter-kind", "deflate, shuffle, Fletcher-32", got, LEAVE_OUT)
     if kind == SHUFFLE and values != [itemsize]:
         raise fields.broken("a shuffle filter is for another size", "hdf5.filter", [itemsize], values)
+    if kind == DEFLATE and (len(values) != 1 or values[0] > 9):
+        raise fields.broken("a deflate filter has a wrong level", "hdf5.filter", "a level of 0 to 9", values)
     return Filter(kind, itemsize if kind == SHUFFLE else 1)
 
 

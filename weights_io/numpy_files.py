@@ -159,7 +159,7 @@ def _header(head: Callable[[int], bytes], size: int, place: _Place, mode: str) -
         )
     length = int.from_bytes(start[8 : 8 + width], "little")
     begin = 8 + width + length
-    if length > MAX_HEADER or begin > size or len(start) < 12:
+    if length > MAX_HEADER or begin > size:
         raise place.bad(
             "npy.length",
             "the header is too long",

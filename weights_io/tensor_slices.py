@@ -20,7 +20,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["MOST_SPLIT", "Box", "Extents", "box", "key", "misfit", "split_axes"]
 
@@ -67,11 +67,9 @@ def split_axes(boxes: Sequence[Box], shape: tuple[int, ...]) -> list[int]:
     return [axis for axis, size in enumerate(shape) if any(part[axis] != (0, size) for part in boxes)]
 
 
-def _corners(part: Box, axes: list[int], sign: int, counts: Counter[tuple[int, ...]]) -> None:
-    """Add +1 or -1 at each corner of a box: the mixed difference, along all of `axes`, of the function that is 1 in it and 0 outside."""
-    ends = [((start, 1), (start + length, -1)) for start, length in (part[axis] for axis in axes)]
-    for corner in itertools.product(*ends):
-        counts[tuple(place for place, _ in corner)] += sign * math.prod(side for _, side in corner)
+def _corners(part: Box, axes: list[int]) -> Iterator[tuple[int, ...]]:
+    """The corners of a box along some axes: of each the start, or the end."""
+    return itertools.product(*((part[axis][0], sum(part[axis])) for axis in axes))
 
 
 def misfit(boxes: Sequence[Box], shape: tuple[int, ...]) -> str | None:
@@ -81,9 +79,12 @@ def misfit(boxes: Sequence[Box], shape: tuple[int, ...]) -> str | None:
     functions add up to that of the whole if and only if their signed corners do.
     """
     axes, counts = split_axes(boxes, shape), Counter[tuple[int, ...]]()
-    _corners(tuple((0, size) for size in shape), axes, -1, counts)
+    signs = [(-1) ** sum(ends) for ends in itertools.product((0, 1), repeat=len(axes))]
     for part in boxes:
-        _corners(part, axes, 1, counts)
+        for corner, sign in zip(_corners(part, axes), signs, strict=True):
+            counts[corner] += sign
+    for corner, sign in zip(_corners(tuple((0, size) for size in shape), axes), signs, strict=True):
+        counts[corner] -= sign
     if boxes and not any(counts.values()):
         return None
     covered, whole = sum(math.prod(length for _, length in part) for part in boxes), math.prod(shape)

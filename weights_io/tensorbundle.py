@@ -47,7 +47,7 @@ RULES |= leveldb_table.RULES | protobuf.RULES | messages.RULES | tensorbundle_in
 
 INDEX, DATA, STATE = "model.ckpt.index", "model.ckpt.data-00000-of-00001", "checkpoint"
 MOST_STATE = 1 << 20  # bytes of a file `checkpoint`
-NAMED = re.compile(rb"""^\s*model_checkpoint_path\s*:\s*(["'])((?:[^"'\\\n]|\\.)*)\1\s*$""", re.MULTILINE)
+NAMED = re.compile(rb"""^[ \t]*model_checkpoint_path[ \t]*:[ \t]*(["'])((?:[^"'\\\n]|\\.)*)\1[ \t\r]*$""", re.MULTILINE)
 ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.DOTALL)
 
 
@@ -93,11 +93,18 @@ def _data_files(source: Source, shards: int) -> list[Source]:
     found = []
     for shard in range(shards):
         path = source.path.with_name(f"{prefix}.data-{shard:05}-of-{shards:05}")
-        if not path.is_file():
+        if not _is_file(path):
             remedy = "fetch all files of the checkpoint into one folder"
             raise place.broken("a file of data is missing", "tensorbundle.files", expected=path.name, remedy=remedy)
         found.append(Source(path))
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that the file system cannot hold
+        return False
 
 
 def _info(name: str, entry: Entry, index: Index, data: Data) -> TensorInfo:
@@ -185,7 +192,7 @@ def folder_prefix(folder: Path) -> Path | None:
     named = _named(folder / STATE)
     if named is not None:
         return _beside(folder / STATE, named)
-    found = sorted(path for path in folder.glob("*.index") if path.is_file() and _has_magic(path))
+    found = sorted(path for path in folder.glob("*.index") if _is_file(path) and _has_magic(path))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise WeightsError(
@@ -196,7 +203,7 @@ def folder_prefix(folder: Path) -> Path | None:
 
 def _named(path: Path) -> str | None:
     """What a file `checkpoint` names; None if there is no such file, or none that TensorFlow wrote."""
-    if not path.is_file():
+    if not _is_file(path):
         return None
     source = Source(path)
     try:
@@ -216,7 +223,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 def _beside(state: Path, prefix: str) -> Path:
     index = state.with_name(f"{prefix}.index") if prefix and not set(prefix) & set("/\\\0\n") else None
-    if index is None or not index.is_file():
+    if index is None or not _is_file(index):
         raise Place(state).broken(
             "the file names no checkpoint beside it",
             "index.checkpoint-file",

@@ -109,7 +109,7 @@ def repair(data: bytes) -> bytes:
 def _note(found: Any, data: bytes, base: int, place: int, sizes: dict[int, int]) -> None:
     try:
         sizes.update(found(data, base, place))
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         return
 
 

@@ -113,6 +113,8 @@ def _headers() -> list[Case]:
         text("tab", good.replace(" ", "\t"), "white space that NumPy does not write"),
         text("newline-missing", good.ljust(118), "spaces to the end", length=118),
         text("newline-before-the-spaces", (good + "\n").ljust(118), "the newline is not last", length=118),
+        text("newline-twice", good + "\n", "a newline and spaces before the last newline"),
+        text("newlines-at-the-end", good + "\n\n", "two newlines at the end", length=len(good) + 2),
         text("nul-for-a-space", good + "\0", "a NUL in the padding"),
         text(
             "bytes-after-the-newline",
