@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickletools
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,8 @@ def test_a_rank_holds_whole_heads(ranks: int) -> None:
         assert same_bits(part[inner], x[inner][list(own)])
         assert same_bits(part["word_embeddings.weight"], x["word_embeddings.weight"][list(own)])
         assert same_bits(part["position_embeddings.weight"], x["position_embeddings.weight"])
+        for name, first in ((QKV, own[0] * d), (dense, own[0]), (inner, own[0]), ("position_embeddings.weight", 0)):
+            assert part.info(name).offset == info_of(x, name).offset + 4 * first, name
 
 
 def test_joining_query_key_value_as_it_lies_would_be_wrong() -> None:
@@ -284,6 +288,11 @@ def test_numbers_of_ranks_that_do_not_divide_are_refused_with_everything_they_do
             split(x, wrong, heads=HEADS)  # type: ignore[arg-type]
 
 
+def test_thirds_that_do_not_divide_are_seen_by_themselves() -> None:
+    with _refused(SchemeError, "does not divide into 3 ranks", f"{QKV}: 20 rows"):
+        split({QKV: np.zeros((60, 20), np.float32)}, 3)
+
+
 def test_heads_are_known_for_released_widths_and_may_be_given() -> None:
     x = _model(head=2)
     assert len(split(x, 8)) == 8  # width 24: nothing is known, and nothing is checked
@@ -404,6 +413,12 @@ def test_written_shards_open_as_the_model_and_as_nested_files(ranks: int, tmp_pa
     assert _same(open_shards(tmp_path / "new"), model)
     with weights_io.open(tmp_path / "new" / "7" / "mp_rank_00_model_states.pt") as rank:
         assert all(name.startswith("module/") for name in rank)
+    with zipfile.ZipFile(tmp_path / "new" / "7" / "mp_rank_00_model_states.pt") as archive:
+        pickle = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+    texts = [value for opcode, value, _ in pickletools.genops(pickle) if opcode.name == "BINUNICODE"]
+    assert texts[0] == "module"  # a dictionary in a dictionary, as Megatron's loader wants it
+    assert QKV in texts
+    assert not any("/" in text for text in texts)
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]
     with _refused(weights_io.WeightsError, "new folder"):
         save_ranks(tmp_path / "new", model, ranks, heads=4)

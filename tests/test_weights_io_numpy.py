@@ -23,6 +23,7 @@ from systems import read_only, strided
 
 import weights_io
 from weights_io import numpy_files as form
+from weights_io import zip_archive
 from weights_io.source import Source
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def test_a_dtype_that_is_not_written_leaves_nothing_behind(dtype: Any, tmp_path:
 
 @pytest.mark.parametrize("name", [form.RECORD, "/a", "../a", "a\\b", "a\0"])
 def test_a_name_that_would_not_be_read_is_not_written(name: str, tmp_path: Path) -> None:
-    with pytest.raises(weights_io.WeightsError, match="name cannot be written|cannot have this name"):
+    with pytest.raises(weights_io.WeightsError, match=r"name cannot be written|cannot have this name"):
         weights_io.save(tmp_path / "a.npz", {name: np.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
@@ -400,6 +401,34 @@ def test_a_declared_size_allocates_nothing(tmp_path: Path) -> None:
         weights_io.open(tmp_path / "a.npy")
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
+
+
+def _tiny(count: int) -> bytes:
+    """An archive of as many arrays as can be in so few bytes."""
+    text = "{'descr':'|u1','fortran_order':False,'shape':(1,)}\n"
+    content, file = build_numpy.npy(text, b"1", length=len(text)), io.BytesIO()
+    writer = zip_archive.ZipWriter(file)
+    for number in range(count):
+        writer.add(f"{number:x}.npy", len(content), [content], align=1)
+    writer.close()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(4000, True), (8000, False)])
+def test_as_many_arrays_as_the_size_allows_cost_less_than_was_counted(
+    count: int, allowed: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(_tiny(count))
+    tracemalloc.start()
+    if allowed:
+        assert len(weights_io.open(path)) == count
+    else:
+        with _refused("budget.heap"):
+            weights_io.open(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < weights_io.Limits().heap(path.stat().st_size)
 
 
 def test_a_header_is_parsed_in_time_that_grows_with_its_length(tmp_path: Path) -> None:

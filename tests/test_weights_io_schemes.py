@@ -284,6 +284,7 @@ def test_layers_are_written_in_one_way() -> None:
         "h.\u0661.ln_1.bias",
         "h.{i}.ln_1.bias",
         "h..ln_1.bias",
+        "h.1000.ln_1.bias",
     ):
         assert explain([wrong], SCHEMES["hugging-face-gpt2"]).unexplained == [wrong]
 

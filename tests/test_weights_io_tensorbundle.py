@@ -591,6 +591,21 @@ def test_boxes_tile_if_and_only_if_every_element_is_in_one(data: Any) -> None:
     assert tensor_slices.misfit(boxes, shape) == (expected if boxes else "a hole")
 
 
+def test_the_corners_of_slices_are_held_against_the_budget(tmp_path: Path) -> None:
+    """Eight axes, 256 corners for each slice, hardly two of them the same."""
+    rng = random.Random(0)
+    boxes = [tuple((rng.randrange(1, 31), 1) for _ in range(8)) for _ in range(640)]
+    files = build.partitioned((63,) * 8, *boxes)
+    path = _write(tmp_path, files)
+    tracemalloc.start()
+    try:
+        with _refused("budget.heap", "slices"):
+            weights_io.open(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * sum(map(len, files.values())) + (16 << 20)
+    finally:
+        tracemalloc.stop()
+
+
 def test_twenty_thousand_slices_are_checked_in_linear_time() -> None:
     """In a check of pairs these would be two hundred million."""
     side = 141

@@ -92,8 +92,8 @@ class Unread(NamedTuple):
 # --- datatypes --------------------------------------------------------------------------------------------------------------
 
 
-def read_datatype(fields: Fields) -> Datatype:
-    """The datatype that a message describes; the properties of classes that are not read are not looked at."""
+def read_datatype(fields: Fields, nested: bool = False) -> Datatype:
+    """The datatype that a message describes; the properties of classes that are not read are not looked at, nor those of nested ones."""
     first = fields.unsigned(1)
     version, kind = first >> 4, first & 15
     if version not in (1, 2, 3, 4, 5):
@@ -109,11 +109,14 @@ def read_datatype(fields: Fields) -> Datatype:
         return _float(fields, bits, size)
     if kind == ENUM:
         return _boolean(fields, version, bits, size)
-    return _other(fields, kind, bits, size)
+    return Datatype(CLASSES[kind], size) if nested and kind == VARIABLE else _other(fields, kind, bits, size)
 
 
 def _fixed(fields: Fields, bits: int, size: int) -> Datatype:
     offset, precision = fields.unsigned(2), fields.unsigned(2)
+    if not precision or offset + precision > 8 * size:
+        got = f"{precision} bits at {offset} in {size} bytes"
+        raise fields.broken("a whole number does not fit its bytes", "hdf5.datatype", "1 bit or more, within them", got)
     if offset or precision != 8 * size or size not in (1, 2, 4, 8):
         return Datatype(f"whole number of {precision} bits at {offset} in {size} bytes", size)
     dtype = np.dtype(f"{'<>'[bits & 1]}{'ui'[bits >> 3 & 1]}{size}")
@@ -166,10 +169,10 @@ def _other(fields: Fields, kind: int, bits: int, size: int) -> Datatype:
     if kind == STRING:
         return Datatype("text", size, padding=bits & 15)
     if kind == VARIABLE and bits & 15 == 1:
-        if size != 8 + fields.space.offset_size:
-            raise fields.broken(
-                "text of variable length has a wrong size", "hdf5.datatype", 8 + fields.space.offset_size, size
-            )
+        base = read_datatype(fields.part(fields.left), nested=True)
+        if size != 8 + fields.space.offset_size or base.size != 1 or base.kind not in ("text", "number"):
+            expected, got = f"{8 + fields.space.offset_size} bytes, of bytes", f"{size} bytes, of {base.kind}"
+            raise fields.broken("text of variable length is of a wrong type", "hdf5.datatype", expected, got)
         return Datatype("variable text", size, padding=bits >> 4 & 15)
     return Datatype(CLASSES[kind], size)
 
@@ -270,7 +273,7 @@ def _text(fields: Fields, datatype: Datatype) -> str | bytes:
         raw = fields.take(datatype.size)
     else:
         length, address, index = fields.unsigned(4), fields.address(), fields.unsigned(4)
-        raw = global_object(fields, address, index, length) if length else b""
+        raw = global_object(fields, address, index, length) if length or address else b""
     raw = raw.rstrip(b" ") if datatype.padding == 2 else raw.rstrip(b"\0")
     raw = raw.split(b"\0", 1)[0] if datatype.padding == 0 else raw
     fields.space.charge(4 * len(raw), fields.field)

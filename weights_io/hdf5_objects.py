@@ -32,7 +32,7 @@ RULES = {
     "hdf5.message-once": "An object has at most one message of a kind, except for links and attributes.",
     "hdf5.message-unknown": "A message that must be understood is understood.",
     "hdf5.shared": "A message is in its object header, or is a committed datatype.",
-    "hdf5.superblock": "A superblock has no address where its version has none.",
+    "hdf5.superblock": "A superblock has no address where its version has none, and says of nodes that they have room for two entries.",
     "hdf5.sizes": "Addresses and lengths are 2, 4 or 8 bytes wide.",
 }
 DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL, LAYOUT = 1, 2, 3, 4, 5, 6, 7, 8
@@ -147,7 +147,17 @@ def _superblock_0(space: Space) -> int:
             "the file is one of several", "hdf5.driver", "a file of its own", f"a driver's information at {driver}"
         )
     fields.take(space.length_size)
-    return fields.defined()
+    root, kind = fields.defined(), fields.unsigned(4)
+    if kind > 1:
+        raise fields.broken("the entry of the root group is wrong", "hdf5.superblock", "kind 0 or 1", kind)
+    _check_room(space, fields)
+    return root
+
+
+def _check_room(space: Space, fields: Fields) -> None:
+    halves = (space.leaf_k, space.internal_k, space.chunk_k)
+    if not all(halves):
+        raise fields.broken("nodes have no room", "hdf5.superblock", "K of 1 or more", halves)
 
 
 def _superblock_2(space: Space) -> int:
@@ -184,6 +194,7 @@ def _extension(space: Space, address: int) -> None:
         fields = sizes.fields(space)
         fields.version(0)
         space.chunk_k, space.internal_k, space.leaf_k = fields.unsigned(2), fields.unsigned(2), fields.unsigned(2)
+        _check_room(space, fields)
 
 
 # --- object headers ---------------------------------------------------------------------------------------------------------

@@ -87,11 +87,13 @@ def _no_constant(text: str) -> Any:
 
 
 def _last_wins(path: Path) -> Any:
-    """The hook for compat mode: of two names the last counts, as to the format's own reader; but a tensor's fields are unique to it too."""
+    """The hook for compat mode: of two names the last counts, as to the format's own reader; but fields and __metadata__ are unique to it too."""
     strict = unique_names(path, "safetensors.unique-names")
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = [name for name, value in pairs if name in FIELDS and not isinstance(value, dict)]
+        fields = [
+            name for name, value in pairs if name == "__metadata__" or (name in FIELDS and not isinstance(value, dict))
+        ]
         return strict(pairs) if len(set(fields)) != len(fields) else dict(pairs)
 
     return build

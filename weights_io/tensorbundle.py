@@ -64,7 +64,8 @@ def open_source(source: Source, limits: Limits, mode: str) -> Checkpoint:
     sources = _data_files(source, header.shards)
     budget.size += sum(data.size for data in sources)
     places = ((record, Place(source.path, record.key, record.offset)) for record in records)
-    index = Index(source.path, {record.key: messages.entry(record.value, place, budget) for record, place in places})
+    entries = {record.key: messages.entry(record.value, place, budget) for record, place in places}
+    index = Index(source.path, entries, budget)
     limits.check_expansion(index.check(sources, strict), budget.size, source.path)
     data = Data(sources, big=header.big, strict=strict)
     infos = {name: _info(name, entry, index, data) for name, entry in index.named() if entry.dtype in DTYPES}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from weights_io.leveldb_table import Budget
     from weights_io.source import Source
     from weights_io.tensor_slices import Box, Extents
     from weights_io.tensorbundle_messages import Entry
@@ -73,6 +74,7 @@ DTYPES |= {code: np.dtype(name) for code, name in {11: "i1", 12: "u1", 13: "i4",
 STRING, OPAQUE = 7, {20: "resource", 21: "variant"}
 REFERENCE = 100  # more than a dtype: a reference to a variable of it
 PADDING = 4096
+CORNER_COST = 200  # bytes of objects for a corner of a slice, while they are counted
 
 
 class Index:
@@ -85,8 +87,8 @@ class Index:
     parts : the keys of partitioned tensors -> their slices, each with the entry it is stored under
     """
 
-    def __init__(self, path: Path, entries: Mapping[bytes, Entry]) -> None:
-        self.path, self.entries = path, entries
+    def __init__(self, path: Path, entries: Mapping[bytes, Entry], budget: Budget) -> None:
+        self.path, self.entries, self._budget = path, entries, budget
         self._slices: set[bytes] = set()
         self.parts = {key: self._parts(key, entry) for key, entry in entries.items() if entry.slices}
         self.names = {self._name(key): key for key in entries if key not in self._slices}
@@ -104,6 +106,7 @@ class Index:
             raise place.unsupported(
                 "a tensor split along many axes", "tensorbundle.tiling", expected=expected, got=len(split)
             )
+        self._budget.need(CORNER_COST * len(boxes) << len(split), "slices")
         misfit = tensor_slices.misfit(boxes, entry.shape)
         if misfit is not None:
             expected = f"each element of {entry.shape} once"

@@ -170,7 +170,11 @@ def _json() -> list[Case]:
             "a field twice",
         ),
         raw(
-            "metadata-twice", "unique-names", "__metadata__", '{"__metadata__":{},"__metadata__":{}}', "metadata twice"
+            "metadata-twice",
+            "unique-names",
+            "__metadata__",
+            '{"__metadata__":{},"__metadata__":{},' + ONE[1:],
+            "metadata twice",
         ),
         raw(
             "name-twice-escaped",
