@@ -405,7 +405,6 @@ TOLERATED = {
     "leading-space",
     "name-twice",
     "name-twice-escaped",
-    "metadata-twice",
     "extra-field",
     "metadata-null",
     "bool-of-2",
