@@ -345,7 +345,9 @@ def _scheme(checkpoint: Checkpoint, architecture: str | None) -> Scheme:
     return scheme
 
 
-def _config(folder: Path, ours: Checkpoint, scheme: Scheme, heads: int | None) -> gpt2.GPT2Config:
+def _config(
+    folder: Path, ours: Checkpoint, scheme: Scheme, heads: int | None, dialect: str | gpt2.Dialect | None
+) -> gpt2.GPT2Config:
     """The configuration in the folder; without one, what the weights show."""
     from weights_io.schemes import config as configurations
 
@@ -354,7 +356,7 @@ def _config(folder: Path, ours: Checkpoint, scheme: Scheme, heads: int | None) -
     path = folder / "config.json"
     if not path.exists():
         shapes = {name: ours.info(name).shape for name in ours}
-        return configurations.gpt2_from_shapes(shapes, scheme, heads, folder)
+        return configurations.gpt2_from_shapes(shapes, scheme, heads, folder, dialect)
     config = configurations.read_gpt2(path)
     if heads not in (None, config.n_head):
         raise ConfigError(
@@ -366,11 +368,18 @@ def _config(folder: Path, ours: Checkpoint, scheme: Scheme, heads: int | None) -
     return config
 
 
-def _dialect(asked: str | gpt2.Dialect | None, scheme: Scheme, config: gpt2.GPT2Config) -> str | gpt2.Dialect:
-    """The dialect asked for, or the scheme's; in bert4keras the configuration may ask for the other GELU."""
-    if asked is None and scheme.dialect == "bert4keras" and config.activation == "tanh":
+def _dialect(
+    asked: str | gpt2.Dialect | None, scheme: Scheme, config: gpt2.GPT2Config, folder: Path
+) -> str | gpt2.Dialect:
+    """The dialect asked for, or the scheme's; bert4keras's where config.json is its own, and there with the GELU that it names."""
+    from weights_io.schemes import config as configurations
+
+    path = folder / "config.json"
+    keras = path.exists() and configurations.is_bert4keras(path)
+    chosen = asked if asked is not None else "bert4keras" if keras else scheme.dialect
+    if chosen == "bert4keras" and keras and config.activation == "tanh":
         return dataclasses.replace(gpt2.named_dialect("bert4keras"), activation="tanh")
-    return scheme.dialect if asked is None else asked
+    return chosen
 
 
 def _is_real(dtype: Any) -> bool:
@@ -398,16 +407,16 @@ def _weights(
     arrays = {
         name: made(_array(ours, name, dtype))
         if ours.info(name).shape == wanted.get(name)
-        else _outline(ours.info(name))
+        else _outline(ours.info(name), dtype)
         for name in ours
         if name in wanted or name != "output_embedding"
     }
-    strangers = {name: _outline(checkpoint.info(name)) for name in explanation.unexplained}
+    strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
     return gpt2.GPT2Weights.from_named(arrays | strangers, config, source=source | {name: name for name in strangers})
 
 
-def _outline(info: TensorInfo) -> Any:  # -> zeros of that shape, which take no memory
-    return np.broadcast_to(np.zeros((), np.float32), info.shape)
+def _outline(info: TensorInfo, dtype: str) -> Any:  # -> zeros of that shape, which take no memory
+    return np.broadcast_to(np.zeros((), dtype), info.shape)
 
 
 def _check_tied(ours: Checkpoint, source: dict[str, str], config: gpt2.GPT2Config) -> None:
@@ -459,7 +468,7 @@ def load(
     dtype : "float16", "float32", "float64", in which weights are kept and computed with; None is "float32"
     architecture : "gpt2" or None, which infers it
     dialect : "openai", "cpm", "bert4keras" or a `gpt2.Dialect`; None is that of the naming scheme: "cpm" for Megatron's names, "bert4keras" for
-        TensorFlow's, otherwise "openai"
+        TensorFlow's and for any names beside a config.json of bert4keras, otherwise "openai"
     positions : not built yet
     heads : attention heads, for weights without a config.json whose width is not that of a released model
 
@@ -485,10 +494,15 @@ def load(
         scheme = _scheme(checkpoint, architecture)
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
-        config = _config(folder, ours, scheme, heads)
+        config = _config(folder, ours, scheme, heads, dialect)
         weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
     prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
     tokenizer = open_tokenizer(folder, prepare)
     return Model(
-        weights, config, chosen, tokenizer, dialect=_dialect(dialect, scheme, config), defaults=_defaults(folder)
+        weights,
+        config,
+        chosen,
+        tokenizer,
+        dialect=_dialect(dialect, scheme, config, folder),
+        defaults=_defaults(folder),
     )

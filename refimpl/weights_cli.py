@@ -211,6 +211,9 @@ def convert(
         str | None, typer.Option(help="Names that are there; without it, they are detected.")
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Write so many Megatron shards.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads, which shards cannot cut; known for released widths.")
+    ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="safetensors, npz, pytorch, tensorbundle; without it, by suffix.")
     ] = None,
@@ -222,7 +225,7 @@ def convert(
     from weights_io.conversion import convert as run
 
     with _open(source, compat, expansion) as checkpoint, _progress() as progress:
-        task = progress.add_task("converting", total=2 * _nbytes(checkpoint))
+        task = progress.add_task("converting", total=2 * (ranks or 1) * _nbytes(checkpoint))
         done = run(
             checkpoint,
             destination,
@@ -230,6 +233,7 @@ def convert(
             scheme=scheme,
             from_scheme=from_scheme,
             ranks=ranks,
+            heads=heads,
             format=form,
             advance=lambda _, nbytes: progress.advance(task, nbytes),
         )
@@ -241,7 +245,9 @@ def convert(
     )
     if done.left_behind:
         names = escape(", ".join(done.left_behind))
-        err.print(f"[yellow]metadata that the new file cannot keep:[/yellow] {names}", highlight=False, soft_wrap=True)
+        err.print(
+            f"[yellow]left behind, for there is no place for it:[/yellow] {names}", highlight=False, soft_wrap=True
+        )
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------------

@@ -128,6 +128,21 @@ def test_convert_between_schemes_and_ranks(tmp_path: Path) -> None:
     assert "the same bit for bit" in _weights("verify", CPM / "mp2", tmp_path / "b.safetensors", "--by-scheme")
 
 
+def test_what_a_scheme_has_no_place_for_is_said(tmp_path: Path) -> None:
+    source = ROOT / "validation" / "recorded" / "hugging_face_bert" / "model_bin_old"
+    done = json.loads(_weights("convert", source, tmp_path / "a.safetensors", "--scheme", "tensorflow-bert", "--json"))
+    assert any("position_ids" in each for each in done["left_behind"])
+    assert not any("position_ids" in name for name in weights_io.open(tmp_path / "a.safetensors"))
+
+
+def test_heads_that_ranks_would_cut_are_refused(tmp_path: Path) -> None:
+    arguments = ["weights", "convert", str(CPM / "mp2"), str(tmp_path / "mp"), "--ranks", "8", "--heads", "4"]
+    result = RUNNER.invoke(cli.app, arguments, env=PLAIN)
+    assert isinstance(result.exception, weights_io.WeightsError)
+    assert "heads" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_format_cannot_keep_is_said(tmp_path: Path) -> None:
     weights_io.save(tmp_path / "a.safetensors", {"x": np.ones(1)}, {"author": "me"})
     result = RUNNER.invoke(
@@ -135,7 +150,7 @@ def test_what_a_format_cannot_keep_is_said(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     kept = weights_io.open(tmp_path / "b.ckpt").metadata
-    assert ("author" in str(kept)) != ("cannot keep: author" in result.stderr.replace("\n", " "))
+    assert ("author" in str(kept)) != ("no place for it: author" in result.stderr.replace("\n", " "))
 
 
 def test_schemes_are_listed_and_shown() -> None:

@@ -496,6 +496,15 @@ def test_heads_are_asked_for_where_nothing_shows_them(make: Any, tmp_path: Path)
     assert np.array_equal(bare.logits([[3, 4]]), expected.logits([[3, 4]]))
 
 
+def test_an_untied_head_without_a_configuration_is_the_head(make: Any) -> None:
+    folder = make({"tie_word_embeddings": False})
+    expected = _load(folder)
+    (folder / "config.json").unlink()
+    model = _load(folder, heads=2)
+    assert not model.config.tie_word_embeddings
+    assert _same_weights(model, expected)
+
+
 def test_heads_of_released_models_are_known_by_their_width(tmp_path: Path) -> None:
     config = gpt2.GPT2Config(3, 2, 768, 1, 12, n_inner=4)
     arrays = {name: np.zeros(shape, np.float16) for name, shape in gpt2.GPT2Weights.shapes(config).items()}
@@ -593,12 +602,16 @@ def test_what_has_no_place_is_not_read(make: Any, monkeypatch: pytest.MonkeyPatc
     from weights_io.checkpoint import Checkpoint
 
     tensors = _hugging_face(CONFIG) | {"score.weight": np.ones((2, 2), np.float32)}
+    tensors["transformer.wpe.weight"] = np.ones((99, 8), np.float32)
     folder, read = make(tensors=tensors), []
     original = Checkpoint.__getitem__
     monkeypatch.setattr(Checkpoint, "__getitem__", lambda self, name: read.append(name) or original(self, name))
-    with _refused(errors.ConfigError, "unexpected: score.weight (score.weight) (2, 2)"):
+    with _refused(
+        errors.ConfigError, "unexpected: score.weight (score.weight) (2, 2)", "wrong shape: transformer.wpe.weight"
+    ):
         _load(folder)
-    assert "score.weight" not in read
+    assert "transformer.wte.weight" in read
+    assert not {"score.weight", "transformer.wpe.weight"} & set(read)
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------------------

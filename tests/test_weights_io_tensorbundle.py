@@ -261,6 +261,27 @@ def test_more_strings_than_the_file_is_large_enough_for_are_refused(tmp_path: Pa
     assert weights_io.open(path, mode="compat").metadata["strings"]["x"] == [b"12"] * count
 
 
+@pytest.mark.parametrize("tensors", [1, 2])
+def test_the_strings_of_all_tensors_are_counted_together(tensors: int, tmp_path: Path) -> None:
+    count = 200_000
+    lengths, elements, fixed = b"\2" * count, b"12" * count, b"\2\0\0\0" * count
+    middle = checksum.masked_crc32c(fixed).to_bytes(4, "little")
+    content, crc = lengths + middle + elements, checksum.masked_crc32c(fixed + middle + elements)
+    entry = build.entry(b"", 7, build.shaped(count), size=len(content), crc=crc)
+    path = _write(tmp_path, build.bundle(*((name, entry) for name in (b"x", b"y")[:tensors]), data=(content,)))
+    if tensors == 1:
+        tracemalloc.start()
+        try:
+            opened = weights_io.open(path)
+            assert tracemalloc.get_traced_memory()[1] < 60 * count + 3 * len(content)
+        finally:
+            tracemalloc.stop()
+        assert opened.metadata["strings"] == {"x": [b"12"] * count}
+        return
+    with _refused("budget.heap", "'y'"):
+        weights_io.open(path, mode="compat")
+
+
 @pytest.mark.parametrize("length", [10, 100])
 def test_the_budget_counts_all_that_entries_cost(length: int, tmp_path: Path) -> None:
     """Of as many tensors as the budget allows, the objects take less than what was counted for them."""
@@ -606,6 +627,19 @@ def test_the_corners_of_slices_are_held_against_the_budget(tmp_path: Path) -> No
         tracemalloc.stop()
 
 
+def test_a_partitioned_tensor_is_where_its_first_slice_is() -> None:
+    opened = weights_io.open(_index(RECORDED / "partitioned"))
+    assert opened.shared() == []
+    entries = {record.key: record.value for record in _records(_index(RECORDED / "partitioned"))}
+    first = entries[tensor_slices.key(b"tall", ((0, 63),))]
+    found = protobuf.parsed(first, {4: protobuf.Field("offset"), 3: protobuf.Field("shard")}, PLACE)
+    info = opened.info("tall")
+    assert (info.offset, info.file.name) == (
+        found.get("offset", 0),
+        f"model.ckpt.data-{found.get('shard', 0):05}-of-00002",
+    )
+
+
 def test_twenty_thousand_slices_are_checked_in_linear_time() -> None:
     """In a check of pairs these would be two hundred million."""
     side = 141
@@ -653,6 +687,12 @@ def test_one_range_under_many_names_is_held_against_the_budget(tmp_path: Path) -
     with _refused("budget.expansion"):
         weights_io.open(path, mode="compat")
     assert len(weights_io.open(path, mode="compat", limits=weights_io.Limits(expansion=400))) == 250
+
+
+def test_the_slices_of_a_tensor_count_once_against_the_budget(tmp_path: Path) -> None:
+    path = _write(tmp_path, build.partitioned((8192,), ((0, 4096),), ((4096, 4096),)))
+    opened = weights_io.open(path, limits=weights_io.Limits(expansion=1, spare=0))
+    assert opened["x"].nbytes == opened.info("x").nbytes == 32768
 
 
 def test_alignment_between_tensors_is_no_gap(tmp_path: Path) -> None:
@@ -753,6 +793,17 @@ def test_what_snappy_compressed_comes_back(content: bytes) -> None:
 def test_every_form_of_a_literal_is_read(size: int, tag: bytes) -> None:
     content = bytes(at % 251 for at in range(size))
     assert snappy.decompressed(build.varint(size) + tag + content, PLACE) == content
+
+
+def test_no_more_is_decompressed_than_was_announced() -> None:
+    content = build.varint(100) + b"\0x" + b"\xfe\1\0" * 100_000  # 64 bytes in each copy
+    tracemalloc.start()
+    try:
+        with _refused("tensorbundle.snappy", "expected: 100"):
+            snappy.decompressed(content, PLACE)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_copy_may_overlap_what_it_makes() -> None:

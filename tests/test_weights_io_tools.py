@@ -190,11 +190,33 @@ def test_bit_for_bit_means_the_bits(tmp_path: Path) -> None:
         (np.inf, -np.inf, {"atol": 1e300}, False),
         (1.0, np.inf, {"rtol": 1.0}, False),
         (np.inf, 1.0, {"rtol": 1.0}, False),
+        (np.inf, 1.7e308, {"rtol": 2.0}, False),
+        (-1.7e308, 1.7e308, {"rtol": 1.5}, False),
+        (-1.7e308, 1.7e308, {"rtol": 2.0}, True),
+        (5e-324, 0.0, {"atol": 0.0}, False),
+        (5e-324, 0.0, {"atol": 5e-324}, True),
     ],
 )
 def test_tolerances(x: float, y: float, tolerance: Any, same: bool, tmp_path: Path) -> None:
     found = _differences({"x": np.array([0.0, x])}, {"x": np.array([0.0, y])}, tmp_path, **tolerance)
     assert (found == []) is same
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.int64(2**53), np.int64(2**53 + 1)),
+        (np.uint64(2**64 - 1), np.uint64(2**64 - 2)),
+        (np.int64(-1), np.uint64(2**64 - 1)),
+        (np.int64(2**63 - 1), np.uint64(2**63)),
+    ],
+)
+def test_integers_are_told_apart_however_large(x: Any, y: Any, tmp_path: Path) -> None:
+    assert _differences({"x": np.array([x])}, {"x": np.array([y])}, tmp_path, atol=0.0)
+    assert _differences({"x": np.array([x])}, {"x": np.array([y])}, tmp_path, atol=0.5)
+    assert not _differences({"x": np.array([x])}, {"x": np.array([x])}, tmp_path, atol=0.0)
+    if int(x) + 1 == int(y):
+        assert not _differences({"x": np.array([x])}, {"x": np.array([y])}, tmp_path, atol=1.0)
 
 
 def test_within_a_tolerance_dtypes_may_differ_and_the_worst_is_shown(tmp_path: Path) -> None:
@@ -299,8 +321,15 @@ def test_float64_is_rounded_once_to_every_narrow_dtype(name: str, data: Any) -> 
 
 
 def test_infinities_do_not_vanish_in_a_dtype_without_them() -> None:
-    """float8_e4m3fn has no infinity: it becomes NaN, which was not finite before either."""
-    assert np.isnan(as_dtype(np.array([np.inf]), DTYPES["float8_e4m3fn"], "w").astype(np.float32))[0]
+    """float8_e4m3fn has no infinity: it would become NaN."""
+    with _refused(weights_io.WeightsError, "become infinite or NaN", "1 values beyond, the largest inf"):
+        as_dtype(np.array([np.inf, 1.0]), DTYPES["float8_e4m3fn"], "w")
+    assert np.isnan(as_dtype(np.array([np.nan]), DTYPES["float8_e4m3fn"], "w").astype(np.float32))[0]
+
+
+@pytest.mark.parametrize("source", [ml_dtypes.bfloat16, ml_dtypes.float8_e8m0fnu, ml_dtypes.float8_e5m2])
+def test_narrow_dtypes_are_cast_by_way_of_float32(source: Any) -> None:
+    assert as_dtype(np.array([1.0, 2.0], source), DTYPES["float8_e4m3fn"], "w").astype(float).tolist() == [1.0, 2.0]
 
 
 def test_an_unknown_dtype_lists_the_known(tmp_path: Path) -> None:

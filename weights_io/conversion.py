@@ -48,7 +48,7 @@ class Conversion(NamedTuple):
 
     tensors: int
     nbytes: int
-    left_behind: tuple[str, ...]  # metadata that the new format cannot keep
+    left_behind: tuple[str, ...]  # metadata and tensors that have no place in what was written
 
 
 def _is_float(dtype: Any) -> bool:
@@ -69,23 +69,27 @@ def _odd(array: Any) -> Any:  # float64 (...) -> float32 (...)
 
 def _narrowed(block: Any, dtype: Any) -> Any:  # float (n,) -> dtype (n,)
     """Rounded once to nearest, ties to even."""
+    if block.dtype not in NATIVE:  # float32 holds all values of the dtypes of ml_dtypes
+        block = block.astype(np.float32)
     twice = block.dtype == np.float64 and dtype not in NATIVE  # ml_dtypes goes by way of float32, and rounds twice
     return (_odd(block) if twice else block).astype(dtype)
 
 
 def as_dtype(array: Any, dtype: Any, name: str) -> Any:  # float (...) -> dtype, the same shape, C order
-    """The values in another floating-point dtype, rounded once; WeightsError if a finite value becomes infinite or NaN."""
+    """The values in another floating-point dtype, rounded once; WeightsError if a value becomes infinite or NaN that was not."""
     flat, cast = np.ascontiguousarray(array).reshape(-1), np.empty(array.shape, dtype)
     out, lost, largest = cast.reshape(-1), 0, 0.0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]
             out[start : start + BLOCK] = part = _narrowed(block, dtype)
-            beyond = block[np.isfinite(block) & ~np.isfinite(part)].astype(np.float64)
+            beyond = block[~np.isnan(block) & (np.isnan(part) | (np.isinf(part) & np.isfinite(block)))].astype(
+                np.float64
+            )
             lost, largest = lost + beyond.size, max(largest, float(np.abs(beyond).max(initial=0.0)))
     if lost:
         raise WeightsError(
-            "finite values become infinite or NaN in the new dtype",
+            "values become infinite or NaN in the new dtype",
             field=repr(name),
             expected=f"values up to {LARGEST[dtype.name]} for {dtype}",
             got=f"{lost} values beyond, the largest {largest}",
@@ -122,15 +126,24 @@ def _dtype(name: str | None) -> Any:
     return None if name is None else DTYPES[name]
 
 
-def _named(checkpoint: Checkpoint, scheme: str | None, from_scheme: str | None) -> Checkpoint:
-    """The checkpoint under the names of another scheme."""
+def _named(checkpoint: Checkpoint, scheme: str | None, from_scheme: str | None) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint under the names of another scheme, and what the schemes leave out of it, with the reason."""
     from weights_io import schemes
 
     if scheme is None and from_scheme is None:
-        return checkpoint
+        return checkpoint, ()
     source = schemes.named(from_scheme) if from_scheme else schemes.detect(checkpoint)
+    left = tuple(f"{name} ({why})" for name, why in schemes.explain(checkpoint, source).ignored.items())
     canonical = schemes.to_canonical(checkpoint, source)
-    return schemes.from_canonical(canonical, schemes.named(scheme)) if scheme else canonical
+    target = schemes.named(scheme) if scheme else source
+    if target.first_position != source.first_position:
+        raise WeightsError(
+            "the two families count positions from different rows of the table",
+            where="convert(scheme=...)",
+            expected=f"a scheme that counts from {source.first_position}, as {source.name} does",
+            got=f"{target.name}, which counts from {target.first_position}",
+        )
+    return (schemes.from_canonical(canonical, target) if scheme else canonical), left
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -147,6 +160,7 @@ def convert(
     scheme: str | None = None,
     from_scheme: str | None = None,
     ranks: int | None = None,
+    heads: int | None = None,
     format: str | None = None,
     advance: Callable[[str, int], object] | None = None,
 ) -> Conversion:
@@ -160,12 +174,13 @@ def convert(
     scheme : the names to write, see `refimpl weights schemes`; None keeps the names
     from_scheme : the names in the checkpoint; None detects them where `scheme` needs it
     ranks : write so many Megatron shards (the names must be, or become, those of megatron-cpm)
+    heads : attention heads, which ranks cannot cut; None: known for released widths, otherwise not checked
     format : as in `weights_io.save`
-    advance : called with the name and bytes of each tensor, when it is written and again when it is compared
+    advance : called with the name and bytes of each tensor when it is written and when it is compared, for each rank anew
 
     Returns
     -------
-    Conversion, which says what metadata the new format could not keep
+    Conversion, which says what metadata the new format could not keep, and what the naming scheme has no place for
 
     Raises
     ------
@@ -176,17 +191,20 @@ def convert(
     wanted = _dtype(dtype)
     if ranks is not None:
         scheme = scheme or "megatron-cpm"
-    renamed = _named(checkpoint, scheme, from_scheme)
+    renamed, left = _named(checkpoint, scheme, from_scheme)
     items = [_told(_cast(item, wanted), advance) for item in pending(renamed)]
     if ranks is not None:
         from weights_io import megatron
 
-        megatron.save_ranks(destination, items, ranks)
-        return Conversion(len(items), sum(item.nbytes for item in items), tuple(map(str, checkpoint.metadata)))
-    return _write(destination, items, checkpoint.metadata, format)
+        megatron.save_ranks(destination, items, ranks, heads=heads)
+        rest = tuple(map(str, checkpoint.metadata))
+    else:
+        rest = _write(destination, items, checkpoint.metadata, format)
+    return Conversion(len(items), sum(item.nbytes for item in items), (*rest, *left))
 
 
-def _write(path: Path, items: list[Pending], metadata: Mapping[str, Any], form: str | None) -> Conversion:
+def _write(path: Path, items: list[Pending], metadata: Mapping[str, Any], form: str | None) -> tuple[str, ...]:
+    """Write the items in one of the formats of `save`; the names of the metadata that it cannot keep."""
     from weights_io import writer
 
     chosen = writer(path, form)
@@ -195,4 +213,4 @@ def _write(path: Path, items: list[Pending], metadata: Mapping[str, Any], form: 
     if texts and not getattr(module, "KEEPS_METADATA", False):
         texts, rest = {}, (*texts, *rest)
     module.save_items(path, items, texts)
-    return Conversion(len(items), sum(item.nbytes for item in items), rest)
+    return rest

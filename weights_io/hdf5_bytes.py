@@ -10,6 +10,7 @@ Reference: HDF5 File Format Specification, version 3.0, sections II and V; the c
 from __future__ import annotations
 
 from array import array
+from struct import unpack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from weights_io.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
+    from struct import Struct
+
     from weights_io.limits import Limits
     from weights_io.source import Source
 
@@ -41,7 +44,7 @@ def lookup3(data: bytes) -> int:
     """The checksum of HDF5's metadata: Bob Jenkins' lookup3 ("hashlittle") of `data`, begun with 0."""
     tail = len(data) - ((len(data) - 1) // 12) * 12 if data else 0
     a = b = c = (0xDEADBEEF + len(data)) & MASK
-    words = np.frombuffer(data[: len(data) - tail], "<u4").tolist()
+    words = unpack(f"<{(len(data) - tail) // 4}I", data[: len(data) - tail])
     for i in range(0, len(words), 3):
         a, b, c = (a + words[i]) & MASK, (b + words[i + 1]) & MASK, (c + words[i + 2]) & MASK
         a = ((a - c) ^ (c << 4 | c >> 28)) & MASK
@@ -63,7 +66,7 @@ def _finished(a: int, b: int, c: int, tail: bytes) -> int:
     """lookup3's last step: at most twelve bytes, padded with zeros."""
     if not tail:
         return c
-    words = np.frombuffer(tail.ljust(12, b"\0"), "<u4").tolist()
+    words = unpack("<3I", tail.ljust(12, b"\0"))
     a, b, c = (a + words[0]) & MASK, (b + words[1]) & MASK, (c + words[2]) & MASK
     c = ((c ^ b) - _rotated(b, 14)) & MASK
     a = ((a ^ c) - _rotated(c, 11)) & MASK
@@ -261,6 +264,15 @@ class Fields:
     def unsigned(self, width: int) -> int:
         """The next `width` bytes as a number."""
         return int.from_bytes(self.take(width), "little")
+
+    def numbers(self, form: Struct) -> tuple[int, ...]:
+        """The next numbers, as `form` packs them."""
+        end = self._place + form.size
+        if end > len(self._raw):
+            self.take(form.size)
+        found = form.unpack_from(self._raw, self._place)
+        self._place = end
+        return found
 
     def length(self) -> int:
         """The next number of the width of lengths."""

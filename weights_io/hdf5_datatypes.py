@@ -10,6 +10,7 @@ Reference: HDF5 File Format Specification, version 3.0, sections IV.A.2.b, d and
 from __future__ import annotations
 
 import math
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
@@ -55,6 +56,8 @@ FLOATS = {  # bytes, sign's bit, exponent's lowest bit and bits, mantissa's bits
 OPAQUE = {  # what an attribute "dtype" of opaque bytes may say
     name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 }
+START, FLOATING, AXES = Struct("<II"), Struct("<HHBBBBI"), Struct("<BBB")  # of datatypes, floats, dataspaces
+SIZES = Struct("<HHH")  # of an attribute's name, datatype and dataspace
 BOOLEAN = {b"FALSE": 0, b"TRUE": 1}
 MAX_AXES = 32
 VALUE_COST = 100  # bytes of objects that a value of an attribute takes, besides its own
@@ -94,13 +97,12 @@ class Unread(NamedTuple):
 
 def read_datatype(fields: Fields, nested: bool = False) -> Datatype:
     """The datatype that a message describes; the properties of classes that are not read are not looked at, nor those of nested ones."""
-    first = fields.unsigned(1)
-    version, kind = first >> 4, first & 15
+    first, size = fields.numbers(START)
+    version, kind, bits = first >> 4 & 15, first & 15, first >> 8
     if version not in (1, 2, 3, 4, 5):
         raise fields.unread("a structure is of a version that is not read", "hdf5.version", "1 to 5", version)
     if kind > COMPLEX:
         raise fields.broken("there is no such class of datatype", "hdf5.datatype", f"at most {COMPLEX}", kind)
-    bits, size = fields.unsigned(3), fields.unsigned(4)
     if size == 0:
         raise fields.broken("a datatype is of no bytes", "hdf5.datatype", "1 or more", 0)
     if kind == FIXED:
@@ -124,9 +126,7 @@ def _fixed(fields: Fields, bits: int, size: int) -> Datatype:
 
 
 def _float(fields: Fields, bits: int, size: int) -> Datatype:
-    offset, precision = fields.unsigned(2), fields.unsigned(2)
-    exponent_at, exponent, mantissa_at, mantissa = (fields.unsigned(1) for _ in range(4))
-    bias = fields.unsigned(4)
+    offset, precision, exponent_at, exponent, mantissa_at, mantissa, bias = fields.numbers(FLOATING)
     dtype = FLOATS.get((size, bits >> 8 & 255, exponent_at, exponent, mantissa, bias))
     usual = offset == 0 and precision == 8 * size and mantissa_at == 0 and bits & 0x40 == 0 and bits >> 4 & 3 == 2
     if dtype is None or not usual:
@@ -182,12 +182,13 @@ def _other(fields: Fields, kind: int, bits: int, size: int) -> Datatype:
 
 def read_dataspace(fields: Fields) -> Shape | None:
     """The shape that a message describes; None for a null dataspace, which has no elements at all."""
-    version, axes, flags = fields.version(1, 2), fields.unsigned(1), fields.unsigned(1)
-    kind = (1 if axes else 0) if version == 1 else fields.unsigned(1)
-    fields.take(5 if version == 1 else 0)
-    if axes > MAX_AXES or kind > 2 or (kind != 1 and axes) or (kind == 1 and not axes) or flags & 2:
+    version, axes, flags, kind = fields.version(1, 2), *fields.numbers(AXES)
+    kind = (1 if axes else 0) if version == 1 else kind
+    fields.take(4 if version == 1 else 0)
+    if axes > MAX_AXES or kind > 2 or (kind != 1 and axes) or (kind == 1 and not axes) or flags & ~1:
+        expected = f"1 to {MAX_AXES} axes, or none, and flags 0 or 1"
         raise fields.broken(
-            "a dataspace is wrong", "hdf5.dataspace", f"1 to {MAX_AXES} axes, or none", f"{axes} axes, type {kind}"
+            "a dataspace is wrong", "hdf5.dataspace", expected, f"{axes} axes, type {kind}, flags {flags}"
         )
     shape = tuple(fields.length() for _ in range(axes))
     unlimited = (1 << 8 * fields.space.length_size) - 1
@@ -208,7 +209,7 @@ def read_attribute(fields: Fields) -> tuple[str, Any]:
     flags = fields.unsigned(1) if version > 1 else len(fields.take(1)) - 1
     if flags & ~3:
         raise fields.broken("an attribute has unknown flags", "hdf5.flags", "at most 3", flags)
-    sizes = [fields.unsigned(2) for _ in range(3)]
+    sizes = fields.numbers(SIZES)
     fields.take(1 if version == 3 else 0)
     name, datatype, dataspace = (_padded(fields, size, version == 1) for size in sizes)
     if flags & 2:

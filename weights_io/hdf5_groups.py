@@ -110,23 +110,25 @@ def _node(space: Space, child: Child, heap: LocalHeap) -> Iterator[Link]:
         raise fields.broken("a symbol table node has too many entries", "hdf5.symbol-table", 2 * space.leaf_k, count)
     last, most = (heap.name(int.from_bytes(key, "little")) for key in (child.low, child.high))
     for _ in range(count):
-        entry = fields.part(size)
-        raw = heap.name(entry.length())
+        at = fields.at
+        raw, address, kind = heap.name(fields.length()), fields.address(), fields.unsigned(4)
+        target = int.from_bytes(fields.take(20)[4:8], "little")
         if not last < raw <= most:
             expected = f"above {last[:60]!r}, up to {most[:60]!r}"
-            raise entry.broken("the names of a group are out of order", "hdf5.unique-names", expected, repr(raw[:60]))
+            raise space.broken(
+                "the names of a group are out of order", "hdf5.unique-names", at, fields.field, expected, repr(raw[:60])
+            )
         last = raw
-        yield _entry(entry, raw, heap)
+        yield _entry(fields, raw, address, kind, heap, target)
 
 
-def _entry(entry: Fields, raw: bytes, heap: LocalHeap) -> Link:
-    name, address, kind = _name(entry, raw), entry.address(), entry.unsigned(4)
-    entry.take(4)
+def _entry(fields: Fields, raw: bytes, address: int | None, kind: int, heap: LocalHeap, target: int) -> Link:
+    name = _name(fields, raw)
     if kind == 2:
-        return Link(name, 0, _target(entry, heap.name(entry.unsigned(4))))
+        return Link(name, 0, _target(fields, heap.name(target)))
     if kind > 2 or address is None:
         got = f"kind {kind}, {'no address' if address is None else 'an address'}"
-        raise entry.broken(
+        raise fields.broken(
             "an entry of a symbol table is wrong", "hdf5.symbol-table", "kind 0, 1 or 2, and an address", got
         )
     return Link(name, address)

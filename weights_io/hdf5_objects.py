@@ -11,6 +11,7 @@ Reference: HDF5 File Format Specification, version 3.0, sections II.A-C and IV.A
 from __future__ import annotations
 
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from weights_io.hdf5_bytes import Fields, Space
@@ -56,6 +57,8 @@ NAMES = {
     ATTRIBUTE_INFO: "attribute info message",
     CACHE_IMAGE: "metadata cache image message",
 }
+PREFIX_1 = Struct("<BxH4xI")  # of an object header of version 1: version, number of messages, bytes of the first block
+START_1, START_2 = Struct("<HHB3x"), Struct("<BHB")  # of a message: kind, length, flags
 KNOWN = 25  # the kinds of message that the format has
 REPEATED = (LINK, ATTRIBUTE)
 SHAREABLE = (DATASPACE, DATATYPE, OLD_FILL, FILL, FILTERS, ATTRIBUTE)
@@ -84,15 +87,16 @@ class Header(NamedTuple):
     """The messages of one object."""
 
     address: int
-    messages: list[Message]
+    single: dict[int, Message]  # by kind
+    repeated: list[Message]
 
     def one(self, kind: int) -> Message | None:
         """The message of that kind, if there is one."""
-        return next((message for message in self.messages if message.kind == kind), None)
+        return self.single.get(kind)
 
     def all(self, kind: int) -> list[Message]:
-        """The messages of that kind."""
-        return [message for message in self.messages if message.kind == kind]
+        """The messages of that kind, of which there can be several."""
+        return [message for message in self.repeated if message.kind == kind]
 
 
 # --- superblock -------------------------------------------------------------------------------------------------------------
@@ -203,34 +207,30 @@ def _extension(space: Space, address: int) -> None:
 def read_header(space: Space, address: int, field: object) -> Header:
     """The messages of the object at `address`, continuation blocks included; those that do not matter to a reader are left out."""
     new = space.read(address, 4, field) == b"OHDR"
-    messages: list[Message] = []
-    found = _messages_2(space, address, field) if new else _messages_1(space, address, field)
-    once: set[int] = set()
-    for message in found:
-        if message.kind in once:
+    header = Header(address, {}, [])
+    for message in _messages_2(space, address, field) if new else _messages_1(space, address, field):
+        if message.kind in REPEATED:
+            header.repeated.append(message)
+        elif message.kind in header.single:
             got = f"a second {NAMES[message.kind]}"
             raise space.broken("an object has a message twice", "hdf5.message-once", message.at, field, "one", got)
-        if message.kind not in REPEATED:
-            once.add(message.kind)
-        messages.append(message)
-        space.check_heap(MESSAGE_COST * len(messages), field)
-    return Header(address, messages)
+        else:
+            header.single[message.kind] = message
+    return header
 
 
 def _messages_1(space: Space, address: int, field: object) -> list[Message]:
     prefix = space.fields(address, 16, field)
-    if prefix.unsigned(1) != 1:
-        raise prefix.broken("there is no object header", "hdf5.signature", "version 1, or OHDR", "another")
-    prefix.take(1)
-    announced, _, size = prefix.unsigned(2), prefix.unsigned(4), prefix.unsigned(4)
+    version, announced, size = prefix.numbers(PREFIX_1)
+    if version != 1:
+        raise prefix.broken("there is no object header", "hdf5.signature", "version 1, or OHDR", version)
     messages: list[Message] = []
     blocks, count = deque([(address + 16, size)]), 0
     while blocks:
         fields = space.fields(*blocks.popleft(), field)
         while fields.left:
             count += 1
-            kind, length, flags = fields.unsigned(2), fields.unsigned(2), fields.unsigned(1)
-            fields.take(3)
+            kind, length, flags = fields.numbers(START_1)
             if length % 8:
                 raise fields.broken("a message's length is wrong", "hdf5.message", "a multiple of 8", length)
             _enter(space, fields, kind, flags, length, messages, blocks)
@@ -263,7 +263,7 @@ def _messages_2(space: Space, address: int, field: object) -> list[Message]:
 def _block_2(space: Space, fields: Fields, flags: int, messages: list[Message], blocks: deque[tuple[int, int]]) -> None:
     ordered = 2 if flags & 4 else 0
     while fields.left >= 4 + ordered:  # less is a gap, which the format allows
-        kind, length, message_flags = fields.unsigned(1), fields.unsigned(2), fields.unsigned(1)
+        kind, length, message_flags = fields.numbers(START_2)
         fields.take(ordered)
         _enter(space, fields, kind, message_flags, length, messages, blocks)
 
@@ -289,11 +289,10 @@ def _enter(
         raise fields.unread(
             "a message must be understood, and is unknown", "hdf5.message-unknown", f"below {KNOWN}", kind
         )
-    message = Message(kind, flags, b"", fields.at)
+    at, raw = fields.at, fields.take(length)
     if kind not in NAMES:
-        fields.take(length)
         return
-    message = message._replace(raw=fields.take(length))
+    message = Message(kind, flags, raw, at)
     if kind != CONTINUATION:
         messages.append(message)
         space.check_heap(MESSAGE_COST * len(messages), fields.field)

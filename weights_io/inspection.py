@@ -32,13 +32,9 @@ class Statistics(NamedTuple):
 
     def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override]
         """Of both sets of values together, by the exact identity for means and sums of squares (Chan, Golub, LeVeque 1979)."""
-        counts = [part.values - part.nonfinite for part in (self, other)]
-        mean = deviation = None
-        if sum(counts):
-            (n, m), (a, b) = counts, (self.mean or 0.0, other.mean or 0.0)
-            mean = a + (b - a) * (m / (n + m))
-            squares = n * (self.deviation or 0.0) ** 2 + m * (other.deviation or 0.0) ** 2
-            deviation = math.sqrt((squares + (b - a) ** 2 * (n * m / (n + m))) / (n + m))
+        mean, deviation = _joined(
+            *((part.values - part.nonfinite, part.mean, part.deviation) for part in (self, other))
+        )
         lows, highs = (self.minimum, other.minimum), (self.maximum, other.maximum)
         return Statistics(
             self.values + other.values,
@@ -49,6 +45,26 @@ class Statistics(NamedTuple):
             mean,
             deviation,
         )
+
+
+Moments = tuple[int, float | None, float | None]  # how many values, their mean and deviation
+
+
+def _joined(first: Moments, second: Moments) -> tuple[float | None, float | None]:
+    """Mean and deviation of two sets together; nothing overflows that is not infinite itself, since all weights are at most 1."""
+    (n, a, da), (m, b, db) = first, second
+    if a is None or b is None or da is None or db is None:
+        return (b, db) if a is None else (a, da)
+    p, q = n / (n + m), m / (n + m)
+    between = (b / 2 - a / 2) * math.sqrt(p) * math.sqrt(q)
+    return a * p + b * q, 2 * math.hypot(da / 2 * math.sqrt(p), db / 2 * math.sqrt(q), between)
+
+
+def _moments(values: Any) -> tuple[float, float]:  # float64 (n,), finite, n >= 1
+    """Mean and standard deviation, of values scaled by a power of two so that no square overflows or vanishes."""
+    exponent = int(np.frexp(np.abs(values).max())[1])
+    scaled = np.ldexp(values, -exponent)
+    return float(np.ldexp(scaled.mean(), exponent)), float(np.ldexp(scaled.std(), exponent))
 
 
 def _blocks(array: Any) -> Iterator[Any]:  # any shape -> float64 (at most BLOCK,), one after the other
@@ -70,8 +86,7 @@ def statistics(array: Any) -> Statistics:  # any shape, any numeric dtype
         good = block[np.isfinite(block)]
         few: tuple[float | None, ...] = (None, None, None, None)
         if good.size:
-            with np.errstate(over="ignore", invalid="ignore"):  # squares of values near the largest float64
-                few = (float(good.min()), float(good.max()), float(good.mean()), float(good.std()))
+            few = (float(good.min()), float(good.max()), *_moments(good))
         total += Statistics(block.size, block.size - good.size, int((good == 0).sum()), *few)
     return total
 

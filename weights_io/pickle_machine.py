@@ -64,7 +64,7 @@ MAX_INTEGER = 1024  # bytes: Python shows integers of up to 4300 digits
 MAX_SYMBOL = 255
 MAX_KEY = 16  # plain values in one key
 MAX_WEAK_KEYS = 1000  # in one pickle: a tuple of numbers has a hash that a file can choose
-ELEMENT, PAIR = 170, 140  # bytes that an element of a set and an item of a dictionary cost at most
+ELEMENT, PAIR = 140, 100  # bytes that an element of a set and an item of a dictionary cost at most
 SHOWN_DEPTH, SHOWN_ITEMS, SHOWN_TEXT, SHOWN = 3, 8, 60, 400
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names, which protocol 2 keeps
 NOT_READ = "INT LONG FLOAT STRING UNICODE DICT LIST GET PUT INST OBJ PERSID DUP PROTO EXT1 EXT2 EXT4 NEXT_BUFFER READONLY_BUFFER"
@@ -383,7 +383,7 @@ class Machine:
             self.refuse("pickle.call", "the arguments must be a tuple", field=function, got=type(args).__name__)
 
     def _inert(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[Any, Any] | None) -> Inert:
-        self.spend(240)
+        self.spend(300)
         return Inert(function, args, kwargs or None)
 
     def wrong_call(self, symbol: object, args: Any, expected: str) -> NoReturn:
@@ -528,11 +528,14 @@ def _width(raw: memoryview) -> int:
 
 def _decoded(machine: Machine, length: int) -> str:
     raw = machine.take(length)
-    machine.spend(80 + length * (4 if length < 64 else _width(raw)))
+    if length > 64:
+        machine.spend(length * _width(raw))
     try:
-        return str(raw, "utf-8", "surrogatepass")
+        text = str(raw, "utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         return machine.refuse("pickle.text", "the text is not UTF-8", got=str(error.reason))
+    machine.spend(72 if length > 64 else 72 + (1 if text.isascii() else 4) * length)
+    return text
 
 
 def _unicode(code: bytes, name: str, width: int) -> None:

@@ -51,7 +51,7 @@ RULES = {
 }
 MAX_DEPTH = 256
 SMALL = 8  # plain values in a container that is repeated where it occurs again
-NAME_COST, EDGE_COST, CONTAINER_COST = 700, 260, 700
+NAME_COST, EDGE_COST, CONTAINER_COST = 700, 180, 600
 HERE = Symbol("", "")  # the key of a part that has no name of its own
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, set, frozenset, Symbol)
 

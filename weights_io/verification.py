@@ -96,14 +96,31 @@ def _wide(array: Any) -> Any:
         return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
+def _equal_integers(x: Any, y: Any) -> Any:  # (n,), (n,) -> bool (n,), or None where one of them holds no integers
+    """Where two arrays of integers are equal, which float64 cannot tell beyond 2**53. Unequal integers are at least 1 apart."""
+    if x.dtype.kind not in "iub" or y.dtype.kind not in "iub":
+        return None
+    same_sign = (x < 0) == (y < 0) if x.dtype.kind != "b" and y.dtype.kind != "b" else True
+    return same_sign & (x.astype(np.uint64) == y.astype(np.uint64))
+
+
+def _within(x: Any, y: Any, error: Any, rtol: float, atol: float) -> Any:  # float64 (n,) each -> bool (n,)
+    """error <= atol + rtol |y| where all are finite; where one side overflows, a quarter of both is compared."""
+    finite, bound = np.isfinite(x) & np.isfinite(y), atol + rtol * np.abs(y)
+    quarter = np.abs(x / 4 - y / 4) <= atol / 4 + rtol * np.abs(y / 4)
+    return finite & np.where(np.isfinite(error) & np.isfinite(bound), error <= bound, quarter)
+
+
 def _values(x: Any, y: Any, rtol: float, atol: float) -> str:  # (n,), (n,)
     different, worst, place = 0, -1.0, -1
     for start in range(0, x.size, BLOCK):
+        exact = _equal_integers(x[start : start + BLOCK], y[start : start + BLOCK])
         left, right = _wide(x[start : start + BLOCK]), _wide(y[start : start + BLOCK])
         with np.errstate(invalid="ignore", over="ignore"):
-            same = (left == right) | (np.isnan(left) & np.isnan(right))
-            error = np.where(same, 0.0, np.abs(left - right))
-            outside = ~same & ~((error <= atol + rtol * np.abs(right)) & np.isfinite(right))
+            same = (left == right) | (np.isnan(left) & np.isnan(right)) if exact is None else exact
+            least = 0.0 if exact is None else 1.0  # unequal integers are at least 1 apart
+            error = np.where(same, 0.0, np.maximum(np.abs(left - right), least))
+            outside = ~same & ~_within(left, right, error, rtol, atol)
         different += int(outside.sum())
         shown = np.where(outside, np.where(np.isnan(error), np.inf, error), -1.0)
         if outside.any() and shown.max() > worst:

@@ -743,3 +743,96 @@ FILES: dict[str, Callable[[dict[str, Any] | None], Builder]] = {
     "dense": dense,
     "arrays": arrays,
 }
+
+
+# --- the corpus -------------------------------------------------------------------------------------------------------------
+
+
+def plus(number: int) -> Callable[[int], int]:
+    return lambda value: value + number
+
+
+def bad(
+    file: str, name: str, rule: str, words: str, why: str, changes: dict[str, Any], read: str | None = None
+) -> Case:
+    """A good file with changes; `words` are separated by bars."""
+    content = bytes(FILES[file](changes).data)
+    return Case(name, f"hdf5.{rule}", tuple(words.split("|")), {"a.h5": content}, "a.h5", read, why)
+
+
+def cut(file: str, size: int) -> bytes:
+    return bytes(FILES[file](None).data[:size])
+
+
+def whole(name: str, rule: str, words: str, why: str, content: bytes, read: str | None = None) -> Case:
+    rule = rule if rule.startswith("budget.") else f"hdf5.{rule}"
+    return Case(name, rule, tuple(words.split("|")), {"a.h5": content}, "a.h5", read, why)
+
+
+def nested(depth: int) -> bytes:
+    """Groups in each other."""
+    b = Builder()
+    b.reserve(48)
+    address = header2(b, "last", [(2, "info", link_info(b, "last.info"))])
+    for _ in range(depth):
+        address = header2(b, "g", [(2, "info", link_info(b, "i")), (6, "l", link(b, "l", b"g", address))])
+    superblock2(b, address)
+    return bytes(b.data)
+
+
+def many_texts() -> bytes:
+    """An attribute of one thousand times the same long text of the global heap."""
+    b = Builder()
+    b.reserve(96)
+    length = 30000
+    raw = struct.pack("<HHIQ", 1, 1, 0, length) + b"a" * length
+    address = b.add(b"GCOL\1\0\0\0" + struct.pack("<Q", len(raw) + 16) + raw)
+    value = struct.pack("<IQI", length, address, 1) * 1000
+    kind, shape = datatype(b, "type", "variable", 16, 1), dataspace(b, "space", (1000,))
+    names = attribute(b, "names", b"layer_names", kind, shape, value)
+    superblock0(b, header1(b, "root", [(17, "table", old_group(b, "root", {})), (12, "names", names)]))
+    return bytes(b.data)
+
+
+def external_file(b: Builder) -> bytes:
+    """An external files message of version 1 with one file."""
+    heap = b.add(b"HEAP" + bytes(4) + struct.pack("<QQQ", 24, 1, b.add(padded(b"\0" * 8 + b"/etc/passwd\0"))))
+    return b"\1\0\0\0" + struct.pack("<HHQ", 1, 1, heap) + struct.pack("<QQQ", 8, 0, 24)
+
+
+def _superblocks() -> list[Case]:
+    return [
+        bad("old", "superblock-version", "version", "version that is not read|0 or 1", "superblock 4 does not exist", {"superblock.version": 4}),
+        bad("old", "free-space-version", "version", "version that is not read|version 0", "free space of version 1", {"superblock.free_version": 1}),
+        bad("old", "sizes-of-addresses", "sizes", "sizes of addresses|3 and 8", "addresses of three bytes", {"superblock.offsets": 3}),
+        bad("new", "sizes-of-lengths", "sizes", "sizes of addresses|8 and 16", "lengths of sixteen bytes", {"superblock.lengths": 16}),
+        bad("old", "base-address", "base", "base address is wrong|512", "addresses count from a place where nothing is", {"superblock.base": 512}),
+        bad("old", "end-after-file", "end", "truncated", "the superblock announces one byte more", {"superblock.end": plus(1)}),
+        whole("truncated-by-one", "end", "truncated|2151 bytes", "the last byte is missing", cut("old", 2151)),
+        whole("superblock-only", "end", "truncated", "nothing after the superblock", cut("new", 48)),
+        bad("old", "driver", "driver", "one of several", "the file of a driver that splits files", {"superblock.driver": 96}),
+        bad("old", "free-space-address", "superblock", "free space|96", "an address that old superblocks never had", {"superblock.free": 96}),
+        bad("chunks", "no-room-in-nodes", "superblock", "no room|0", "chunk trees whose nodes have no entries", {"superblock.chunk_k": 0}),
+        bad("old", "root-outside", "address", "out of the file", "the root group lies after the end", {"superblock.root": 1 << 40}),
+        bad("old", "root-undefined", "address", "undefined", "there is no root group", {"superblock.root": NOWHERE}),
+        bad("old", "root-is-superblock", "signature", "no object header|137", "the root group is the superblock", {"superblock.root": 0}),
+        bad("old", "root-is-dataset", "object", "a group|none of them", "no", {"superblock.root": 0}),
+        bad("new", "superblock-checksum", "checksum", "checksum is wrong", "a checksum that is one too large", {"superblock.checksum": plus(1)}),
+        bad("new", "open-for-writing", "in-use", "left open", "the program that wrote it has not closed it", {"superblock.flags": 1}),
+        bad("new", "unknown-flags", "flags", "unknown flags|64", "a flag that superblocks do not have", {"superblock.flags": 64}),
+        bad("new", "driver-in-extension", "driver", "one of several|driver info", "a driver in the superblock's extension", {"extension.kind": 20}),
+        bad("new", "cache-image", "cache-image", "cache image", "the metadata is elsewhere", {"extension.kind": 24}),
+        bad("new", "extension-is-root", "overlap", "overlap", "the superblock's extension is the root group", {"superblock.extension": 448}),
+    ]  # fmt: skip
+
+
+def cases() -> list[Case]:
+    """Files that break one rule each."""
+    parts = (_superblocks,)
+    return [case for part in parts for case in part()]
+
+
+def good() -> list[Case]:
+    """The files that the others are made of."""
+    found = [Case(name, "", (), {"a.h5": bytes(build(None).data)}, "a.h5") for name, build in FILES.items()]
+    return [*found, Case("user-block", "", (), {"a.h5": bytes(512) + bytes(old(None, 512).data)}, "a.h5")]

@@ -173,25 +173,86 @@ def _beginnings() -> list[Case]:
         _pickle("pickle-protocol-0", "pickle.begin", begin, b"(dp0\n.", "a text pickle, without PROTO"),
         _pickle("pickle-protocol-1", "pickle.begin", begin, b"\x80\x01" + good[2:], "protocol 1 has no PROTO"),
         _pickle("pickle-protocol-6", "pickle.begin", begin, b"\x80\x06" + good[2:], "a protocol that there is not"),
-        _pickle("opcode-int", "pickle.opcode", ("this pickle opcode is not read", "INT"), pickled(b"I1\n"), "a text opcode"),
-        _pickle("opcode-inst", "pickle.opcode", ("not read", "INST"), pickled(b"(ios\nsystem\n"), "calls a symbol in a text opcode"),
-        _pickle("opcode-obj", "pickle.opcode", ("not read", "OBJ"), pickled(b"(" + symbol("os", "system") + b"o"), "calls a symbol"),
-        _pickle("opcode-ext1", "pickle.opcode", ("not read", "EXT1"), pickled(b"\x82\x01"), "a symbol of the process's registry"),
-        _pickle("opcode-buffer", "pickle.opcode", ("not read", "NEXT_BUFFER"), pickled(b"\x97", 5), "a buffer that is not in the file"),
+        _pickle(
+            "opcode-int", "pickle.opcode", ("this pickle opcode is not read", "INT"), pickled(b"I1\n"), "a text opcode"
+        ),
+        _pickle(
+            "opcode-inst",
+            "pickle.opcode",
+            ("not read", "INST"),
+            pickled(b"(ios\nsystem\n"),
+            "calls a symbol in a text opcode",
+        ),
+        _pickle(
+            "opcode-obj",
+            "pickle.opcode",
+            ("not read", "OBJ"),
+            pickled(b"(" + symbol("os", "system") + b"o"),
+            "calls a symbol",
+        ),
+        _pickle(
+            "opcode-ext1",
+            "pickle.opcode",
+            ("not read", "EXT1"),
+            pickled(b"\x82\x01"),
+            "a symbol of the process's registry",
+        ),
+        _pickle(
+            "opcode-buffer",
+            "pickle.opcode",
+            ("not read", "NEXT_BUFFER"),
+            pickled(b"\x97", 5),
+            "a buffer that is not in the file",
+        ),
         _pickle("opcode-proto-again", "pickle.opcode", ("not read", "PROTO"), pickled(b"\x80\x02N"), "PROTO inside"),
-        _pickle("opcode-none", "pickle.opcode", ("this is no opcode", "0xff"), pickled(b"\xff"), "a byte that is no opcode"),
+        _pickle(
+            "opcode-none", "pickle.opcode", ("this is no opcode", "0xff"), pickled(b"\xff"), "a byte that is no opcode"
+        ),
         _pickle("no-stop", "pickle.truncated", "without STOP", good[:-1], "the last byte is missing"),
-        _pickle("text-beyond-the-end", "pickle.truncated", ("ends inside", "4294967295 bytes"), b"\x80\x02X\xff\xff\xff\xffab.", "4 GiB of text"),
-        _pickle("bytes-2-to-the-62", "pickle.truncated", "ends inside", b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"ab.", "4 EiB of bytes"),
-        _pickle("bytearray-all-ones", "pickle.truncated", "ends inside", b"\x80\x05\x96" + b"\xff" * 8 + b"ab.", "wraps in a signed reader"),
-        _pickle("frame-beyond-the-end", "pickle.truncated", "frame is longer", b"\x80\x04\x95" + struct.pack("<Q", 99) + b"N.", "a frame"),
+        _pickle(
+            "text-beyond-the-end",
+            "pickle.truncated",
+            ("ends inside", "4294967295 bytes"),
+            b"\x80\x02X\xff\xff\xff\xffab.",
+            "4 GiB of text",
+        ),
+        _pickle(
+            "bytes-2-to-the-62",
+            "pickle.truncated",
+            "ends inside",
+            b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"ab.",
+            "4 EiB of bytes",
+        ),
+        _pickle(
+            "bytearray-all-ones",
+            "pickle.truncated",
+            "ends inside",
+            b"\x80\x05\x96" + b"\xff" * 8 + b"ab.",
+            "wraps in a signed reader",
+        ),
+        _pickle(
+            "frame-beyond-the-end",
+            "pickle.truncated",
+            "frame is longer",
+            b"\x80\x04\x95" + struct.pack("<Q", 99) + b"N.",
+            "a frame",
+        ),
         _pickle("opcode-cut", "pickle.truncated", "ends inside", b"\x80\x02G\0\0", "the number of BINFLOAT is cut"),
         _case(
-            "too-many-opcodes", "pickle.opcodes", "the pickle is too long",
-            file(_repeated(2200)[0], packed={"data.pkl": _repeated(2200)[1]}), "half a million opcodes, deflated to a few kilobytes",
+            "too-many-opcodes",
+            "pickle.opcodes",
+            "the pickle is too long",
+            file(_repeated(2200)[0], packed={"data.pkl": _repeated(2200)[1]}),
+            "half a million opcodes, deflated to a few kilobytes",
         ),
-        _pickle("after-stop", "pytorch.end", ("bytes after the pickle", "2 bytes"), good + b"N.", "a second pickle behind the first"),
-    ]  # fmt: skip
+        _pickle(
+            "after-stop",
+            "pytorch.end",
+            ("bytes after the pickle", "2 bytes"),
+            good + b"N.",
+            "a second pickle behind the first",
+        ),
+    ]
 
 
 def _repeated(times: int) -> tuple[bytes, bytes]:
@@ -241,41 +302,187 @@ def _values() -> list[Case]:
     return [
         _pickle("text-not-utf-8", "pickle.text", "not UTF-8", pickled(text(b"\xff\xfe")), "bytes that are no text"),
         _pickle("text-overlong", "pickle.text", "not UTF-8", pickled(text(b"\xc0\xaf")), "a slash in two bytes"),
-        _pickle("integer-too-long", "pickle.integer", ("too long", "1025 bytes"), pickled(b"\x8b" + struct.pack("<I", 1025) + bytes(1025)), "LONG4"),
-        _pickle("integer-all-ones", "pickle.integer", "too long", pickled(b"\x8b\xff\xff\xff\xff"), "LONG4 with a negative length, as CPython reads it"),
+        _pickle(
+            "integer-too-long",
+            "pickle.integer",
+            ("too long", "1025 bytes"),
+            pickled(b"\x8b" + struct.pack("<I", 1025) + bytes(1025)),
+            "LONG4",
+        ),
+        _pickle(
+            "integer-all-ones",
+            "pickle.integer",
+            "too long",
+            pickled(b"\x8b\xff\xff\xff\xff"),
+            "LONG4 with a negative length, as CPython reads it",
+        ),
         _pickle("symbol-empty", "pickle.symbol", "this is no symbol", pickled(b"c\nx\n"), "a symbol without a module"),
-        _pickle("symbol-not-ended", "pickle.symbol", "this is no symbol", pickled(b"ctorch"), "a symbol without an end"),
-        _pickle("symbol-too-long", "pickle.symbol", "this is no symbol", pickled(symbol("a", "b" * 256)), "a name of 256 characters"),
-        _pickle("symbol-control", "pickle.symbol", "this is no symbol", pickled(symbol("a", "b\0c")), "a NUL in the name"),
+        _pickle(
+            "symbol-not-ended", "pickle.symbol", "this is no symbol", pickled(b"ctorch"), "a symbol without an end"
+        ),
+        _pickle(
+            "symbol-too-long",
+            "pickle.symbol",
+            "this is no symbol",
+            pickled(symbol("a", "b" * 256)),
+            "a name of 256 characters",
+        ),
+        _pickle(
+            "symbol-control", "pickle.symbol", "this is no symbol", pickled(symbol("a", "b\0c")), "a NUL in the name"
+        ),
         _pickle("symbol-not-utf-8", "pickle.symbol", "not UTF-8", pickled(b"c\xff\nx\n"), "a module that is no text"),
-        _pickle("symbol-of-numbers", "pickle.symbol", ("this is no symbol", "two texts"), pickled(x + whole(1) + b"\x93", 4), "STACK_GLOBAL of an integer"),
-        _pickle("key-is-a-list", "pickle.key", ("cannot be a key", "list"), pickled(dictionary((b"]", NONE))), "a key without a hash"),
-        _pickle("key-holds-a-list", "pickle.key", ("cannot be a key", "tuple"), pickled(dictionary((b"]\x85", NONE))), "a list within a tuple"),
-        _pickle("key-too-large", "pickle.key", ("cannot be a key", "int"), pickled(dictionary((whole(2**65), NONE))), "integers of 64 bits collide less"),
-        _pickle("key-too-deep", "pickle.key", ("cannot be a key", "tuple"), pickled(dictionary((deep, NONE))), "a hash that takes long"),
-        _pickle("keys-that-collide", "pickle.key", "cannot be a key", pickled(b"}(" + weak + b"u"), "a thousand and one tuples of numbers"),
-        _pickle("element-is-a-list", "pickle.key", ("cannot be a key", "list"), pickled(b"\x8f(]\x90", 4), "a set of a list"),
+        _pickle(
+            "symbol-of-numbers",
+            "pickle.symbol",
+            ("this is no symbol", "two texts"),
+            pickled(x + whole(1) + b"\x93", 4),
+            "STACK_GLOBAL of an integer",
+        ),
+        _pickle(
+            "key-is-a-list",
+            "pickle.key",
+            ("cannot be a key", "list"),
+            pickled(dictionary((b"]", NONE))),
+            "a key without a hash",
+        ),
+        _pickle(
+            "key-holds-a-list",
+            "pickle.key",
+            ("cannot be a key", "tuple"),
+            pickled(dictionary((b"]\x85", NONE))),
+            "a list within a tuple",
+        ),
+        _pickle(
+            "key-too-large",
+            "pickle.key",
+            ("cannot be a key", "int"),
+            pickled(dictionary((whole(2**65), NONE))),
+            "integers of 64 bits collide less",
+        ),
+        _pickle(
+            "key-too-deep",
+            "pickle.key",
+            ("cannot be a key", "tuple"),
+            pickled(dictionary((deep, NONE))),
+            "a hash that takes long",
+        ),
+        _pickle(
+            "keys-that-collide",
+            "pickle.key",
+            "cannot be a key",
+            pickled(b"}(" + weak + b"u"),
+            "a thousand and one tuples of numbers",
+        ),
+        _pickle(
+            "element-is-a-list", "pickle.key", ("cannot be a key", "list"), pickled(b"\x8f(]\x90", 4), "a set of a list"
+        ),
         _pickle("append-to-a-tuple", "pickle.target", "lists only", pickled(b")Na"), "APPEND to a tuple"),
         _pickle("append-to-a-set", "pickle.target", "lists only", pickled(b"\x8fNa", 4), "APPEND to a set"),
-        _pickle("set-item-of-a-list", "pickle.target", "dictionaries only", pickled(b"]" + whole(0) + b"Ns"), "SETITEM of a list"),
+        _pickle(
+            "set-item-of-a-list",
+            "pickle.target",
+            "dictionaries only",
+            pickled(b"]" + whole(0) + b"Ns"),
+            "SETITEM of a list",
+        ),
         _pickle("add-to-a-list", "pickle.target", "sets only", pickled(b"](N\x90", 4), "ADDITEMS to a list"),
-        _pickle("key-without-a-value", "pickle.target", "a key has no value", pickled(b"}(" + x + b"u"), "one key, no value"),
-        _pickle("call-of-a-number", "pickle.call", ("only a symbol", "int"), pickled(whole(1) + b")R"), "an integer is called"),
-        _pickle("call-with-a-list", "pickle.call", "must be a tuple", pickled(symbol("os", "system") + b"]R"), "arguments in a list"),
-        _pickle("call-by-a-number", "pickle.call", "must be a dictionary", pickled(symbol("a", "b") + b")N\x92", 4), "NEWOBJ_EX without keywords"),
-        _pickle("new-of-a-function", "pickle.call", "not made so", pickled(symbol("_codecs", "encode") + b")\x81"), "NEWOBJ of a function"),
-        _pickle("new-of-a-full-dict", "pickle.call", "not made so", pickled(symbol("collections", "OrderedDict") + b"]\x85\x81"), "NEWOBJ initialises nothing"),
-        _pickle("ordered-of-a-number", "pickle.call", "wrong arguments", pickled(call("collections", "OrderedDict", whole(1))), "a dictionary of 1"),
-        _pickle("encode-rot13", "pickle.call", ("wrong arguments", "latin1"), pickled(encode("x", "rot13")), "an encoding that is code"),
-        _pickle("encode-not-latin1", "pickle.call", ("wrong arguments", "U+00FF"), pickled(encode("Ā", "latin1")), "a character that is no byte"),
-        _pickle("complex-of-texts", "pickle.call", "two floats", pickled(call("builtins", "complex", x, x)), "complex('x', 'x')"),
-        _pickle("range-of-step-0", "pickle.call", "the third not 0", pickled(call("builtins", "range", *map(whole, (0, 9, 0)))), "range(0, 9, 0)"),
-        _pickle("new-of-new", "pickle.call", "wrong arguments", pickled(call("copyreg", "__newobj__", symbol("copyreg", "__newobj__"))), "calls of calls"),
+        _pickle(
+            "key-without-a-value", "pickle.target", "a key has no value", pickled(b"}(" + x + b"u"), "one key, no value"
+        ),
+        _pickle(
+            "call-of-a-number",
+            "pickle.call",
+            ("only a symbol", "int"),
+            pickled(whole(1) + b")R"),
+            "an integer is called",
+        ),
+        _pickle(
+            "call-with-a-list",
+            "pickle.call",
+            "must be a tuple",
+            pickled(symbol("os", "system") + b"]R"),
+            "arguments in a list",
+        ),
+        _pickle(
+            "call-by-a-number",
+            "pickle.call",
+            "must be a dictionary",
+            pickled(symbol("a", "b") + b")N\x92", 4),
+            "NEWOBJ_EX without keywords",
+        ),
+        _pickle(
+            "new-of-a-function",
+            "pickle.call",
+            "not made so",
+            pickled(symbol("_codecs", "encode") + b")\x81"),
+            "NEWOBJ of a function",
+        ),
+        _pickle(
+            "new-of-a-full-dict",
+            "pickle.call",
+            "not made so",
+            pickled(symbol("collections", "OrderedDict") + b"]\x85\x81"),
+            "NEWOBJ initialises nothing",
+        ),
+        _pickle(
+            "ordered-of-a-number",
+            "pickle.call",
+            "wrong arguments",
+            pickled(call("collections", "OrderedDict", whole(1))),
+            "a dictionary of 1",
+        ),
+        _pickle(
+            "encode-rot13",
+            "pickle.call",
+            ("wrong arguments", "latin1"),
+            pickled(encode("x", "rot13")),
+            "an encoding that is code",
+        ),
+        _pickle(
+            "encode-not-latin1",
+            "pickle.call",
+            ("wrong arguments", "U+00FF"),
+            pickled(encode("Ā", "latin1")),
+            "a character that is no byte",
+        ),
+        _pickle(
+            "complex-of-texts",
+            "pickle.call",
+            "two floats",
+            pickled(call("builtins", "complex", x, x)),
+            "complex('x', 'x')",
+        ),
+        _pickle(
+            "range-of-step-0",
+            "pickle.call",
+            "the third not 0",
+            pickled(call("builtins", "range", *map(whole, (0, 9, 0)))),
+            "range(0, 9, 0)",
+        ),
+        _pickle(
+            "new-of-new",
+            "pickle.call",
+            "wrong arguments",
+            pickled(call("copyreg", "__newobj__", symbol("copyreg", "__newobj__"))),
+            "calls of calls",
+        ),
         _pickle("build-of-a-list", "pickle.build", ("has no state", "list"), pickled(b"]Nb"), "BUILD on a list"),
         _pickle("build-of-a-storage", "pickle.build", "has no state", pickled(storage() + b"Nb"), "BUILD on a storage"),
-        _pickle("attributes-of-a-number", "pickle.build", "must be a dictionary", pickled(HOOKS + whole(1) + b"b"), "an OrderedDict with the state 1"),
-        _pickle("copies-of-a-text", "budget.heap", "more than its size allows", pickled(_copies()), "1500 times the bytes of a text of 12000 characters"),
-    ]  # fmt: skip
+        _pickle(
+            "attributes-of-a-number",
+            "pickle.build",
+            "must be a dictionary",
+            pickled(HOOKS + whole(1) + b"b"),
+            "an OrderedDict with the state 1",
+        ),
+        _pickle(
+            "copies-of-a-text",
+            "budget.heap",
+            "more than its size allows",
+            pickled(_copies()),
+            "1500 times the bytes of a text of 12000 characters",
+        ),
+    ]
 
 
 def _copies() -> bytes:
@@ -294,26 +501,68 @@ def _storages() -> list[Case]:
     return [
         _tensor("identity-is-a-number", rule, words, tensor(whole(5) + b"Q"), "a persistent identifier of old"),
         _tensor("identity-of-four", rule, words, identity(*good[:4]), "without a count"),
-        _tensor("identity-of-a-module", rule, words, identity(text("module"), *good[1:]), "only the legacy container has these"),
-        _tensor("class-not-a-storage", rule, words, identity(good[0], symbol("os", "system"), *good[2:]), "a symbol that is no storage"),
-        _tensor("class-of-elsewhere", rule, words, identity(good[0], symbol("evil", "FloatStorage"), *good[2:]), "a known name in another module"),
+        _tensor(
+            "identity-of-a-module",
+            rule,
+            words,
+            identity(text("module"), *good[1:]),
+            "only the legacy container has these",
+        ),
+        _tensor(
+            "class-not-a-storage",
+            rule,
+            words,
+            identity(good[0], symbol("os", "system"), *good[2:]),
+            "a symbol that is no storage",
+        ),
+        _tensor(
+            "class-of-elsewhere",
+            rule,
+            words,
+            identity(good[0], symbol("evil", "FloatStorage"), *good[2:]),
+            "a known name in another module",
+        ),
         _tensor("key-with-a-path", rule, words, tensor(storage("../0")), "a key that leaves the folder"),
         _tensor("key-of-other-digits", rule, words, tensor(storage("٠")), "a digit that is not ASCII"),
         _tensor("count-negative", rule, words, tensor(storage(count=-6)), "minus six elements"),
         _tensor("count-true", rule, words, identity(*good[:4], b"\x88"), "a truth value counts"),
         _tensor("count-2-to-the-63", rule, words, tensor(storage(count=2**63)), "does not fit in 64 bits with a sign"),
-        _tensor("storage-missing", "pytorch.missing", ("a storage is missing", "data/1"), tensor(storage("1")), "no member of that key"),
-        _tensor("storage-smaller", "pytorch.storage", ("another size", "28 bytes", "24 bytes"), tensor(storage(count=7)), "one element too many"),
-        _tensor("storage-larger", "pytorch.storage", ("another size", "20 bytes", "24 bytes"), tensor(storage(count=5)), "one element too few"),
-        _case(
-            "storage-of-two-dtypes", "pytorch.storage", "disagree",
-            file(state(("x", tensor()), ("y", tensor(storage(kind="IntStorage"))))), "the same bytes as floats and as integers",
+        _tensor(
+            "storage-missing",
+            "pytorch.missing",
+            ("a storage is missing", "data/1"),
+            tensor(storage("1")),
+            "no member of that key",
+        ),
+        _tensor(
+            "storage-smaller",
+            "pytorch.storage",
+            ("another size", "28 bytes", "24 bytes"),
+            tensor(storage(count=7)),
+            "one element too many",
+        ),
+        _tensor(
+            "storage-larger",
+            "pytorch.storage",
+            ("another size", "20 bytes", "24 bytes"),
+            tensor(storage(count=5)),
+            "one element too few",
         ),
         _case(
-            "storage-of-two-counts", "pytorch.storage", "disagree",
-            file(state(("x", tensor()), ("y", tensor(storage(count=3), size=wholes(3), stride=wholes(1))))), "six elements, and then three",
+            "storage-of-two-dtypes",
+            "pytorch.storage",
+            "disagree",
+            file(state(("x", tensor()), ("y", tensor(storage(kind="IntStorage"))))),
+            "the same bytes as floats and as integers",
         ),
-    ]  # fmt: skip
+        _case(
+            "storage-of-two-counts",
+            "pytorch.storage",
+            "disagree",
+            file(state(("x", tensor()), ("y", tensor(storage(count=3), size=wholes(3), stride=wholes(1))))),
+            "six elements, and then three",
+        ),
+    ]
 
 
 def _tensors() -> list[Case]:
@@ -323,47 +572,146 @@ def _tensors() -> list[Case]:
     utils = "torch._utils"
     sizes = lambda *values: tensor(size=wholes(*values), stride=wholes(*[1] * len(values)))  # noqa: E731
     return [
-        _tensor("rebuild-too-few", rebuild, "wrong arguments", call(utils, "_rebuild_tensor_v2", storage()), "a storage alone"),
+        _tensor(
+            "rebuild-too-few",
+            rebuild,
+            "wrong arguments",
+            call(utils, "_rebuild_tensor_v2", storage()),
+            "a storage alone",
+        ),
         _tensor("rebuild-of-a-number", rebuild, "a typed storage", tensor(whole(6)), "6 is no storage"),
         _tensor("rebuild-untyped", rebuild, "a typed storage", tensor(untyped), "v2 of a storage without a dtype"),
-        _tensor("rebuild-typed", rebuild, "a typed storage", tensor(version=3, dtype=(symbol("torch", "uint16"),)), "v3 of a storage with one"),
-        _tensor("conj-of-floats", rebuild, "metadata of a tensor", tensor(None, whole(0), wholes(2), wholes(1), metadata("conj")), "no complex numbers"),
-        _tensor("metadata-unknown", rebuild, "metadata of a tensor", tensor(None, whole(0), wholes(2), wholes(1), metadata("bits")), "a flag unknown"),
-        _tensor("parameter-of-a-number", rebuild, "wrong arguments", call(utils, "_rebuild_parameter", whole(1), FALSE, HOOKS), "1 is no tensor"),
-        _tensor("from-type-of-a-text", rebuild, "wrong arguments", call("torch._tensor", "_rebuild_from_type_v2", *[text("x")] * 4), "four texts"),
-        _tensor("quantised-by-nothing", rebuild, "wrong arguments", call(utils, "_rebuild_qtensor", storage()), "no quantiser"),
+        _tensor(
+            "rebuild-typed",
+            rebuild,
+            "a typed storage",
+            tensor(version=3, dtype=(symbol("torch", "uint16"),)),
+            "v3 of a storage with one",
+        ),
+        _tensor(
+            "conj-of-floats",
+            rebuild,
+            "metadata of a tensor",
+            tensor(None, whole(0), wholes(2), wholes(1), metadata("conj")),
+            "no complex numbers",
+        ),
+        _tensor(
+            "metadata-unknown",
+            rebuild,
+            "metadata of a tensor",
+            tensor(None, whole(0), wholes(2), wholes(1), metadata("bits")),
+            "a flag unknown",
+        ),
+        _tensor(
+            "parameter-of-a-number",
+            rebuild,
+            "wrong arguments",
+            call(utils, "_rebuild_parameter", whole(1), FALSE, HOOKS),
+            "1 is no tensor",
+        ),
+        _tensor(
+            "from-type-of-a-text",
+            rebuild,
+            "wrong arguments",
+            call("torch._tensor", "_rebuild_from_type_v2", *[text("x")] * 4),
+            "four texts",
+        ),
+        _tensor(
+            "quantised-by-nothing",
+            rebuild,
+            "wrong arguments",
+            call(utils, "_rebuild_qtensor", storage()),
+            "no quantiser",
+        ),
         _tensor("size-negative", shape, "wrong size or stride", sizes(-2, 3), "an axis of length -2"),
-        _tensor("size-true", shape, "wrong size or stride", tensor(size=several(b"\x88"), stride=wholes(1)), "an axis of length True"),
-        _tensor("stride-negative", shape, "wrong size or stride", tensor(None, whole(5), wholes(2), wholes(-1)), "backwards"),
+        _tensor(
+            "size-true",
+            shape,
+            "wrong size or stride",
+            tensor(size=several(b"\x88"), stride=wholes(1)),
+            "an axis of length True",
+        ),
+        _tensor(
+            "stride-negative", shape, "wrong size or stride", tensor(None, whole(5), wholes(2), wholes(-1)), "backwards"
+        ),
         _tensor("stride-missing", shape, "wrong size or stride", tensor(stride=wholes(1)), "two axes, one stride"),
         _tensor("size-of-65-axes", shape, "wrong size or stride", sizes(*[1] * 65), "more axes than an array can have"),
-        _tensor("size-overflows", shape, "wrong size or stride", sizes(2**31, 2**31, 2**31), "a product beyond 64 bits"),
+        _tensor(
+            "size-overflows", shape, "wrong size or stride", sizes(2**31, 2**31, 2**31), "a product beyond 64 bits"
+        ),
         _tensor("size-overflows-and-is-0", shape, "wrong size or stride", sizes(0, 2**62), "empty, but no array"),
         _tensor("size-is-a-number", shape, "wrong size or stride", tensor(size=whole(6)), "6 for (6,)"),
-        _tensor("offset-beyond", bounds, ("beyond its storage", "offset 1"), tensor(offset=whole(1)), "the last element is outside"),
-        _tensor("offset-negative", bounds, "beyond its storage", tensor(offset=whole(-1)), "the first element is outside"),
+        _tensor(
+            "offset-beyond",
+            bounds,
+            ("beyond its storage", "offset 1"),
+            tensor(offset=whole(1)),
+            "the last element is outside",
+        ),
+        _tensor(
+            "offset-negative", bounds, "beyond its storage", tensor(offset=whole(-1)), "the first element is outside"
+        ),
         _tensor("offset-2-to-the-64", bounds, "beyond its storage", tensor(offset=whole(2**64)), "wraps to 0"),
-        _tensor("stride-beyond", bounds, ("beyond its storage", "(4, 1)"), tensor(stride=wholes(4, 1)), "the second row ends outside"),
-        _tensor("stride-overflows", bounds, "beyond its storage", tensor(stride=wholes(2**62, 1)), "wraps to 0 when multiplied by the itemsize"),
-        _tensor("storage-empty", bounds, "beyond its storage", tensor(storage(count=0)), "six of no elements", storages={"0": b""}),
         _tensor(
-            "expanded-too-far", "budget.expansion", "far larger than the file",
-            tensor(size=wholes(2**20, 2**10), stride=wholes(0, 0)), "4 GiB of one float",
+            "stride-beyond",
+            bounds,
+            ("beyond its storage", "(4, 1)"),
+            tensor(stride=wholes(4, 1)),
+            "the second row ends outside",
         ),
         _tensor(
-            "dtype-unknown", "pytorch.dtype", ("unknown dtype", "torch.float128"),
-            tensor(untyped, version=3, dtype=(symbol("torch", "float128"),)), "a dtype that torch has not",
+            "stride-overflows",
+            bounds,
+            "beyond its storage",
+            tensor(stride=wholes(2**62, 1)),
+            "wraps to 0 when multiplied by the itemsize",
         ),
-        _tensor("dtype-of-elsewhere", "pytorch.dtype", "unknown dtype", tensor(untyped, version=3, dtype=(symbol("os", "uint8"),)), "os.uint8"),
+        _tensor(
+            "storage-empty",
+            bounds,
+            "beyond its storage",
+            tensor(storage(count=0)),
+            "six of no elements",
+            storages={"0": b""},
+        ),
+        _tensor(
+            "expanded-too-far",
+            "budget.expansion",
+            "far larger than the file",
+            tensor(size=wholes(2**20, 2**10), stride=wholes(0, 0)),
+            "4 GiB of one float",
+        ),
+        _tensor(
+            "dtype-unknown",
+            "pytorch.dtype",
+            ("unknown dtype", "torch.float128"),
+            tensor(untyped, version=3, dtype=(symbol("torch", "float128"),)),
+            "a dtype that torch has not",
+        ),
+        _tensor(
+            "dtype-of-elsewhere",
+            "pytorch.dtype",
+            "unknown dtype",
+            tensor(untyped, version=3, dtype=(symbol("os", "uint8"),)),
+            "os.uint8",
+        ),
         _case(
-            "dtype-complex32", "pytorch.dtype", ("no such dtype", "'x'", "torch.complex32"),
-            file(state(("x", tensor(untyped, version=3, dtype=(symbol("torch", "complex32"),))))), "a dtype that NumPy has not", "x",
+            "dtype-complex32",
+            "pytorch.dtype",
+            ("no such dtype", "'x'", "torch.complex32"),
+            file(state(("x", tensor(untyped, version=3, dtype=(symbol("torch", "complex32"),))))),
+            "a dtype that NumPy has not",
+            "x",
         ),
         _case(
-            "bool-of-7", "pytorch.bool", ("neither 0 nor 1", "'x'"),
-            file(state(("x", tensor(storage(kind="BoolStorage")))), storages={"0": b"\0\1\1\0\7\1"}), "a truth value of 7", "x",
+            "bool-of-7",
+            "pytorch.bool",
+            ("neither 0 nor 1", "'x'"),
+            file(state(("x", tensor(storage(kind="BoolStorage")))), storages={"0": b"\0\1\1\0\7\1"}),
+            "a truth value of 7",
+            "x",
         ),
-    ]  # fmt: skip
+    ]
 
 
 # --- NumPy, names, records --------------------------------------------------------------------------------------------------
@@ -390,16 +738,58 @@ def _objects() -> list[Case]:
     nested = b"}" + text("x") + tensor() + b"s"
     deep = b"]" * 260 + nested + b"a" * 260
     return [
-        _pickle("array-too-short", array, "not the bytes that it needs", pickled(numpy_array(FLOATS[:-1], wholes(6))), "23 bytes for six floats"),
-        _pickle("array-shape-negative", array, "not the bytes", pickled(numpy_array(FLOATS, wholes(-6))), "minus six elements"),
-        _pickle("array-shape-overflows", array, "not the bytes", pickled(numpy_array(b"", wholes(0, 2**62))), "empty, but no array"),
+        _pickle(
+            "array-too-short",
+            array,
+            "not the bytes that it needs",
+            pickled(numpy_array(FLOATS[:-1], wholes(6))),
+            "23 bytes for six floats",
+        ),
+        _pickle(
+            "array-shape-negative",
+            array,
+            "not the bytes",
+            pickled(numpy_array(FLOATS, wholes(-6))),
+            "minus six elements",
+        ),
+        _pickle(
+            "array-shape-overflows",
+            array,
+            "not the bytes",
+            pickled(numpy_array(b"", wholes(0, 2**62))),
+            "empty, but no array",
+        ),
         _pickle("scalar-too-short", array, "a scalar", pickled(scalar), "four bytes for a float64"),
-        _pickle("frombuffer-of-a-text", "pytorch.rebuild", "wrong arguments", pickled(call("numpy._core.numeric", "_frombuffer", *[text("C")] * 4)), "a text"),
-        _pickle("names-collide", "pytorch.names", ("same name", "a/b"), state(("a/b", tensor()), ("a", dictionary((text("b"), tensor())))), "two tensors a/b"),
-        _pickle("names-of-1-and-1", "pytorch.names", "same name", pickled(dictionary((text("1"), tensor()), (whole(1), tensor()))), "the keys '1' and 1"),
-        _pickle("name-half-a-pair", "pytorch.names", "not text", pickled(dictionary((text(b"\xed\xa0\x80"), tensor()))), "half of a surrogate pair"),
+        _pickle(
+            "frombuffer-of-a-text",
+            "pytorch.rebuild",
+            "wrong arguments",
+            pickled(call("numpy._core.numeric", "_frombuffer", *[text("C")] * 4)),
+            "a text",
+        ),
+        _pickle(
+            "names-collide",
+            "pytorch.names",
+            ("same name", "a/b"),
+            state(("a/b", tensor()), ("a", dictionary((text("b"), tensor())))),
+            "two tensors a/b",
+        ),
+        _pickle(
+            "names-of-1-and-1",
+            "pytorch.names",
+            "same name",
+            pickled(dictionary((text("1"), tensor()), (whole(1), tensor()))),
+            "the keys '1' and 1",
+        ),
+        _pickle(
+            "name-half-a-pair",
+            "pytorch.names",
+            "not text",
+            pickled(dictionary((text(b"\xed\xa0\x80"), tensor()))),
+            "half of a surrogate pair",
+        ),
         _pickle("too-deep", "pytorch.depth", "too deep", pickled(deep), "a tensor in 260 lists"),
-    ]  # fmt: skip
+    ]
 
 
 def _records() -> list[Case]:
@@ -413,22 +803,87 @@ def _records() -> list[Case]:
         )
 
     return [
-        _case("no-folder", "pytorch.root", root, archive({"data.pkl": good, **VERSION, **member}, root=""), "data.pkl lies in no folder"),
-        _case("two-pickles", "pytorch.root", root, archive({"a/data.pkl": good, "b/data.pkl": good}, root=""), "two folders with a data.pkl"),
-        _case("member-outside", "pytorch.root", (root, "other/x"), archive({"m/data.pkl": good, "m/version": b"3", "other/x": b"1"}, root=""), "a second folder"),
+        _case(
+            "no-folder",
+            "pytorch.root",
+            root,
+            archive({"data.pkl": good, **VERSION, **member}, root=""),
+            "data.pkl lies in no folder",
+        ),
+        _case(
+            "two-pickles",
+            "pytorch.root",
+            root,
+            archive({"a/data.pkl": good, "b/data.pkl": good}, root=""),
+            "two folders with a data.pkl",
+        ),
+        _case(
+            "member-outside",
+            "pytorch.root",
+            (root, "other/x"),
+            archive({"m/data.pkl": good, "m/version": b"3", "other/x": b"1"}, root=""),
+            "a second folder",
+        ),
         _case("version-missing", "pytorch.version", "wrong version", file(good, records=ORDER), "no version"),
-        _case("version-twice", "pytorch.version", "wrong version", file(good, records={**VERSION, ".data/version": b"3"}), "two records"),
-        _case("version-11", "pytorch.version", ("wrong version", "11"), records(version=b"11\n"), "later than any reader"),
+        _case(
+            "version-twice",
+            "pytorch.version",
+            "wrong version",
+            file(good, records={**VERSION, ".data/version": b"3"}),
+            "two records",
+        ),
+        _case(
+            "version-11", "pytorch.version", ("wrong version", "11"), records(version=b"11\n"), "later than any reader"
+        ),
         _case("version-not-a-number", "pytorch.version", "wrong version", records(version=b"3.0"), "3.0"),
-        _case("byteorder-middle", "pytorch.byteorder", "wrong byte order", records(byteorder=b"middle"), "a byte order of its own"),
+        _case(
+            "byteorder-middle",
+            "pytorch.byteorder",
+            "wrong byte order",
+            records(byteorder=b"middle"),
+            "a byte order of its own",
+        ),
         _case("byteorder-long", "zip.small", "too large", records(byteorder=b"little" * 3), "more than the words"),
-        _case("format-version-text", "pytorch.record", ("no number", ".format_version"), records(__format_version=b"one"), "one"),
-        _case("alignment-negative", "pytorch.record", ("no number", ".storage_alignment"), records(__storage_alignment=b"-64"), "-64"),
-        _case("metadata-not-json", "pytorch.metadata", "no metadata", records(__weights_io__json=b"{"), "half an object"),
-        _case("metadata-of-numbers", "pytorch.metadata", "no metadata", records(__weights_io__json=b'{"metadata": {"a": 1}}'), "a number for a text"),
-        _case("metadata-twice", "pytorch.metadata", "twice", records(__weights_io__json=b'{"metadata": {"a": "1", "a": "2"}}'), "a name twice"),
-        _case("storage-spoiled", "zip.crc", "checksum", file(good).replace(FLOATS, FLOATS[::-1]), "the bytes of the storage are others", "x"),
-    ]  # fmt: skip
+        _case(
+            "format-version-text",
+            "pytorch.record",
+            ("no number", ".format_version"),
+            records(__format_version=b"one"),
+            "one",
+        ),
+        _case(
+            "alignment-negative",
+            "pytorch.record",
+            ("no number", ".storage_alignment"),
+            records(__storage_alignment=b"-64"),
+            "-64",
+        ),
+        _case(
+            "metadata-not-json", "pytorch.metadata", "no metadata", records(__weights_io__json=b"{"), "half an object"
+        ),
+        _case(
+            "metadata-of-numbers",
+            "pytorch.metadata",
+            "no metadata",
+            records(__weights_io__json=b'{"metadata": {"a": 1}}'),
+            "a number for a text",
+        ),
+        _case(
+            "metadata-twice",
+            "pytorch.metadata",
+            "twice",
+            records(__weights_io__json=b'{"metadata": {"a": "1", "a": "2"}}'),
+            "a name twice",
+        ),
+        _case(
+            "storage-spoiled",
+            "zip.crc",
+            "checksum",
+            file(good).replace(FLOATS, FLOATS[::-1]),
+            "the bytes of the storage are others",
+            "x",
+        ),
+    ]
 
 
 def cases() -> list[Case]:
@@ -459,7 +914,11 @@ def good() -> list[Case]:
     files = {
         "tensor": file(state(("x", tensor()))),
         "transposed-tied-expanded": file(
-            state(("x", tensor()), ("y", tensor(size=wholes(3, 2), stride=wholes(1, 3))), ("z", tensor(size=wholes(4, 1), stride=wholes(0, 1))))
+            state(
+                ("x", tensor()),
+                ("y", tensor(size=wholes(3, 2), stride=wholes(1, 3))),
+                ("z", tensor(size=wholes(4, 1), stride=wholes(0, 1))),
+            )
         ),
         "bare": file(pickled(tensor())),
         "empty": file(state(), storages={}),
@@ -472,5 +931,5 @@ def good() -> list[Case]:
         "placeholder": file(state(("args", unknown), ("x", tensor()))),
         "os-system-is-a-name": file(state(("x", tensor()), ("y", call("os", "system", text("echo no"))))),
         "unreferenced": file(state(("x", tensor())), storages={"0": FLOATS, "1": b"more"}),
-    }  # fmt: skip
+    }
     return [_case(name, "", (), content, "") for name, content in files.items()]

@@ -7,7 +7,13 @@ cut what frameworks keep apart. A group in `OPTIONAL` is there as a whole or not
 
 from __future__ import annotations
 
-__all__ = ["ARCHITECTURES", "OPTIONAL", "TIED"]
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ARCHITECTURES", "OPTIONAL", "TIED", "misfits"]
 
 Table = dict[str, tuple[str, ...]]
 
@@ -57,3 +63,28 @@ ARCHITECTURES: dict[str, Table] = {
 }
 OPTIONAL: frozenset[str] = frozenset({"segment_embedding", "pooler", "masked_lm", "next_sentence", "output_embedding"})
 TIED: dict[str, str] = {"output_embedding": "token_embedding"}  # may be left out where it equals
+
+
+def _lengths(shape: tuple[int, ...], letters: tuple[str, ...], sizes: dict[str, int]) -> list[int | None]:
+    """What each axis has to be; a letter that stands alone and is met for the first time is what the axis is."""
+    if len(shape) != len(letters):
+        return [None]
+    for length, letter in zip(shape, letters, strict=True):
+        if letter.isalpha():
+            sizes.setdefault(letter, length)
+    factors = [re.fullmatch(r"(\d*)([a-z]?)", letter) for letter in letters]
+    return [int(found[1] or 1) * (sizes.get(found[2]) or 0 if found[2] else 1) for found in factors if found]
+
+
+def misfits(shapes: Mapping[str, tuple[int, ...]], architecture: str) -> list[str]:
+    """One line for every tensor whose shape is not that of the table, for one meaning of the letters throughout.
+
+    v and d are those of the token embedding, every other letter is what the first tensor with it shows. Names without a place are not looked at.
+    """
+    table, sizes, lines = ARCHITECTURES[architecture], dict[str, int](), []
+    for name in sorted(shapes, key=lambda name: name != "token_embedding"):
+        letters = table.get(re.sub(r"^blocks\.\d+\.", "blocks.{i}.", name))
+        if letters is not None and (wanted := _lengths(shapes[name], letters, sizes)) != list(shapes[name]):
+            means = "" if None in wanted else f" = {tuple(wanted)}"
+            lines.append(f"wrong shape: {name} expected ({', '.join(letters)}){means}, got {shapes[name]}")
+    return lines

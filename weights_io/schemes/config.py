@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from refimpl.gpt2 import Dialect
     from weights_io.schemes.scheme import Scheme
 
-__all__ = ["gpt2_from_shapes", "read_gpt2", "read_object"]
+__all__ = ["gpt2_from_shapes", "is_bert4keras", "read_gpt2", "read_object"]
 
 # Hugging Face: what the configuration calls each activation
 HUGGING_FACE_ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
@@ -47,9 +48,16 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_gpt2(path: Path) -> GPT2Config:
     """The configuration in a config.json, Hugging Face's or bert4keras'; raises ConfigError for what is missing, unknown or not implemented."""
     fields = read_object(path)
-    if "hidden_size" in fields and "n_embd" not in fields and fields.get("model_type", "gpt2") == "gpt2":
-        return _bert4keras(path, fields)
-    return _hugging_face(path, fields)
+    return _bert4keras(path, fields) if _of_bert4keras(fields) else _hugging_face(path, fields)
+
+
+def is_bert4keras(path: Path) -> bool:
+    """Whether a config.json is bert4keras' kind: a BERT's fields for a GPT-2."""
+    return _of_bert4keras(read_object(path))
+
+
+def _of_bert4keras(fields: Mapping[str, Any]) -> bool:
+    return "hidden_size" in fields and "n_embd" not in fields and fields.get("model_type", "gpt2") == "gpt2"
 
 
 def _needed(path: Path, fields: Mapping[str, Any], names: list[str]) -> None:
@@ -131,7 +139,11 @@ def _refuse(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def gpt2_from_shapes(
-    shapes: Mapping[str, tuple[int, ...]], scheme: Scheme, heads: int | None, where: object
+    shapes: Mapping[str, tuple[int, ...]],
+    scheme: Scheme,
+    heads: int | None,
+    where: object,
+    dialect: str | Dialect | None = None,
 ) -> GPT2Config:
     """The configuration that canonical shapes show; only the number of heads does not show in them.
 
@@ -141,6 +153,7 @@ def gpt2_from_shapes(
     scheme : whose released models are known by their width where `heads` is None
     heads : attention heads of a layer
     where : for messages
+    dialect : whose activation is taken where it names one; None is the scheme's
     """
     needed = ["token_embedding", "position_embedding", "blocks.0.feed_forward_in.weight"]
     absent = [name for name in needed if len(shapes.get(name, ())) != 2]
@@ -166,6 +179,6 @@ def gpt2_from_shapes(
         n_layer=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
         n_head=known,
         n_inner=shapes["blocks.0.feed_forward_in.weight"][1],
-        activation=named_dialect(scheme.dialect).activation or "tanh",
+        activation=named_dialect(dialect or scheme.dialect).activation or "tanh",
         tie_word_embeddings="output_embedding" not in shapes,
     )

@@ -81,4 +81,5 @@ ROBERTA = Scheme(
         "lm_head.decoder.weight": Rule("output_embedding"),
     },
     ignored={template.replace("[bert.]", "roberta."): reason for template, reason in BUFFERS.items()},
+    first_position=2,
 )

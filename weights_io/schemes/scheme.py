@@ -28,7 +28,7 @@ import numpy as np
 from weights_io.arrays import as_bytes, read_only
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import WeightsError, clipped
-from weights_io.schemes.canonical import ARCHITECTURES, OPTIONAL, TIED
+from weights_io.schemes.canonical import ARCHITECTURES, OPTIONAL, TIED, misfits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,6 +63,7 @@ RULES = {
     "scheme.unknown": "The names of a checkpoint are those of one naming scheme, and closer to it than to any other.",
     "scheme.names": "Every name is in the scheme's table, none is missing, and no parameter has two tensors.",
     "scheme.layout": "A tensor has the axes that its place in the scheme needs, and the parts of one parameter agree in shape and dtype.",
+    "scheme.shapes": "The shapes of all parameters are those of one model of the architecture.",
     "scheme.repeated": "A parameter that is stored twice is the same both times, bit for bit.",
 }
 LONGEST = 256  # characters of a name that a table can explain
@@ -146,6 +147,7 @@ class Scheme:
     ignored : template -> why such a tensor is no parameter; `{name}` stands for any text
     dialect : the convention of `refimpl` that the framework follows, see `refimpl.gpt2.dialects`
     heads : width -> attention heads of the models that were released without a configuration
+    first_position : the row of the position table that the first token has
     """
 
     name: str
@@ -156,6 +158,7 @@ class Scheme:
     ignored: Mapping[str, str] = field(repr=False, default_factory=dict)
     dialect: str = "openai"
     heads: Mapping[int, int] = field(repr=False, default_factory=dict)
+    first_position: int = 0
 
     @functools.cached_property
     def _read(self) -> dict[str, Rule]:
@@ -179,8 +182,12 @@ class Scheme:
         return [(_pattern(template), reason) for template, reason in self.ignored.items()]
 
     def reason(self, name: str) -> str | None:
-        """Why a tensor of that name is left out; None if it is not."""
-        return next((reason for pattern, reason in self._left_out if pattern.fullmatch(name)), None)
+        """Why a tensor of that name is left out; None if it is not. The state of a parameter needs a parameter of the table."""
+        for pattern, reason in self._left_out:
+            found = pattern.fullmatch(name)
+            if found and all(_find(of, self._read) for of in found.groups() if of is not None):
+                return reason
+        return None
 
     def file_names(self, canonical: str) -> list[tuple[str, Rule]]:
         """The tensors that are written for one canonical name: their names and rules, in the order of the parts."""
@@ -196,8 +203,10 @@ def _readings(template: str) -> Iterator[str]:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
+    """What a template means; the name that one begins with is a group."""
     fills = {re.escape("{name}"): ".+", re.escape("{i}"): "[0-9]+"}
     readings = [re.escape(reading) for reading in _readings(template)]
+    readings = [reading.replace(r"\{name\}", "(.+)", reading.startswith(r"\{name\}")) for reading in readings]
     for mark, meaning in fills.items():
         readings = [reading.replace(mark, meaning) for reading in readings]
     return re.compile("|".join(f"(?:{reading})" for reading in readings), re.DOTALL)
@@ -446,7 +455,21 @@ def to_canonical(tensors: Mapping[str, Any], scheme: Scheme) -> Checkpoint:
     """
     explanation = explain(tensors, scheme)
     explanation.check(tensors if isinstance(tensors, Checkpoint) else None)
-    return canonical_view(tensors, explanation)
+    ours = canonical_view(tensors, explanation)
+    _check_shapes(ours, scheme)
+    return ours
+
+
+def _check_shapes(tensors: Mapping[str, Any], scheme: Scheme) -> None:
+    """The canonical shapes agree with each other; SchemeError that lists every one that does not."""
+    lines = misfits({name: info_of(tensors, name).shape for name in tensors}, scheme.architecture)
+    if lines:
+        raise SchemeError(
+            f"the shapes are not those of one {scheme.architecture} ({len(lines)} problems)",
+            lines,
+            rule="scheme.shapes",
+            where=tensors if isinstance(tensors, Checkpoint) else None,
+        )
 
 
 def _cut(info: TensorInfo, name: str, rule: Rule) -> TensorInfo:
@@ -513,6 +536,7 @@ def from_canonical(tensors: Mapping[str, Any], scheme: Scheme) -> Checkpoint:
         that lists every parameter the scheme has no place for, and every one that is missing.
     """
     placed = _check_canonical(tensors, scheme, tensors if isinstance(tensors, Checkpoint) else None)
+    _check_shapes(tensors, scheme)
     heads = {table: head for head, table in TIED.items() if head in tensors and head not in placed}
 
     def part(name: str, rule: Rule) -> Any:
