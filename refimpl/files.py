@@ -20,7 +20,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], check: Callabl
 
     On any error the temporary file is removed and `path` is left as it was. The file gets the permissions of any new file.
     """
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # a name of its own, which every file system can hold
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -29,7 +29,18 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], check: Callabl
         if check:
             check(temporary)
         temporary.replace(path)
+        _flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the operating system put the new name on the disk too, where it has a call for that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +34,7 @@ CompatOption = Annotated[
     bool, typer.Option("--compat", help="Tolerate what the format's own reader does, where that is safe.")
 ]
 ExpansionOption = Annotated[int, typer.Option(help="How many times larger than the file its tensors may be.")]
+DEEPEST = 30  # levels of metadata that are shown
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -124,18 +127,39 @@ def _inspection(checkpoint: weights_io.Checkpoint, found: dict[str, Statistics])
         row |= {"file": str(info.file), "offset": info.offset}
         rows.append(row | ({"statistics": found[name]._asdict()} if name in found else {}))
     about = {"format": checkpoint.format, "tensors": rows, "shared": checkpoint.shared()}
-    return about | {"metadata": {str(name): _plain(value) for name, value in checkpoint.metadata.items()}}
+    return about | {"metadata": _Plain()(checkpoint.metadata)}
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can say of metadata: numbers, text and containers as they are, everything else as its representation."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return repr(value)[:500]
+class _Plain:
+    """Metadata as JSON can say it, of at most `left` characters: a file may refer to one long text a thousand times."""
+
+    def __init__(self, left: int = 1_000_000) -> None:
+        self.left = left
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        """Numbers, text and containers as they are, everything else as its representation, cut short."""
+        self.left -= 8
+        if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        if self.left < 0 or depth > DEEPEST:
+            return "..."
+        if isinstance(value, dict):
+            return self._items(value, depth)
+        if isinstance(value, (list, tuple)):
+            return [self(inner, depth + 1) for inner in itertools.islice(value, self.left // 8 + 1)]
+        return self._text(value if isinstance(value, str) else repr(value)[:500])
+
+    def _text(self, text: str) -> str:
+        text = text[: max(0, self.left)].encode("utf-8", "backslashreplace").decode()
+        self.left -= len(text)
+        return text
+
+    def _items(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        for name, inner in itertools.islice(value.items(), self.left // 8 + 1):
+            key = self._text(str(name))
+            items[self._text(repr(name)) if key in items else key] = self(inner, depth + 1)
+        return items
 
 
 def _heading(checkpoint: weights_io.Checkpoint) -> str:
@@ -151,7 +175,7 @@ def _show_tree(checkpoint: weights_io.Checkpoint, *, fold: bool) -> None:
     for names in checkpoint.shared():
         out.print(f"stored once: {escape(', '.join(names))}", highlight=False, soft_wrap=True)
     for name, value in checkpoint.metadata.items():
-        text = str(_plain(value)).replace("\n", " ")
+        text = str(_Plain(2000)(value)).replace("\n", " ")
         out.print(
             f"metadata {escape(str(name))}: {escape(text[:200])}{' ...' if len(text) > 200 else ''}",
             highlight=False,

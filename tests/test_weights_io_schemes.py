@@ -684,10 +684,50 @@ def test_parts_of_different_dtypes_are_refused() -> None:
 
 def test_what_cannot_be_cut_is_refused() -> None:
     x = _model(SCHEMES["tensorflow-gpt2"])
-    with _refused("cannot be cut", "multiple of 3", "(6, 17)"):
+    with _refused(
+        "the shapes are not those of one gpt2", "query_key_value.weight expected (d, 3d) = (6, 18), got (6, 17)"
+    ):
         from_canonical(x | {"blocks.0.query_key_value.weight": np.zeros((6, 17))}, SCHEMES["tensorflow-gpt2"])
-    with _refused("wrong axes", "blocks.0.attention_output.weight", "(6,)"):
+    with _refused("the shapes are not those of one gpt2", "blocks.0.attention_output.weight", "(6,)"):
         from_canonical(x | {"blocks.0.attention_output.weight": np.zeros(6)}, SCHEMES["megatron-cpm"])
+
+
+def test_shapes_of_two_models_are_refused_in_both_directions() -> None:
+    """A half of a model's columns, a layout that another framework uses, a norm of another width: every one is listed."""
+    scheme = SCHEMES["hugging-face-gpt2"]
+    x = _model(scheme)
+    theirs = dict(from_canonical(x, scheme))
+    wrong = theirs | {"transformer.h.0.attn.c_attn.weight": np.zeros((6, 9)), "transformer.h.1.ln_1.bias": np.zeros(7)}
+    wrong |= {"transformer.h.0.mlp.c_fc.weight": theirs["transformer.h.0.mlp.c_fc.weight"].T}
+    with _refused(
+        "(3 problems)", "query_key_value.weight expected (d, 3d) = (6, 18), got (6, 9)", "attention_norm.bias"
+    ):
+        to_canonical(wrong, scheme)
+    with _refused("feed_forward_in.bias"):
+        from_canonical(x | {"blocks.1.feed_forward_in.bias": np.zeros(5)}, scheme)
+
+
+def test_the_state_of_a_parameter_needs_the_parameter() -> None:
+    scheme = SCHEMES["tensorflow-gpt2"]
+    theirs = dict(from_canonical(_model(scheme), scheme))
+    name = next(iter(theirs))
+    found = explain([*theirs, f"{name}/Adam", "adapter/kernel/Adam"], scheme)
+    assert found.ignored == {f"{name}/Adam": "optimizer state"}
+    assert found.unexplained == ["adapter/kernel/Adam"]
+
+
+def test_positions_that_are_counted_from_other_rows_are_not_converted(tmp_path: Path) -> None:
+    import weights_io
+    from weights_io.conversion import convert
+
+    scheme = SCHEMES["hugging-face-roberta"]
+    weights_io.save(tmp_path / "a.safetensors", dict(from_canonical(_model(scheme), scheme)))
+    with weights_io.open(tmp_path / "a.safetensors") as source:
+        for target in ("tensorflow-bert", "hugging-face-bert"):
+            with pytest.raises(
+                weights_io.WeightsError, match=r"(?s)count positions from different rows.*counts from 0"
+            ):
+                convert(source, tmp_path / "b.safetensors", scheme=target)
 
 
 # --- detection --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,8 +120,14 @@ def writer(path: Path, format: str | None = None) -> str:
             got=path.suffix or "no suffix",
             remedy="or pass format=",
         )
+    if "\0" in str(path) or len(os.fsencode(path.name)) > 255:
+        raise WeightsError("no file can have that name", where=path, expected="at most 255 bytes, none of them NUL")
     if not path.parent.is_dir():
         raise WeightsError("the folder to write to does not exist", where=path.parent, remedy="make it first")
+    if path.is_dir():
+        raise WeightsError("a folder of that name exists", where=path, remedy="choose another name")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise WeightsError("the folder cannot be written to", where=path.parent)
     return chosen
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weights_io.errors import MissingTensorError
+from weights_io.errors import MissingTensorError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from weights_io.source import Source
 
 __all__ = ["Checkpoint", "TensorInfo"]
+
+SEARCHED, LONGEST = 300, 100  # names that a suggestion is looked for among, and their characters
 
 
 class TensorInfo(NamedTuple):
@@ -59,7 +62,16 @@ class Checkpoint(Mapping[str, Any]):
         self._sources = list(sources)
 
     def __getitem__(self, name: str) -> Any:
-        return self._read(self.info(name))
+        info = self.info(name)
+        try:
+            return self._read(info)
+        except MemoryError:
+            raise WeightsError(
+                "there is not enough memory for the tensor",
+                where=info.file,
+                field=repr(name),
+                expected=f"{info.nbytes} bytes",
+            ) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._infos
@@ -89,8 +101,9 @@ class Checkpoint(Mapping[str, Any]):
         try:
             return self._infos[name]
         except KeyError:
-            near = difflib.get_close_matches(str(name), self._infos, n=3)
-            names = near or list(self._infos)[:3]
+            some = list(itertools.islice(self._infos, SEARCHED))
+            near = difflib.get_close_matches(str(name)[:LONGEST], [each for each in some if len(each) <= LONGEST], n=3)
+            names = near or some[:3]
             raise MissingTensorError(
                 "no tensor of that name",
                 where=self,

@@ -31,7 +31,7 @@ def clipped(value: object) -> str | None:
         value = short.repr(value)
     text = str(value)
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
-    return "".join(char if char.isprintable() or char in "\n" else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class WeightsError(RefimplError, ValueError):
@@ -58,7 +58,7 @@ class WeightsError(RefimplError, ValueError):
     ) -> None:
         self.rule, self.offset, self.field = rule, offset, field
         places = [
-            str(where) if where is not None else None,
+            clipped(where),
             None if offset is None else f"byte {offset}",
             clipped(field),
         ]

@@ -38,10 +38,11 @@ def open_path(path: Path, mode: str, limits: Limits) -> Checkpoint:
     if _is_folder(path):
         return _open_folder(path, mode, limits)
     data = DATA_FILE.fullmatch(path.name)
+    data = None if data and data[1] == "." else data
     prefix = path.with_name(data[1]) if data else path
     if (data or not _is_file(path)) and _is_file(prefix.with_name(f"{prefix.name}.index")):
         return open_file(prefix.with_name(f"{prefix.name}.index"), mode, limits)
-    if not path.exists():
+    if not _exists(path):
         raise WeightsError("no such file or folder", where=path)
     if path.name.endswith(".index.json"):
         return _open_shards(path, mode, limits)
@@ -73,6 +74,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise WeightsError("the path cannot be looked at", where=path, got=f"{type(error).__name__}: {error}") from None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise WeightsError(
+            "the folder cannot be listed", where=folder, got=f"{type(error).__name__}: {error}"
+        ) from None
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -98,14 +116,14 @@ def _open_folder(folder: Path, mode: str, limits: Limits) -> Checkpoint:
 
 def _single_file(folder: Path) -> Path:
     """The one file of weights in a folder, by suffix."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and _is_file(path))
+    files = [path for path in _entries(folder) if path.suffix in SUFFIXES and _is_file(path)]
     if len(files) != 1:
         raise WeightsError(
             "no single checkpoint in the folder",
             where=folder,
             expected=f"{', '.join(FILE_NAMES)}, {INDEX_NAMES[0]}, Megatron's mp_rank_00_model_states.pt, "
             "a TensorFlow checkpoint, or one file of weights",
-            got=", ".join(sorted(entry.name for entry in folder.iterdir())) or "an empty folder",
+            got=", ".join(entry.name for entry in _entries(folder)) or "an empty folder",
             remedy="name the file",
         )
     return files[0]
@@ -127,7 +145,7 @@ def unique_names(path: Path, rule: str) -> Any:
 
 def _weight_map(path: Path, limits: Limits) -> tuple[dict[str, str], dict[str, Any]]:
     source = Source(path)
-    around = sum(entry.stat().st_size for entry in path.parent.iterdir() if _is_file(entry))
+    around = sum(entry.stat().st_size for entry in _entries(path.parent) if _is_file(entry))
     limits.check_heap(INDEX_COST * source.size, around, path)
     try:
         index = json.loads(

@@ -324,7 +324,7 @@ def _read(space: Space, info: TensorInfo, address: int, mode: str) -> Any:
     elif dataset.nbytes and layout.at is not None:
         array = as_array(space.source.map(layout.at, layout.size, repr(info.name)), stored, info.shape)
     else:
-        array = read_only(filled(dataset, info.name))
+        array = read_only(filled(dataset))
     return _booleans(space, info, array, mode) if info.dtype == np.bool_ else array.view(info.dtype)
 
 

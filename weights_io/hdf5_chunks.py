@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from weights_io.errors import WeightsError
 from weights_io.hdf5_filters import unfiltered
 from weights_io.hdf5_layouts import EXTENSIBLE, FIXED, IMPLICIT, NO_INDEX, SINGLE, TREE
 from weights_io.hdf5_trees import children, records
@@ -28,6 +27,7 @@ from weights_io.hdf5_trees import children, records
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from weights_io.errors import FormatError
     from weights_io.hdf5_bytes import Fields, Space
     from weights_io.hdf5_layouts import Chunks, Dataset
 
@@ -66,19 +66,13 @@ class _Array(NamedTuple):
 # --- reading ----------------------------------------------------------------------------------------------------------------
 
 
-def filled(dataset: Dataset, name: str) -> Any:  # -> stored dtype in native order (*shape)
+def filled(dataset: Dataset) -> Any:  # -> stored dtype in native order (*shape)
     """A writable array of the fill value."""
     stored = dataset.datatype.stored
-    try:
-        if not dataset.fill:
-            return np.zeros(dataset.space.shape, stored.newbyteorder("="))
-        value = np.frombuffer(dataset.fill, stored).astype(stored.newbyteorder("="))[0]
-        return np.full(dataset.space.shape, value)
-    except (MemoryError, ValueError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise WeightsError(
-            "there is no memory for a tensor", where=repr(name), expected=dataset.nbytes, got=got
-        ) from None
+    if not dataset.fill:
+        return np.zeros(dataset.space.shape, stored.newbyteorder("="))
+    value = np.frombuffer(dataset.fill, stored).astype(stored.newbyteorder("="))[0]
+    return np.full(dataset.space.shape, value)
 
 
 def read_chunks(space: Space, dataset: Dataset, chunks: Chunks, name: str) -> Any:
@@ -88,7 +82,7 @@ def read_chunks(space: Space, dataset: Dataset, chunks: Chunks, name: str) -> An
     space.check_heap((ENTRY_COST + 16 * len(grid)) * len(stored.addresses), name)
     space.claim_all(stored.addresses, stored.sizes, "chunk")
     space.check_disjoint()
-    array = filled(dataset, name)
+    array = filled(dataset)
     for address, size, mask, place in zip(*stored, strict=True):
         at = space.base + int(address)
         raw = space.source.map(at, int(size), repr(name))
@@ -142,7 +136,7 @@ def _located(space: Space, dataset: Dataset, chunks: Chunks, grid: tuple[int, ..
     return _entries(parts, found)
 
 
-def _wrong(parts: _Array, what: str, expected: object, got: object) -> WeightsError:
+def _wrong(parts: _Array, what: str, expected: object, got: object) -> FormatError:
     return parts.space.broken(
         what, "hdf5.chunk-index", parts.space.base + (parts.chunks.address or 0), "chunk index", expected, got
     )

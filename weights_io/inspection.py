@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Statistics", "statistics", "tree"]
 
 BLOCK = 1 << 20  # values at a time
+DEEPEST = 24  # levels of a tree of names
 
 
 class Statistics(NamedTuple):
@@ -101,13 +102,13 @@ class Node(NamedTuple):
 
 
 def tree(checkpoint: Checkpoint, *, fold: bool = True) -> tuple[Node, ...]:
-    """The names as a tree, split at "/" and "."; with `fold`, numbered parts of the same content are one node.
+    """The names as a tree, split at the first `DEEPEST` "/" and "."; with `fold`, numbered parts of the same content are one node.
 
     The content of a part is the names, dtypes and shapes below it.
     """
     root: dict[str, Any] = {}
     for name in checkpoint:
-        *parts, last = [part for part in re.split(r"(?<=[./])", name) if part] or [""]
+        *parts, last = _parts(name)
         below = root
         for part in parts:
             below = below.setdefault(part, {})
@@ -117,32 +118,29 @@ def tree(checkpoint: Checkpoint, *, fold: bool = True) -> tuple[Node, ...]:
             below[last] = checkpoint.info(name)
         else:
             root[name] = checkpoint.info(name)
-    return _nodes(root, fold)
+    return tuple(node for node, _ in _nodes(root, {}, fold))
 
 
-def _nodes(below: Mapping[str, Any], fold: bool) -> tuple[Node, ...]:
-    nodes = [
-        Node(label, 1, None, _nodes(entry, fold)) if isinstance(entry, dict) else Node(label, 1, entry, ())
-        for label, entry in below.items()
-    ]
-    return _folded(nodes) if fold else tuple(nodes)
+def _parts(name: str) -> list[str]:
+    """The parts of a name with their separators, "a.", "b/" and "c" of "a.b/c"; what lies deeper than `DEEPEST` stays in one piece."""
+    parts = [part for part in re.split(r"(?<=[./])", name) if part] or [""]
+    return [*parts[:DEEPEST], "".join(parts[DEEPEST:])] if len(parts) > DEEPEST else parts
 
 
-def _content(node: Node) -> Any:
-    """What two parts must have in common to be alike."""
-    kind = None if node.tensor is None else (node.tensor.dtype, node.tensor.shape)
-    return kind, tuple((child.label, _content(child)) for child in node.children)
-
-
-def _folded(nodes: list[Node]) -> tuple[Node, ...]:
-    result: list[Node] = []
-    contents: list[Any] = []
-    for node in nodes:
-        content = _content(node) if re.fullmatch(r"\d+[./]?", node.label) else None
-        if content is not None and contents and contents[-1] == content:
-            first = result[-1].label.partition(" ")[0]
-            result[-1] = result[-1]._replace(label=f"{first} ... {node.label}", alike=result[-1].alike + 1)
+def _nodes(below: Mapping[str, Any], seen: dict[Any, int], fold: bool) -> list[tuple[Node, int]]:
+    """Each part with a number for its content: equal contents have equal numbers, which `seen` gives out."""
+    result: list[tuple[Node, int]] = []
+    for label, entry in below.items():
+        inner = _nodes(entry, seen, fold) if isinstance(entry, dict) else []
+        info = None if isinstance(entry, dict) else entry
+        kind = None if info is None else (info.dtype, info.shape)
+        content = seen.setdefault((kind, tuple((node.label, node.alike, key) for node, key in inner)), len(seen))
+        node = Node(label, 1, info, tuple(child for child, _ in inner))
+        numbered = fold and re.fullmatch(r"\d+[./]?", label) is not None
+        last = result[-1] if result else None
+        if numbered and last is not None and last[1] == content and last[0].label[0].isdigit():
+            first = last[0].label.partition(" ")[0]
+            result[-1] = last[0]._replace(label=f"{first} ... {label}", alike=last[0].alike + 1), content
         else:
-            result.append(node)
-            contents.append(content)
-    return tuple(result)
+            result.append((node, content))
+    return result

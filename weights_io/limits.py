@@ -1,7 +1,7 @@
 """What a file may cost before and while it is read. Every budget grows with the bytes that exist, so no real checkpoint is near one.
 
 * Opening allocates at most 4 bytes for each byte of the file, plus 32 MB. Readers keep to it by counting what they are about to build, in
-  bytes of Python objects, against `heap(size)`.
+  bytes of Python objects, against `heap(size)`; `objects` is what does not grow with the file.
 * All tensors of a file together may declare at most `expansion` times the file's bytes, plus `spare`: compressed zeros, broadcast views and
   fill values are what needs more than 1. A file that asks for more is refused; `weights_io.open(path, limits=Limits(expansion=...))` allows it.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from weights_io.errors import FormatError
 
-__all__ = ["DEFAULT", "RULES", "Limits"]
+__all__ = ["DEFAULT", "OWN", "RULES", "Limits"]
 
 RULES = {
     "budget.expansion": "All tensors together declare at most 128 times the bytes of the file, plus 64 MiB, unless limits= says otherwise.",
@@ -27,10 +27,11 @@ class Limits:
 
     expansion: int = 128
     spare: int = 64 * MIB
+    objects: int = 24 * MIB
 
     def heap(self, size: int) -> int:
         """Bytes of Python objects that opening a file of `size` bytes may build: less than 4 size + 32 MB, for what is not counted."""
-        return 3 * size + 16 * MIB
+        return 3 * size + self.objects
 
     def check_expansion(self, declared: int, size: int, where: object, field: object = None) -> None:
         """Raise FormatError (budget.expansion) if `declared` bytes of tensors are too many for a file of `size` bytes."""
@@ -56,7 +57,9 @@ class Limits:
                 field=field,
                 expected=f"at most {self.heap(size)} bytes of names, shapes and other objects",
                 got=f"{cost} or more",
+                remedy="if the file is trusted, open it with limits=weights_io.Limits(objects=...)",
             )
 
 
 DEFAULT = Limits()
+OWN = Limits(expansion=2**40, objects=2**50)  # for reading back what was just written

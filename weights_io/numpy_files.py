@@ -35,7 +35,7 @@ from weights_io.arrays import as_array, as_bytes, native
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import FormatError, UnsupportedError, WeightsError, clipped
 from weights_io.folders import unique_names
-from weights_io.limits import Limits
+from weights_io.limits import OWN, Limits
 from weights_io.source import Source
 from weights_io.writing import Pending, compare
 
@@ -429,7 +429,7 @@ def save_items(path: Path, items: list[Pending], metadata: Mapping[str, str]) ->
         writer.close()
 
     def check(temporary: Path) -> None:
-        with zip_archive.open_source(Source(temporary), Limits(expansion=2**40), "strict") as written:
+        with zip_archive.open_source(Source(temporary), OWN, "strict") as written:
             compare(written, items)
 
     replace_file(path, write, check)

@@ -32,7 +32,7 @@ from weights_io import pickle_machine, pytorch_tensors, pytorch_tree
 from weights_io.arrays import as_bytes
 from weights_io.errors import FormatError, UnsupportedError, WeightsError
 from weights_io.folders import unique_names
-from weights_io.limits import Limits
+from weights_io.limits import OWN, Limits
 from weights_io.pickle_machine import Machine, shown
 from weights_io.pytorch_tensors import STORAGES, TORCH, Storage, same_storage, storage_of
 from weights_io.pytorch_tree import MAX_DEPTH, Container, as_checkpoint
@@ -338,7 +338,7 @@ def save_items(path: Path, items: list[Pending], metadata: Mapping[str, str], *,
         writer.close()
 
     def check(temporary: Path) -> None:
-        with open_source(Source(temporary), Limits(expansion=2**40, spare=2**60), "strict") as written:
+        with open_source(Source(temporary), OWN, "strict") as written:
             compare(written, items)
 
     replace_file(path, write, check)

@@ -227,7 +227,7 @@ def _check_shape(machine: Machine, size: Any, stride: Any, itemsize: int) -> Non
 
 def stored(machine: Machine, *place: Any) -> Stored:
     """A new tensor at a place: storage, offset, size, stride, and dtype or None."""
-    machine.spend(NODE_COST + 32 * MAX_AXES)
+    machine.spend(NODE_COST)
     tensor = Stored()
     tensor.place(machine, *place)
     return tensor
@@ -375,7 +375,7 @@ def _nested(machine: Machine, args: tuple[Any, ...]) -> Any:
 def _blank(machine: Machine, args: tuple[Any, ...]) -> Any:
     if args:
         _wrong(machine, "a class of tensors", args, "nothing, and BUILD afterwards")
-    machine.spend(NODE_COST + 32 * MAX_AXES)
+    machine.spend(NODE_COST)
     return Stored()
 
 

@@ -1,8 +1,10 @@
 """The bytes of one file, as every reader sees them: nothing is read, mapped or allocated that does not exist.
 
 A `Source` keeps its file open, so that a file that is replaced by another while a checkpoint is in use stays the one that was validated; one that
-is changed in place is refused (rule `file.changed`). Headers are read with `read`; tensors are mapped with `map`, one mapping each,
-which goes when the array does.
+is changed in place is refused (rule `file.changed`). Headers are read with `read`; tensors are mapped with `map`.
+
+A file that is cut short while an array of it is in use takes the array's pages with it: the operating system then ends the process (SIGBUS), as it
+does for every mapped file. Copy what has to outlive the file.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ RULES = {
     "file.truncated": "Every byte that a field announces exists in the file.",
     "file.changed": "A file stays as it was when it was opened.",
 }
-PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 class Source:
@@ -52,6 +53,7 @@ class Source:
             self._close()
             raise WeightsError("not a regular file", where=path)
         self.size, self._modified = status.st_size, status.st_mtime_ns
+        self._mapping: weakref.ref[mmap.mmap] | None = None
 
     def close(self) -> None:
         """Close the file; arrays that were mapped from it stay valid, and nothing more can be read."""
@@ -93,7 +95,7 @@ class Source:
         self._unchanged()
         parts, got = [], 0
         while got < length:
-            part = os.pread(self._descriptor, min(length - got, 1 << 30), offset + got)
+            part = self._pread(min(length - got, 1 << 30), offset + got)
             if not part:
                 self._unchanged()
                 raise FormatError("the file ended early", rule="file.changed", where=self.path, offset=offset + got)
@@ -101,17 +103,35 @@ class Source:
             got += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _pread(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise WeightsError("the file cannot be read", where=self.path, offset=offset, got=error) from None
+
     def map(self, offset: int, length: int, field: object = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """uint8 (length,): a read-only view of the mapped file, nothing copied; FormatError (file.truncated) as `read`."""
+        """uint8 (length,): a read-only view of the mapped file, nothing copied; FormatError (file.truncated) as `read`.
+
+        Arrays that are in use share one mapping of the file; when the last of them goes, it goes too.
+        """
         self._check(offset, length, field)
         self._unchanged()
         if length == 0:
             empty = np.empty(0, np.uint8)
             empty.flags.writeable = False
             return empty
-        begin = offset - offset % PAGE
-        mapped = mmap.mmap(self._descriptor, offset - begin + length, access=mmap.ACCESS_READ, offset=begin)
-        return np.frombuffer(mapped, np.uint8, length, offset - begin)
+        return np.frombuffer(self._mapped(), np.uint8, length, offset)
+
+    def _mapped(self) -> mmap.mmap:
+        mapped = self._mapping() if self._mapping else None
+        if mapped is None:
+            try:
+                mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # ValueError: the file has become shorter
+                got = f"{type(error).__name__}: {error}"
+                raise WeightsError("the file cannot be mapped", where=self.path, got=got) from None
+            self._mapping = weakref.ref(mapped)
+        return mapped
 
     def integer(self, offset: int, width: int, field: object = None, *, signed: bool = False) -> int:
         """The little-endian integer of `width` bytes at `offset`."""

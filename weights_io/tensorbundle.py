@@ -23,7 +23,7 @@ from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.checksum import masked_crc32c
 from weights_io.errors import UnsupportedError, WeightsError
 from weights_io.leveldb_table import MAGIC, Budget
-from weights_io.limits import Limits
+from weights_io.limits import OWN, Limits
 from weights_io.protobuf import Place
 from weights_io.source import Source
 from weights_io.tensorbundle_data import Data
@@ -153,7 +153,7 @@ def save_items(path: Path, items: list[Pending], metadata: Mapping[str, str]) ->
         prefix = INDEX.removesuffix(".index")
         state = f'model_checkpoint_path: "{prefix}"\nall_model_checkpoint_paths: "{prefix}"\n'
         (folder / STATE).write_bytes(state.encode())
-        with open_source(Source(folder / INDEX), Limits(expansion=2**40), "strict") as written:
+        with open_source(Source(folder / INDEX), OWN, "strict") as written:
             compare(written, items)
 
 
@@ -217,7 +217,7 @@ def _named(path: Path) -> str | None:
 def _unescaped(found: re.Match[bytes]) -> bytes:
     """A character of a quoted string from its escape: octal, or one of a few letters, or itself."""
     code = found[1]
-    if code.isdigit():
+    if code[:1] in b"01234567":
         return bytes([int(code, 8) & 0xFF])
     return {b"n": b"\n", b"t": b"\t", b"r": b"\r"}.get(code, code)
 

@@ -87,15 +87,18 @@ def compare(written: Checkpoint, items: Iterable[Pending]) -> None:
             "what was written does not read back the same", rule="written.names", expected=len(items), got=len(written)
         )
     for item in items:
-        back, meant = written[item.name], item.get()
-        same = back.dtype == meant.dtype and back.shape == meant.shape
-        left, right = _bytes(back), _bytes(meant)
-        if not same or not all(
-            np.array_equal(left[i : i + BLOCK], right[i : i + BLOCK]) for i in range(0, left.size, BLOCK)
-        ):
+        if not _same(written[item.name], item.get()):
             raise FormatError(
                 "what was written does not read back the same", rule="written.bits", field=repr(item.name)
             )
+
+
+def _same(back: Any, meant: Any) -> bool:
+    """Whether dtype, shape and bits are the same."""
+    if back.dtype != meant.dtype or back.shape != meant.shape:
+        return False
+    left, right = _bytes(back), _bytes(meant)
+    return all(np.array_equal(left[i : i + BLOCK], right[i : i + BLOCK]) for i in range(0, left.size, BLOCK))
 
 
 @contextlib.contextmanager
@@ -108,7 +111,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise WeightsError(
             "outputs of several files are written to a new folder", where=path, got="something of that name exists"
         )
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     temporary.mkdir()
     try:
         yield temporary

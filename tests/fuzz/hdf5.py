@@ -20,7 +20,7 @@ from malformed.build_hdf5 import FILES, lookup3, old
 MAGIC = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 0xFFFFFFFFFFFFFFFF
 FIELDS = {  # of each good file; not how many nodes it has
-    name: {field: value for field, value in build(None).fields.items() if not field.endswith("levels")}
+    name: {field: value for field, value in build(None).fields.items() if not field.endswith(("levels", "width"))}
     for name, build in FILES.items()
 }
 NUMBERS = [

@@ -3,8 +3,8 @@
     python hdf5_oracle.py < paths      one path a line in, one JSON object a line out:
     {"tensors": {name: [dtype, shape, bytes in base64]}, "attributes": {path: {name: value}}} or {"error": text}
 
-Names are those of hard links; a value that JSON does not have is [dtype, shape, bytes in base64] too. A float of a layout that NumPy lacks is what h5py makes
-of it, opaque bytes are themselves.
+Names are those of hard links; a value that JSON does not have is [dtype, shape, bytes in base64] too. A float of a layout that NumPy
+lacks is what h5py makes of it, opaque bytes are themselves.
 """
 
 from __future__ import annotations

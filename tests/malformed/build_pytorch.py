@@ -480,14 +480,14 @@ def _values() -> list[Case]:
             "budget.heap",
             "more than its size allows",
             pickled(_copies()),
-            "1500 times the bytes of a text of 12000 characters",
+            "3000 times the bytes of a text of 12000 characters",
         ),
     ]
 
 
 def _copies() -> bytes:
     args = text("x" * 12_000) + text("latin1") + b"\x86q\x00" + symbol("_codecs", "encode") + b"q\x01"
-    return b"]" + args + b"00(" + b"h\x01h\x00R" * 1500 + b"e"
+    return b"]" + args + b"00(" + b"h\x01h\x00R" * 3000 + b"e"
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------------

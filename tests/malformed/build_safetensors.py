@@ -367,7 +367,7 @@ def _layouts() -> list[Case]:
 
 def _content() -> list[Case]:
     flags = _file({"x": _entry("BOOL", [4], [0, 4])}, b"\0\1\2\0")
-    many = {f"{number:06}": {} for number in range(42_000)}
+    many = {f"{number:06}": {} for number in range(95_000)}
     return [
         _case("bool-of-2", "bool", ("neither 0 nor 1", "'x'"), flags, "a truth value of 2", read="x"),
         _case(
@@ -383,7 +383,7 @@ def _content() -> list[Case]:
             "budget.heap",
             "describes more than its size allows",
             _file(many, b""),
-            "42,000 names and no data: what takes more to read than the file has",
+            "95,000 names and no data: what takes more to read than the file has",
         ),
     ]
 

@@ -1,0 +1,735 @@
+"""HDF5: what Keras and h5py wrote comes back bit for bit; hand-built files of every structure; laziness, budgets, and what is said of a bad file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+import time
+import tracemalloc
+import zlib
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from fuzz import hdf5 as fuzz
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from malformed import build_hdf5 as build
+
+import weights_io
+from weights_io import hdf5, hdf5_bytes, hdf5_chunks, hdf5_filters
+from weights_io.hdf5_datatypes import Unread
+
+RECORDED = Path(__file__).parent.parent / "validation" / "recorded" / "keras_hdf5"
+FILES = sorted(RECORDED.rglob("*.h5"))
+REFUSED = {  # by topic, in strict mode
+    "cycle": "hdf5.one-path",
+    "dtypes": "hdf5.datatype-kind",
+    "links": "hdf5.external-link",
+    "shared_messages": "hdf5.shared",
+    "storage": "hdf5.datatype-kind",
+    "strings": "hdf5.datatype-kind",
+    "unsupported": "hdf5.datatype-kind",
+}
+ALWAYS = {  # in compat mode too
+    "cycle": "hdf5.one-path",
+    "links": "hdf5.external-link",
+    "shared_messages": "hdf5.shared",
+    "unsupported": "hdf5.external-storage",
+}
+
+
+def _write(path: Path, content: bytes | bytearray) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _good(name: str, tmp_path: Path) -> Path:
+    return _write(tmp_path / f"{name}.h5", build.FILES[name](None).data)
+
+
+def _changed(name: str, tmp_path: Path, **changes: Any) -> Path:
+    named = {field.replace("__", "."): value for field, value in changes.items()}
+    return _write(tmp_path / f"{name}.h5", build.FILES[name](named).data)
+
+
+def _refused(rule: str, *words: str) -> Any:
+    import re
+
+    return pytest.raises(
+        weights_io.WeightsError, match="(?s)" + ".*".join(re.escape(word) for word in (*words[:1], rule, *words[1:]))
+    )
+
+
+# --- what Keras and h5py wrote ----------------------------------------------------------------------------------------------
+
+
+def _topic(path: Path) -> str:
+    return path.stem.rpartition("_")[0]
+
+
+def _answers(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return json.loads(path.with_suffix(".json").read_text("utf-8")), dict(
+        weights_io.open(path.with_suffix(".safetensors"))
+    )
+
+
+def test_the_recorded_files_are_here() -> None:
+    assert len(FILES) >= 40
+    assert {_topic(path) for path in FILES} >= set(REFUSED)
+
+
+@pytest.mark.parametrize("mode", ["strict", "compat"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECORDED).as_posix())
+def test_recorded_files_open_or_are_refused_by_a_rule(path: Path, mode: Any) -> None:
+    rule = (REFUSED if mode == "strict" else ALWAYS).get(_topic(path)) if path.parent.name == "layouts" else None
+    if rule is None:
+        assert weights_io.open(path, mode=mode).format == "hdf5"
+        return
+    with pytest.raises(weights_io.FormatError if rule == "hdf5.one-path" else weights_io.UnsupportedError) as caught:
+        weights_io.open(path, mode=mode)
+    assert caught.value.rule == rule
+
+
+def _compat() -> list[Path]:
+    return [path for path in FILES if _topic(path) not in ALWAYS or path.parent.name != "layouts"]
+
+
+@pytest.mark.parametrize("path", _compat(), ids=lambda path: path.relative_to(RECORDED).as_posix())
+def test_recorded_tensors_come_back_bit_for_bit(path: Path) -> None:
+    told, answers = _answers(path)
+    with weights_io.open(path, mode="compat") as checkpoint:
+        left_out = checkpoint.metadata["unread"]
+        datasets = {name[1:] for name, thing in told["objects"].items() if _describe(told, name)["kind"] == "dataset"}
+        assert set(checkpoint) | set(left_out) == datasets
+        assert not set(checkpoint) & set(left_out)
+        for name in checkpoint:
+            array, said = checkpoint[name], _describe(told, f"/{name}")
+            assert list(array.shape) == said["shape"] == list(checkpoint.info(name).shape)
+            assert array.tobytes() == answers[_first(told, f"/{name}")].tobytes()
+            assert array.dtype == checkpoint.info(name).dtype == array.dtype.newbyteorder("=")
+            assert not array.flags.writeable
+        for name, why in left_out.items():
+            assert not _readable(_describe(told, f"/{name}")), (name, why)
+
+
+def _describe(told: dict[str, Any], name: str) -> dict[str, Any]:
+    thing = told["objects"][name]
+    return told["objects"][thing["of"]] if thing["kind"] == "another name" else thing
+
+
+def _first(told: dict[str, Any], name: str) -> str:
+    thing = told["objects"][name]
+    return (thing["of"] if thing["kind"] == "another name" else name)[1:]
+
+
+def _readable(thing: dict[str, Any]) -> bool:
+    """Whether a dataset is of a type and filters that are read; what NumPy lacks is told by its absence among the left out."""
+    plain = {f"{order}{kind}{size}" for order in "<>|" for kind, size in (("i", 1), ("u", 1), ("b", 1))}
+    plain |= {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (2, 4, 8)}
+    plain |= {f"{order}f{size}" for order in "<>" for size in (2, 4, 8)}
+    return thing["dtype"] in plain and thing["shape"] is not None and set(thing.get("filters", [])) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("path", _compat(), ids=lambda path: path.relative_to(RECORDED).as_posix())
+def test_recorded_attributes_come_back(path: Path) -> None:
+    told, _ = _answers(path)
+    attributes = weights_io.open(path, mode="compat").metadata["attributes"]
+    for name, thing in told["objects"].items():
+        for key, said in thing.get("attributes", {}).items():
+            _same(attributes[name[1:]][key], said)
+
+
+def _same(value: Any, said: dict[str, Any]) -> None:
+    if "sha256" in said:
+        raw = "\n".join(value).encode() if isinstance(value, list) else value.tobytes()
+        assert hashlib.sha256(raw).hexdigest() == said["sha256"]
+    elif isinstance(value, np.ndarray):
+        assert value.tolist() == said["value"]
+        assert not value.flags.writeable
+    else:
+        assert value == said.get("value")
+
+
+@pytest.mark.parametrize("name", ["attributes_earliest", "attributes_latest"])
+def test_attributes_are_plain_values(name: str) -> None:
+    numbers = weights_io.open(RECORDED / "layouts" / f"{name}.h5").metadata["attributes"]["numbers"]
+    assert type(numbers["bool"]) is bool
+    assert type(numbers["float"]) is float
+    assert numbers["null"] is None
+
+
+def test_a_whole_model_of_keras_2_has_all_its_weights_and_its_configuration() -> None:
+    checkpoint = weights_io.open(RECORDED / "keras_2" / "model.h5")
+    root = checkpoint.metadata["attributes"][""]
+    assert json.loads(root["model_config"])["class_name"]
+    assert any(name.startswith("model_weights/") for name in checkpoint)
+    assert any(name.startswith("optimizer_weights/") for name in checkpoint)
+    weights = checkpoint.metadata["keras"]
+    assert list(weights) == checkpoint.metadata["attributes"]["model_weights"]["layer_names"]
+    assert {name for names in weights.values() for name in names} <= set(checkpoint)
+
+
+def test_the_layers_of_keras_2_come_in_keras_order_with_their_weights() -> None:
+    checkpoint = weights_io.open(RECORDED / "keras_2" / "weights.h5")
+    weights = checkpoint.metadata["keras"]
+    assert list(weights)[:3] == ["ids", "embedding", "inner"]
+    assert weights["ids"] == []
+    assert weights["batch_norm"][0] == "batch_norm/batch_norm/gamma:0"
+    assert weights["inner"][0].startswith("inner/first/")
+    assert weights["scope/with/slashes"][0].startswith("scope/with/slashes/scope/with/slashes/")
+    assert {name for names in weights.values() for name in names} == set(checkpoint)
+
+
+def test_lists_of_names_that_keras_splits_are_joined() -> None:
+    checkpoint = weights_io.open(RECORDED / "keras_2" / "long_names.h5")
+    root = checkpoint.metadata["attributes"][""]
+    assert root["layer_names"] == root["layer_names0"] + root["layer_names1"]
+    assert list(checkpoint.metadata["keras"]) == root["layer_names"]
+
+
+def test_keras_3_lists_no_layers() -> None:
+    checkpoint = weights_io.open(RECORDED / "keras_3" / "model.weights.h5")
+    assert checkpoint.metadata["keras"] == {}
+    assert "layers/lstm/cell/vars/0" in checkpoint
+    assert any(
+        checkpoint.info(name).dtype == ml_dtypes.bfloat16 for name in checkpoint
+    )  # two opaque bytes, and an attribute
+
+
+def test_the_shared_fixture_opens(shared: Any) -> None:
+    folder = shared("spaces")
+    checkpoint = weights_io.open(folder / "dgcnn_weights.h5")
+    told = np.load(folder / "dgcnn.npz")
+    weights = [name for names in checkpoint.metadata["keras"].values() for name in names]
+    assert weights
+    assert set(weights) == set(checkpoint)
+    assert all(np.isfinite(checkpoint[name]).all() for name in weights)
+    assert len(told.files) > 0
+
+
+# --- structures, built by hand ----------------------------------------------------------------------------------------------
+
+VALUES = np.array(build.F4, np.float32).reshape(2, 3)
+
+
+def test_old_structures(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("old", tmp_path))
+    assert list(checkpoint) == ["a", "g/d", "g/e"]
+    assert np.array_equal(checkpoint["a"], VALUES)
+    assert checkpoint["g/d"].tolist() == [258, -2]
+    assert checkpoint.info("g/d").dtype == np.int16
+    assert checkpoint.shared() == [["a", "g/e"]]
+    assert checkpoint.metadata["links"] == {"s": "/g/d"}
+    assert checkpoint.metadata["keras"] == {"g": ["g/d", "g/e"]}
+    assert checkpoint.metadata["unread"] == {}
+
+
+def test_a_user_block_shifts_every_address(tmp_path: Path) -> None:
+    for size in (512, 1024, 4096):
+        content = bytes(size) + bytes(build.old(None, size).data)
+        checkpoint = weights_io.open(_write(tmp_path / "a.h5", content))
+        assert np.array_equal(checkpoint["g/e"], VALUES)
+        assert checkpoint.info("a").offset == size + 96
+
+
+def test_compact_booleans_and_chunks_of_which_one_is_missing(tmp_path: Path) -> None:
+    plain = weights_io.open(_good("plain", tmp_path))
+    assert plain["b"].tolist() == [True, False, True]
+    assert plain["b"].dtype == np.bool_
+    chunks = weights_io.open(_good("chunks", tmp_path))
+    assert chunks["c"].tolist() == [1.5, -2.0, 2.5, 2.5, np.float32(1e-40)]
+    assert chunks.info("c").layout == "compressed"
+
+
+def test_new_structures(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("new", tmp_path))
+    assert list(checkpoint) == ["a", "c", "g/d"]
+    assert checkpoint["c"].tolist() == [1.5, -2.0, 3.25]
+    assert checkpoint.metadata["links"] == {"s": "nowhere/at/all"}
+    assert checkpoint.metadata["attributes"] == {"a": {"name": "first"}, "g/d": {"name": "first"}}
+
+
+def test_links_and_attributes_in_heaps(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("dense", tmp_path))
+    assert list(checkpoint) == ["u", "v", "w", "x", "y", "z"]
+    assert checkpoint.metadata["attributes"]["z"] == {"n0": 0, "n1": 1, "n2": 2}
+    assert checkpoint.shared() == [list(checkpoint)]
+
+
+def test_every_index_of_chunks(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("arrays", tmp_path))
+    for name in checkpoint:
+        array = checkpoint[name]
+        assert array.dtype == np.uint16
+        assert array.reshape(-1).tolist() == list(range(array.size)), name
+        assert checkpoint.info(name).layout == "chunked"
+
+
+def test_uninitialised_pages_and_missing_blocks_are_the_fill_value(tmp_path: Path) -> None:
+    path = _changed(
+        "arrays",
+        tmp_path,
+        extensible__far1__pages=0x0080,
+        extensible__far0__data0__address=build.NOWHERE,
+        paged__block__pages=0xA0,
+    )
+    checkpoint = weights_io.open(path)
+    extensible, paged = checkpoint["extensible"].tolist(), checkpoint["paged"].tolist()
+    assert extensible[:14] == list(range(14))
+    assert extensible[14:22] == [0] * 8  # the missing block's entries 7 to 10
+    assert extensible[22:30] == list(range(22, 30))
+    assert extensible[30:38] == list(range(30, 38))  # the only page in use, entries 15 to 18
+    assert extensible[38:] == [0] * 22
+    assert paged == [0, 1, 2, 3, 0, 0, 0, 0, 8]
+
+
+def test_text_of_variable_length(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("text", tmp_path))
+    assert checkpoint.metadata["attributes"] == {"": {"layer_names": ["first", "the second"]}}
+    assert len(checkpoint) == 0
+    assert checkpoint.metadata["keras"] == {"first": [], "the second": []}
+
+
+@pytest.mark.skipif(util.find_spec("h5py") is None, reason="h5py is not installed")
+@pytest.mark.parametrize("name", build.FILES)
+def test_h5py_reads_the_hand_built_files_alike(name: str, tmp_path: Path) -> None:
+    path = _good(name, tmp_path)
+    told = fuzz.differential(path)
+    checkpoint = weights_io.open(path)
+    assert told is not None
+    assert set(told) == set(checkpoint)
+    assert all(told[each].tobytes() == checkpoint[each].tobytes() for each in checkpoint)
+
+
+@pytest.mark.skipif(util.find_spec("h5py") is None, reason="h5py is not installed")
+def test_what_is_accepted_of_changed_files_h5py_reads_alike(tmp_path: Path) -> None:
+    path, accepted = tmp_path / "a.h5", 0
+    for seed in range(300):
+        path.write_bytes(fuzz.changed(seed, 1)["a.h5"])
+        try:
+            with weights_io.open(path) as checkpoint:
+                ours = {name: checkpoint[name] for name in checkpoint}
+        except weights_io.WeightsError:
+            continue
+        told = fuzz.differential(path)
+        if told is not None:
+            assert set(told) == set(ours), seed
+            assert all(told[name].tobytes() == ours[name].tobytes() for name in ours), seed
+            accepted += 1
+    fuzz.ORACLE.close()
+    assert accepted > 30
+
+
+# --- any array --------------------------------------------------------------------------------------------------------------
+
+
+def _root(b: build.Builder, header: int) -> bytes:
+    b_root = build.header2(
+        b, "root", [(2, "info", build.link_info(b, "info")), (6, "x", build.link(b, "x", b"x", header))]
+    )
+    build.superblock2(b, b_root)
+    return bytes(b.data)
+
+
+BITS = {
+    "float16": (5, 10),
+    "float32": (8, 23),
+    "float64": (11, 52),
+    "bfloat16": (8, 7),
+    "float8_e4m3fn": (4, 3),
+    "float8_e5m2": (5, 2),
+}
+
+
+def _kind(dtype: np.dtype[Any]) -> bytes:
+    """The datatype message of a NumPy dtype, or one of ml_dtypes."""
+    big = dtype.byteorder == ">"
+    if dtype.kind in "iu":
+        return struct.pack(
+            "<BBHIHH", 0x10, big | (8 if dtype.kind == "i" else 0), 0, dtype.itemsize, 0, 8 * dtype.itemsize
+        )
+    size = dtype.itemsize
+    exponent, mantissa = BITS[dtype.newbyteorder("=").name]
+    properties = struct.pack("<HHBBBBI", 0, 8 * size, mantissa, exponent, 0, mantissa, (1 << (exponent - 1)) - 1)
+    return struct.pack("<BBBBI", 0x11, 0x20 | big, 8 * size - 1, 0, size) + properties
+
+
+def _contiguous(array: np.ndarray[Any, Any]) -> bytes:
+    b = build.Builder()
+    b.reserve(48 + 1)  # odd, so that not every tensor is aligned
+    address = len(b.data)
+    b.data += array.tobytes()
+    messages = [
+        (1, "space", build.dataspace(b, "space", array.shape, version=2)),
+        (3, "type", _kind(array.dtype)),
+        (8, "layout", build.contiguous(b, "layout", address if array.size else build.NOWHERE, array.nbytes)),
+    ]
+    return _root(b, build.header2(b, "set", messages))
+
+
+NUMBERS = [
+    f"{order}{kind}" for order in "<>" for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+]
+
+
+@given(hnp.arrays(st.sampled_from(NUMBERS), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
+def test_any_contiguous_array_comes_back_in_native_order(tmp_path_factory: Any, array: np.ndarray[Any, Any]) -> None:
+    path = _write(tmp_path_factory.mktemp("any") / "a.h5", _contiguous(array))
+    found = weights_io.open(path)["x"]
+    native = array.astype(array.dtype.newbyteorder("="))
+    assert (found.dtype, found.shape) == (native.dtype, native.shape)
+    assert found.tobytes() == native.tobytes()
+    assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_floats_that_numpy_lacks(name: str, tmp_path: Path) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    array = np.arange(256, dtype=f"u{dtype.itemsize}").view(dtype).reshape(16, 16)
+    found = weights_io.open(_write(tmp_path / "a.h5", _contiguous(array)))["x"]
+    assert found.dtype == dtype
+    assert found.tobytes() == array.tobytes()
+
+
+def _indexed(
+    array: np.ndarray[Any, Any],
+    chunk: tuple[int, ...],
+    kinds: tuple[int, ...],
+    missing: set[int],
+    masks: dict[int, int],
+) -> bytes:
+    """An array in chunks, in a version 2 tree; `missing` chunks are left out, `masks` say which filters."""
+    b = build.Builder()
+    b.reserve(48)
+    grid = tuple(-(-length // size) for length, size in zip(array.shape, chunk, strict=True))
+    nbytes = array.dtype.itemsize * int(np.prod(chunk))
+    width, records = min(8, 1 + (nbytes.bit_length() + 7) // 8), []
+    for number, place in enumerate(np.ndindex(*grid)):
+        if number in missing:
+            continue
+        part = np.zeros(chunk, array.dtype)
+        inside = array[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, chunk, strict=True))]
+        part[tuple(slice(length) for length in inside.shape)] = inside
+        raw, mask = part.tobytes(), masks.get(number, 0)
+        for i, kind in enumerate(kinds):
+            if mask >> i & 1:
+                continue
+            if kind == 2:
+                size = array.dtype.itemsize
+                raw = (
+                    b"".join(raw[: len(raw) // size * size][j::size] for j in range(size))
+                    + raw[len(raw) // size * size :]
+                )
+            raw = zlib.compress(raw) if kind == 1 else raw
+            raw = raw + build.fletcher32(raw).to_bytes(4, "little") if kind == 3 else raw
+        entry = struct.pack("<Q", b.add(raw)) + (
+            len(raw).to_bytes(width, "little") + struct.pack("<I", mask) if kinds else b""
+        )
+        records.append(entry + struct.pack(f"<{len(place)}Q", *place))
+    size = 8 + (width + 4 if kinds else 0) + 8 * array.ndim
+    node = 10 + size * max(1, (len(records) + 1) // 2)
+    tree = build.tree2(b, "tree", 11 if kinds else 10, records, node) if records else build.NOWHERE
+    messages = [
+        (1, "space", build.dataspace(b, "space", array.shape, (build.NOWHERE,) * array.ndim, version=2)),
+        (3, "type", _kind(array.dtype)),
+        (
+            8,
+            "layout",
+            build.indexed(b, "layout", tree, chunk, array.dtype.itemsize, 5, struct.pack("<IBB", node, 100, 40)),
+        ),
+    ]
+    if kinds:
+        messages.append((11, "filters", build.filters(b, "filters", array.dtype.itemsize, kinds)))
+    return _root(b, build.header2(b, "set", messages))
+
+
+@given(
+    hnp.arrays(st.sampled_from(["<i2", ">f4", "<f8", "<u1"]), hnp.array_shapes(max_dims=3, max_side=5)),
+    st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    st.lists(st.sampled_from([1, 2, 3]), max_size=3),
+    st.sets(st.integers(0, 10)),
+    st.dictionaries(st.integers(0, 20), st.integers(0, 7)),
+)
+def test_any_chunked_array_comes_back(
+    tmp_path_factory: Any, array: Any, chunk: list[int], kinds: list[int], missing: set[int], masks: dict[int, int]
+) -> None:
+    shape = tuple(chunk[: array.ndim])
+    content = _indexed(array, shape, tuple(kinds), missing, masks if kinds else {})
+    found = weights_io.open(_write(tmp_path_factory.mktemp("any") / "a.h5", content))["x"]
+    expected = array.astype(array.dtype.newbyteorder("="))
+    grid = tuple(-(-length // size) for length, size in zip(array.shape, shape, strict=True))
+    for number, place in enumerate(np.ndindex(*grid)):
+        if number in missing:
+            expected[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, shape, strict=True))] = 0
+    assert found.dtype == expected.dtype
+    assert found.tobytes() == expected.tobytes()
+
+
+@given(st.binary(max_size=300))
+def test_checksums_are_those_of_an_independent_form(data: bytes) -> None:
+    assert hdf5_bytes.lookup3(data) == build.lookup3(data)
+    assert hdf5_bytes.fletcher32(np.frombuffer(data, np.uint8)) == build.fletcher32(data)
+
+
+def test_checksums_of_known_texts() -> None:
+    assert hdf5_bytes.lookup3(b"") == 0xDEADBEEF
+    assert hdf5_bytes.lookup3(b"Four score and seven years ago") == 0x17770551
+    assert hdf5_bytes.fletcher32(np.zeros(10, np.uint8)) == 0
+    assert hdf5_bytes.fletcher32(np.full(4, 0xFF, np.uint8)) == 0xFFFFFFFF  # sums that are multiples of 65535 are not 0
+    long = np.random.default_rng(0).integers(0, 256, 300_001, dtype=np.uint8)  # more than one block, an odd number
+    assert hdf5_bytes.fletcher32(long) == build.fletcher32(long.tobytes())
+
+
+# --- laziness ---------------------------------------------------------------------------------------------------------------
+
+
+def _owner(array: Any) -> Any:
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+def test_contiguous_tensors_are_views_of_the_mapped_file(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("old", tmp_path))
+    first, again = checkpoint["a"], checkpoint["g/e"]
+    assert isinstance(getattr(_owner(first), "obj", _owner(first)), mmap.mmap)
+    assert not first.flags.writeable
+    assert np.array_equal(first, again)
+    info = checkpoint.info("a")
+    assert (info.offset, info.nbytes, info.layout) == (96, 24, "contiguous")
+    assert first.ctypes.data % mmap.PAGESIZE == 96
+
+
+def test_opening_reads_no_values_and_walks_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        pytest.fail("opening looked at a tensor's values")
+
+    monkeypatch.setattr(weights_io.source.Source, "map", never)
+    for name in ("children", "records", "unfiltered"):
+        monkeypatch.setattr(hdf5_chunks, name, never)
+    for name in build.FILES:
+        checkpoint = weights_io.open(_good(name, tmp_path))
+        assert all(checkpoint.info(each).nbytes for each in checkpoint)
+
+
+def test_a_large_sparse_file_costs_nothing_to_open(tmp_path: Path) -> None:
+    b = build.Builder()
+    b.reserve(48)
+    size = 5 << 30
+    header = build.header2(b, "set", [
+        (1, "space", build.dataspace(b, "space", (size // 4,), version=2)),
+        (3, "type", build.f4(b, "type")),
+        (8, "layout", build.contiguous(b, "layout", 4096, size)),
+    ])  # fmt: skip
+    b.changes["superblock.end"] = 4096 + size
+    path = _write(tmp_path / "a.h5", _root(b, header))
+    os.truncate(path, 4096 + size)
+    tracemalloc.start()
+    try:
+        checkpoint = weights_io.open(path)
+        array = checkpoint["x"]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert array.shape == (size // 4,)
+    assert array[-1] == 0
+
+
+def test_arrays_stay_valid_when_the_checkpoint_is_closed(tmp_path: Path) -> None:
+    with weights_io.open(_good("old", tmp_path)) as checkpoint:
+        array = checkpoint["a"]
+    assert np.array_equal(array, VALUES)
+    with pytest.raises(weights_io.WeightsError, match="closed"):
+        checkpoint["a"]
+
+
+def test_a_file_that_is_changed_after_opening_is_refused(tmp_path: Path) -> None:
+    path = _good("chunks", tmp_path)
+    checkpoint = weights_io.open(path)
+    time.sleep(0.01)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with _refused("file.changed"):
+        checkpoint["c"]
+
+
+def test_a_dataset_without_bytes_is_its_fill_value(tmp_path: Path) -> None:
+    path = _changed("chunks", tmp_path, c__layout__address=build.NOWHERE)
+    checkpoint = weights_io.open(path)
+    assert checkpoint["c"].tolist() == [2.5] * 5
+    assert checkpoint.info("c").layout == "filled"
+    assert checkpoint.info("c").offset == build.chunks(None).fields["root.c.address"]
+
+
+# --- strict and compat ------------------------------------------------------------------------------------------------------
+
+
+def test_compat_leaves_out_what_it_cannot_read_and_says_why(tmp_path: Path) -> None:
+    path = _changed("chunks", tmp_path, c__filters__filter1=32000)
+    with _refused("hdf5.filter-kind", "a filter is not read", "LZF", 'mode="compat"'):
+        weights_io.open(path)
+    checkpoint = weights_io.open(path, mode="compat")
+    assert list(checkpoint) == []
+    assert "LZF" in checkpoint.metadata["unread"]["c"]
+    path = _changed("old", tmp_path, a__type__class=0x16)
+    assert set(weights_io.open(path, mode="compat").metadata["unread"]) == {"a", "g/e"}
+
+
+@pytest.mark.parametrize("changes", [{"a__layout__class": 3, "a__layout__version": 4}, {"a__extra": [(7, bytes(8))]}])
+def test_compat_follows_nothing_out_of_the_file(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = _changed("plain", tmp_path, **changes)
+    with pytest.raises(weights_io.UnsupportedError) as caught:
+        weights_io.open(path, mode="compat")
+    assert caught.value.rule in {"hdf5.virtual", "hdf5.external-storage"}
+
+
+def test_a_boolean_that_is_neither_is_refused_or_true(tmp_path: Path) -> None:
+    path = _changed("plain", tmp_path, b__values=b"\1\0\2")
+    with _refused("hdf5.bool", "neither 0 nor 1", "'b'"):
+        weights_io.open(path)["b"]
+    array = weights_io.open(path, mode="compat")["b"]
+    assert array.tolist() == [True, False, True]
+    assert not array.flags.writeable
+
+
+def test_opaque_bytes_are_bfloat16_only_where_an_attribute_says_so(tmp_path: Path) -> None:
+    kind = bytes([0x15, 0, 0, 0, 2, 0, 0, 0])
+    for text, good in ((b"bfloat16", True), (b"float64", False)):
+        b = build.Builder()
+        b.reserve(48)
+        address = b.add(b"\x80\x3f\0\xc0")
+        says = build.attribute(
+            b,
+            "s",
+            b"dtype",
+            build.datatype(b, "t", "text", len(text), 1),
+            build.dataspace(b, "d", (), version=2),
+            text,
+            3,
+        )
+        header = build.header2(b, "set", [
+            (1, "space", build.dataspace(b, "space", (2,), version=2)),
+            (3, "type", kind),
+            (8, "layout", build.contiguous(b, "layout", address, 4)),
+            (12, "says", says),
+        ])  # fmt: skip
+        path = _write(tmp_path / "a.h5", _root(b, header))
+        if good:
+            assert weights_io.open(path)["x"].tolist() == [1.0, -2.0]
+            assert weights_io.open(path).info("x").dtype == ml_dtypes.bfloat16
+        else:
+            with _refused("hdf5.datatype-kind", "type that is not read", "opaque"):
+                weights_io.open(path)
+
+
+def test_attributes_of_other_types_are_placeholders(tmp_path: Path) -> None:
+    path = _changed("plain", tmp_path, root__names__type__class=0x17)
+    assert weights_io.open(path).metadata["attributes"][""]["names"] == Unread("reference", (2,))
+
+
+def test_text_that_is_not_utf_8_stays_bytes(tmp_path: Path) -> None:
+    kind = build.datatype(build.Builder(), "t", "text", 2, 1)
+    says = build.attribute(
+        build.Builder(), "s", b"x", kind, build.dataspace(build.Builder(), "d", (2,)), b"\xff\xfe\xc3\xa9"
+    )
+    path = _changed("plain", tmp_path, a__extra=[(12, says)])
+    assert weights_io.open(path).metadata["attributes"]["a"]["x"] == [b"\xff\xfe", "é"]
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_compressed_tensor_takes_little_more_memory_than_itself(tmp_path: Path) -> None:
+    array = np.zeros((1024, 1024), np.float64)
+    array[::7, ::5] = 3.5
+    path = _write(tmp_path / "a.h5", _indexed(array, (256, 256), (2, 1, 3), set(), {}))
+    checkpoint = weights_io.open(path)
+    tracemalloc.start()
+    try:
+        found = checkpoint["x"]
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes + (4 << 20)
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, array)
+
+
+def test_one_text_named_many_times_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", build.many_texts())
+    tracemalloc.start()
+    try:
+        with _refused("budget.heap", "more than its size allows"):
+            weights_io.open(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * path.stat().st_size + (32 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_fill_values_far_larger_than_the_file_are_refused_unless_allowed(tmp_path: Path) -> None:
+    path = _changed("chunks", tmp_path, c__space__axis0=1 << 25, c__space__most0=1 << 25)
+    with _refused("budget.expansion", "far larger than the file"):
+        weights_io.open(path)
+    assert weights_io.open(path, limits=weights_io.Limits(expansion=1 << 30)).info("c").nbytes == 1 << 27
+
+
+def test_a_bomb_stops_at_the_size_of_a_chunk(tmp_path: Path) -> None:
+    path = _changed("chunks", tmp_path, c__chunk0__stream=zlib.compress(bytes(1 << 24), 9))
+    checkpoint = weights_io.open(path)
+    tracemalloc.start()
+    try:
+        with _refused("hdf5.deflate", "not one zlib stream", "more"):
+            checkpoint["c"]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_read_starts_with_a_ledger_of_its_own(tmp_path: Path) -> None:
+    checkpoint = weights_io.open(_good("chunks", tmp_path))
+    assert checkpoint["c"].tobytes() == checkpoint["c"].tobytes()
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_names_rule_place_and_values(tmp_path: Path) -> None:
+    path = _changed("new", tmp_path, a__checksum=0)
+    with pytest.raises(weights_io.FormatError) as caught:
+        weights_io.open(path)
+    error = caught.value
+    assert (error.rule, error.offset, error.field) == ("hdf5.checksum", 72, "a")
+    assert str(path) in str(error)
+    assert "0x00000000" in str(error)
+
+
+def test_every_rule_has_a_sentence_and_a_case() -> None:
+    cases = build.cases()
+    assert {case.rule for case in cases if case.rule.startswith("hdf5.")} == set(hdf5.RULES)
+    assert all(sentence.endswith(".") for sentence in hdf5.RULES.values())
+    assert len(cases) >= 40
+    assert sum(len(case.files["a.h5"]) for case in cases) < 400_000
+    assert hdf5.RULES.items() <= weights_io.rules().items()
+
+
+@pytest.mark.parametrize("case", build.cases(), ids=lambda case: case.name)
+def test_every_malformed_file_is_refused_by_its_rule(case: Any, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", case.files["a.h5"])
+    if case.read is not None:
+        checkpoint = weights_io.open(path)
+        assert case.read in checkpoint
+    with _refused(case.rule, *case.words) as caught:
+        checkpoint = weights_io.open(path)
+        checkpoint[case.read]
+    assert isinstance(caught.value, weights_io.FormatError | weights_io.UnsupportedError)
+
+
+def test_shuffle_leaves_what_does_not_fill_an_element() -> None:
+    raw = np.arange(11, dtype=np.uint8)
+    found = hdf5_filters._unshuffled(raw, 4)
+    assert found.tolist() == [0, 2, 4, 6, 1, 3, 5, 7, 8, 9, 10]
