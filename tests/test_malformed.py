@@ -54,8 +54,8 @@ def test_every_rule_of_a_format_has_a_file() -> None:
         "file.changed",
     }  # not of a file's content: tested where files are written and changed
     elsewhere |= {
-        rule for rule in weights_io.rules() if rule.startswith(("index.", "megatron."))
-    }  # of several files: tests of folders
+        rule for rule in weights_io.rules() if rule.startswith(("index.", "megatron.", "scheme."))
+    }  # of several files, or of names: tested there
     assert set(weights_io.rules()) - broken - elsewhere == set()
     assert broken - set(weights_io.rules()) == {""}
 

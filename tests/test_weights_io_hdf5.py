@@ -113,11 +113,16 @@ def test_recorded_tensors_come_back_bit_for_bit(path: Path) -> None:
         for name in checkpoint:
             array, said = checkpoint[name], _describe(told, f"/{name}")
             assert list(array.shape) == said["shape"] == list(checkpoint.info(name).shape)
-            assert array.tobytes() == answers[_first(told, f"/{name}")].tobytes()
+            assert _bits(array, answers[_first(told, f"/{name}")]) == answers[_first(told, f"/{name}")].tobytes()
             assert array.dtype == checkpoint.info(name).dtype == array.dtype.newbyteorder("=")
             assert not array.flags.writeable
         for name, why in left_out.items():
             assert not _readable(_describe(told, f"/{name}")), (name, why)
+
+
+def _bits(array: Any, answer: Any) -> bytes:
+    """The bits of an array, of a float that NumPy lacks in the wider one that h5py makes of it."""
+    return (array if array.itemsize == answer.itemsize else array.astype(answer.dtype)).tobytes()
 
 
 def _describe(told: dict[str, Any], name: str) -> dict[str, Any]:
@@ -152,10 +157,14 @@ def _same(value: Any, said: dict[str, Any]) -> None:
         raw = "\n".join(value).encode() if isinstance(value, list) else value.tobytes()
         assert hashlib.sha256(raw).hexdigest() == said["sha256"]
     elif isinstance(value, np.ndarray):
-        assert value.tolist() == said["value"]
+        assert value.reshape(-1).tolist() == said["value"]
         assert not value.flags.writeable
     else:
-        assert value == said.get("value")
+        assert (_flat(value) if isinstance(value, list) else value) == said.get("value")
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for each in value for one in _flat(each)] if isinstance(value, list) else [value]
 
 
 @pytest.mark.parametrize("name", ["attributes_earliest", "attributes_latest"])
@@ -407,7 +416,7 @@ def _indexed(
     masks: dict[int, int],
 ) -> bytes:
     """An array in chunks, in a version 2 tree; `missing` chunks are left out, `masks` say which filters."""
-    b = build.Builder()
+    b = build.Builder({"layout.width": (max(*chunk, array.dtype.itemsize).bit_length() + 7) // 8})
     b.reserve(48)
     grid = tuple(-(-length // size) for length, size in zip(array.shape, chunk, strict=True))
     nbytes = array.dtype.itemsize * int(np.prod(chunk))
@@ -435,7 +444,7 @@ def _indexed(
         )
         records.append(entry + struct.pack(f"<{len(place)}Q", *place))
     size = 8 + (width + 4 if kinds else 0) + 8 * array.ndim
-    node = 10 + size * max(1, (len(records) + 1) // 2)
+    node = 10 + max(size * ((len(records) + 1) // 2), 2 * size + 18)
     tree = build.tree2(b, "tree", 11 if kinds else 10, records, node) if records else build.NOWHERE
     messages = [
         (1, "space", build.dataspace(b, "space", array.shape, (build.NOWHERE,) * array.ndim, version=2)),

@@ -109,9 +109,9 @@ def read_datatype(fields: Fields, nested: bool = False) -> Datatype:
         return _fixed(fields, bits, size)
     if kind == FLOAT:
         return _float(fields, bits, size)
-    if kind == ENUM:
-        return _boolean(fields, version, bits, size)
-    return Datatype(CLASSES[kind], size) if nested and kind == VARIABLE else _other(fields, kind, bits, size)
+    if nested and kind in (ENUM, VARIABLE):
+        return Datatype(CLASSES[kind], size)
+    return _boolean(fields, version, bits, size) if kind == ENUM else _other(fields, kind, bits, size)
 
 
 def _fixed(fields: Fields, bits: int, size: int) -> Datatype:
@@ -139,12 +139,11 @@ def _boolean(fields: Fields, version: int, bits: int, size: int) -> Datatype:
     other = Datatype(CLASSES[ENUM], size)
     if bits & 0xFFFF != len(BOOLEAN) or size != 1:
         return other
-    if fields.unsigned(1) & 15 != FIXED:
+    base = read_datatype(fields, nested=True)
+    if base.dtype is None or base.dtype.kind not in "iu":
         return other
-    fields.take(3)
-    if fields.unsigned(4) != 1:
-        raise fields.broken("an enumeration and its values differ in size", "hdf5.datatype", 1, "another")
-    fields.take(4)
+    if base.size != size:
+        raise fields.broken("an enumeration and its values differ in size", "hdf5.datatype", size, base.size)
     names = [_terminated(fields, version < 3) for _ in BOOLEAN]
     values = [fields.unsigned(1) for _ in BOOLEAN]
     if dict(zip(names, values, strict=True)) != BOOLEAN:

@@ -39,11 +39,12 @@ __all__ = ["RULES", "Chunks", "Dataset", "Layout", "read_dataset"]
 RULES = {
     "hdf5.chunk-size": "A chunk takes at most twice the bytes of the file, plus a quarter of the spare of limits=.",
     "hdf5.external-storage": "The bytes of a dataset are in the file itself.",
-    "hdf5.fill": "A fill value is one element.",
+    "hdf5.fill": "A fill value is one element, of a known use.",
     "hdf5.layout": "A dataset has a datatype, a dataspace and a layout that agree with each other.",
     "hdf5.virtual": "A dataset has bytes of its own: it is not made of others.",
 }
 COMPACT, CONTIGUOUS, CHUNKED, VIRTUAL = range(4)
+NEVER = 1  # when a fill value is written: then space that nobody wrote to has no value, and is zero here
 NO_INDEX, SINGLE, IMPLICIT, FIXED, EXTENSIBLE, TREE = range(
     6
 )  # kinds of chunk index; the first is the version 1 B-tree
@@ -231,12 +232,17 @@ def _fill(space: Space, header: Header, datatype: Datatype) -> bytes:
 def _new_fill(message: Message, space: Space) -> bytes:
     fields = message.fields(space)
     version = fields.version(1, 2, 3)
-    if version == 3:
-        flags = fields.unsigned(1)
-        never, defined = flags >> 2 & 3 == 1, bool(flags & 32)
-    else:
-        fields.take(1)
-        never = fields.unsigned(1) == 1
-        defined = bool(fields.unsigned(1)) or version == 1
-    value = fields.take(fields.unsigned(4)) if defined else b""
-    return b"" if never else value
+    allocated, written, defined = _fill_flags(fields) if version == 3 else (fields.unsigned(1) for _ in range(3))
+    if allocated > 3 or written > 2 or defined > 1:
+        got = f"allocation {allocated}, writing {written}, {defined}"
+        raise fields.broken(
+            "a fill value is of no known use", "hdf5.fill", "allocation to 3, writing to 2, 0 or 1", got
+        )
+    value = fields.take(fields.unsigned(4)) if defined or version == 1 else b""
+    return b"" if written == NEVER else value
+
+
+def _fill_flags(fields: Fields) -> tuple[int, int, int]:
+    """When space is allocated, when the value is written, and whether it is there; 2 where the flags contradict each other."""
+    flags = fields.unsigned(1)
+    return flags & 3, flags >> 2 & 3, 2 if flags & 0xC0 or flags & 0x30 == 0x30 else flags >> 5 & 1

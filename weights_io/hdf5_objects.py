@@ -20,7 +20,15 @@ from weights_io.recognise import HDF5_MAGIC
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RULES", "Header", "Message", "read_datatype_message", "read_header", "read_superblock"]
+__all__ = [
+    "RULES",
+    "Header",
+    "Message",
+    "read_datatype_message",
+    "read_header",
+    "read_shared_datatype",
+    "read_superblock",
+]
 
 RULES = {
     "hdf5.base": "The base address is the byte at which the file's signature is.",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from weights_io.limits import Limits
     from weights_io.source import Source
 
-__all__ = ["MAGIC", "RULES", "Budget", "Record", "records", "write_table"]
+__all__ = ["MAGIC", "RULES", "Budget", "Handle", "Record", "records", "write_table"]
 
 RULES = {
     "tensorbundle.footer": "The index ends with a footer of 48 bytes: two handles, zeros, and the magic number.",

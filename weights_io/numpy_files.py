@@ -305,8 +305,8 @@ def open_archive(archive: zip_archive.Archive, limits: Limits, mode: str) -> Che
         place = _Place(path, member.offset, repr(name))
         header = _header(functools.partial(archive.head, name), member.size, place, mode)
         headers[name.removesuffix(".npy")] = header
-        cost += TENSOR_COST + HEADER_COST * header.begin
-        limits.check_heap(cost, archive.source.size, path, "members")
+        cost += TENSOR_COST
+        limits.check_heap(cost + HEADER_COST * header.begin, archive.source.size, path, "members")
     record = _record(archive, headers.pop(RECORD, None), limits)
     _check_record(record, headers, archive)
     infos = {name: _info(archive, name, header, record["dtypes"].get(name)) for name, header in headers.items()}

@@ -140,7 +140,7 @@ def boolean(b: Builder, p: str) -> bytes:
 
 
 def fill(b: Builder, p: str, value: bytes) -> bytes:
-    raw = b.u(f"{p}.version", 2, 1) + bytes([2, 0]) + b.u(f"{p}.defined", 1, 1)
+    raw = b.u(f"{p}.version", 2, 1) + bytes([2]) + b.u(f"{p}.written", 0, 1) + b.u(f"{p}.defined", 1, 1)
     return raw + b.u(f"{p}.size", len(value), 4) + value
 
 
@@ -924,7 +924,7 @@ def _groups() -> list[Case]:
         bad("new", "reserved-link", "link", "no known kind|kind 2", "a link of a kind that is reserved", {"root.c.kind": 2}),
         bad("new", "link-version", "version", "version that is not read|2", "a link message of version 2", {"root.c.version": 2}),
         bad("new", "link-flags", "flags", "unknown flags|56", "a flag that links do not have", {"root.c.flags": 56}),
-        bad("new", "link-charset", "link", "character set 2", "a character set that links do not have", {"root.c.charset": 2}),
+        bad("new", "link-charset", "link", "no known kind|character set 2", "a character set that links do not have", {"root.c.charset": 2}),
         bad("new", "link-name-too-long", "short", "ends before its fields|200 bytes", "a name longer than its message", {"root.c.length": 200}),
         bad("new", "link-name-empty", "name", "name is wrong", "a link without a name", {"root.c.name": b""}),
         bad("new", "link-name-nul", "name", "name is wrong", "a name with a NUL", {"root.c.name": b"\0"}),
@@ -979,11 +979,11 @@ def _dense() -> list[Case]:
         bad("dense", "tree-2-depth", "tree", "another kind|depth 60000", "a tree of sixty thousand levels", {"links.tree.depth": 60000}),
         bad("dense", "tree-2-small-nodes", "tree", "too small|24 bytes", "inner nodes without room for a record", {"links.tree.node_size": 24}),
         bad("dense", "tree-2-total", "tree", "another number of records|7|6", "a record fewer than announced", {"links.tree.total": 7}),
-        bad("dense", "tree-2-node-too-full", "tree", "1 to 4 records|9", "a leaf with nine records where four fit", {"links.tree.child0.records": 9}),
-        bad("dense", "tree-2-node-empty", "tree", "1 to 4 records|0", "a leaf without records", {"links.tree.child0.records": 0}),
+        bad("dense", "tree-2-node-too-full", "tree", "node of a tree|1 to 4 records|9", "a leaf with nine records where four fit", {"links.tree.child0.records": 9}),
+        bad("dense", "tree-2-node-empty", "tree", "node of a tree|1 to 4 records|0", "a leaf without records", {"links.tree.child0.records": 0}),
         bad("dense", "tree-2-leaf-checksum", "checksum", "checksum is wrong", "the checksum of a leaf", {"links.tree.left.checksum": plus(1)}),
         bad("dense", "tree-2-root-checksum", "checksum", "checksum is wrong", "the checksum of the root", {"links.tree.root.checksum": plus(1)}),
-        bad("dense", "tree-2-leaf-type", "tree", "type 5|type 8", "a leaf of another tree", {"links.tree.left.type": 8}),
+        bad("dense", "tree-2-leaf-type", "tree", "node of a tree|type 5|type 8", "a leaf of another tree", {"links.tree.left.type": 8}),
         bad("dense", "tree-2-leaf-signature", "signature", "wrong signature|BTLF", "a leaf without BTLF", {"links.tree.left.signature": b"BTLG"}),
         bad("dense", "tree-2-two-parents", "link-hash", "index of a group", "both children are the same leaf", {"links.tree.child1": 968, "links.tree.child1.records": 3, "links.tree.total": 7}),
         bad("dense", "tree-2-cycle", "checksum", "checksum is wrong", "a node is its own child", {"links.tree.child0": 1096, "links.tree.child0.records": 1}),
@@ -1053,6 +1053,7 @@ def _datasets() -> list[Case]:
             (12, attribute(Builder(), "x", b"x", datatype(Builder(), "t", "fixed", 4), dataspace(Builder(), "s", ()), b"1234")) for _ in range(2)
         ]}),
         bad("plain", "fill-size", "fill", "fill value is wrong|4 bytes|2", "a fill value of two bytes", {"a.extra": [(4, struct.pack("<IH", 2, 7))], "a.without": ("fill",)}),
+        bad("plain", "fill-written", "fill", "no known use|writing 3", "a time of writing that does not exist", {"a.fill.written": 3}),
         bad("plain", "fill-version", "version", "version that is not read|9", "a fill value of version 9", {"a.fill.version": 9}),
         bad("plain", "fill-too-long", "short", "ends before its fields|fill value", "a fill value longer than its message", {"a.fill.size": 1 << 31}),
         bad("text", "collection-signature", "signature", "wrong signature|GCOL", "a collection without GCOL", {"heap.signature": b"GCOM"}),

@@ -1065,7 +1065,7 @@ def _slices() -> list[Case]:
 def _budgets() -> list[Case]:
     none, long = entry(b"", shape=shaped(0)), b"n" * 20000
     sharing = [row(long + b"%03d" % at, none, len(long)) for at in range(240)]
-    numbered = [row(b"%05d" % at, b"", 0 if at % 10 == 0 else 4) for at in range(22000)]
+    numbered = [row(b"%05d" % at, b"", 0 if at % 10 == 0 else 4) for at in range(40000)]
 
     def case(name: str, key: bytes, rows: list[bytes], why: str) -> Case:
         return _case(
@@ -1079,13 +1079,13 @@ def _budgets() -> list[Case]:
             [row(b"", HEADER), row(long, none), *sharing],
             "240 names of 20003 bytes, of which each holds three",
         ),
-        case("names-without-end", b"9", [row(b"", HEADER), *numbered], "22000 names in four or eight bytes each"),
+        case("names-without-end", b"9", [row(b"", HEADER), *numbered], "40000 names in four or eight bytes each"),
         _one(
             "slices-without-end",
             "budget.heap",
             "more than its size allows",
-            entry(b"", shape=b"", after=b"\x3a\0" * 40000),
-            "40000 slices of two bytes",
+            entry(b"", shape=b"", after=b"\x3a\0" * 70000),
+            "70000 slices of two bytes",
         ),
     ]
 
