@@ -325,7 +325,7 @@ def read_shared_datatype(space: Space, fields: Fields) -> Fields:
     version = fields.version(1, 2, 3)
     kind = fields.unsigned(1)
     fields.take(6 if version == 1 else 0)
-    if version == 3 and kind != 2:
+    if kind not in ((2,) if version == 3 else (0, 2)):
         raise fields.unread(
             "a shared message is not read", "hdf5.shared", "a committed datatype", f"a message shared as {kind}"
         )

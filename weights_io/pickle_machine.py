@@ -6,14 +6,15 @@ closed table, and then it is the function of that table that runs, which is code
 placeholder that remembers the symbol, the arguments, and what was built into it.
 
 What a pickle makes the machine build is counted in bytes of objects against `Limits.heap` before it is built; nothing here calls itself,
-so that depth costs nothing. Two keys of a dictionary that are chosen to collide would make it slow: integers as keys have 64 bits, and keys
-that are tuples of numbers are few.
+so that depth costs nothing. Keys of a dictionary that are chosen to collide would make it slow, by the square of their number: integers as keys
+have 64 bits, and numbers that are neither small nor the one after the last are few, as are tuples of numbers, and gaps in the memo.
 
 Reference: the comments of the standard library's pickletools module, which specify every opcode.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -36,6 +37,7 @@ __all__ = [
     "Known",
     "Machine",
     "Node",
+    "Opcode",
     "Symbol",
     "merged",
     "set_items",
@@ -46,24 +48,29 @@ RULES = {
     "pickle.begin": "A pickle begins with PROTO and a protocol from 2 to 5.",
     "pickle.opcode": "A pickle uses the opcodes of the binary protocols; text, extension and out-of-band opcodes are not read.",
     "pickle.truncated": "Every byte that an opcode announces is in the pickle, and STOP ends it.",
-    "pickle.opcodes": "A pickle has at most 20 million opcodes, and at most 500 thousand plus four for each byte of the file.",
+    "pickle.opcodes": "A pickle has at most 20 million opcodes, and at most 100 thousand plus four for each byte of the file.",
     "pickle.stack": "Every opcode finds on the stack, above the last mark, what it takes, and STOP finds one object and no mark.",
-    "pickle.memo": "Only what was put into the memo is taken from it.",
+    "pickle.memo": "Only what was put into the memo is taken from it, and the memo is filled in order, but for 1000 places.",
     "pickle.text": "Text is UTF-8.",
     "pickle.integer": "An integer has at most 1024 bytes.",
     "pickle.symbol": "A symbol is a module and a name, each a text of 1 to 255 printable characters.",
-    "pickle.key": "A key of a dictionary, and an element of a set, is a plain value, a tuple of such, or a placeholder.",
+    "pickle.key": "A key of a dictionary, and an element of a set, is a plain value, a tuple of such, or a placeholder; scattered numbers are few.",
     "pickle.target": "Elements are added to lists, sets, dictionaries and placeholders, each with its own opcode, and pairs are whole.",
     "pickle.call": "What is called is a symbol or a placeholder, its arguments are a tuple, and known symbols get the arguments that they take.",
     "pickle.build": "A state is built into what has one.",
 }
 
 RENAMED_BUILTINS = {"xrange": "range", "long": "int", "unicode": "str", "unichr": "chr"}
-MAX_OPCODES, FREE_OPCODES = 20_000_000, 500_000
+MAX_OPCODES, FREE_OPCODES = 20_000_000, 100_000
 MAX_INTEGER = 1024  # bytes: Python shows integers of up to 4300 digits
 MAX_SYMBOL = 255
 MAX_KEY = 16  # plain values in one key
 MAX_WEAK_KEYS = 1000  # in one pickle: a tuple of numbers has a hash that a file can choose
+SMALL_KEY, MAX_SCATTERED = (
+    1024,
+    10_000,
+)  # numbers as keys: those that are free; and how many others a pickle may have, but see `scattered`
+CALL_COST = 32  # so that calls which make nothing are not free
 ELEMENT, PAIR = 140, 100  # bytes that an element of a set and an item of a dictionary cost at most
 SHOWN_DEPTH, SHOWN_ITEMS, SHOWN_TEXT, SHOWN = 3, 8, 60, 400
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names, which protocol 2 keeps
@@ -79,6 +86,15 @@ class Symbol(NamedTuple):
 
     def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Symbol) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return tuple.__hash__(self)
 
 
 class Node:
@@ -183,9 +199,14 @@ def _shown_inert(node: Inert, depth: int) -> str:
     named = [pairs for pairs in (node.kwargs, node.state, node.slots) if isinstance(pairs, dict)]
     parts = [_shown(part, depth) for part in _few(node.args)]
     parts += [f"{_text(key)}={_shown(item, depth)}" for pairs in named for key, item in _few(pairs.items())]
-    parts += [_shown(part, depth) for part in (node.state, node.items, node.pairs) if part and part not in named]
+    parts += [_shown(part, depth) for part in (node.state, node.items, node.pairs) if part and not _among(part, named)]
     many = len(node.args) > SHOWN_ITEMS or any(len(pairs) > SHOWN_ITEMS for pairs in named)
     return f"{_shown(node.function, depth)}({', '.join(parts[:SHOWN_ITEMS])}{', ...' if many or len(parts) > SHOWN_ITEMS else ''})"
+
+
+def _among(part: Any, named: list[Any]) -> bool:
+    """Whether it is one of these: comparing what is in them would take as long as the file likes."""
+    return any(part is other for other in named)
 
 
 def _few(values: Any) -> list[Any]:
@@ -230,7 +251,12 @@ class Machine:
         self.symbols, self.persistent = symbols, persistent
         self.cost, self.allowed = cost, limits.heap(size)
         self.position = self.begin = position
-        self.floor = self.weak_keys = 0
+        self.floor = self.weak_keys = self.weak_puts = 0
+        self.numbers = self.last_put = 0
+        self.last_key: float = -1
+        self.scattered = MAX_SCATTERED + math.isqrt(
+            size
+        )  # as many may collide: their square costs what the file's size allows
         self.end = len(self.data)
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -304,7 +330,15 @@ class Machine:
             self.memo[index] = value
         else:
             self.spend(PAIR + 32)
+            self._count_put(index)
             self.sparse_memo[index] = value
+
+    def _count_put(self, index: int) -> None:
+        """Places after each other are as good as a list; others could be chosen to collide."""
+        self.weak_puts += index != self.last_put + 1
+        self.last_put = index
+        if self.weak_puts > MAX_WEAK_KEYS:
+            self.refuse("pickle.memo", "the memo has too many gaps", field=f"memo {index}")
 
     def get(self, index: int) -> None:
         """Push what was remembered."""
@@ -332,13 +366,20 @@ class Machine:
 
     def key(self, key: Any) -> Any:
         """The same value, if it may be a key: its hash is quick to make, and hard to choose."""
-        if type(key) is str or key is None or isinstance(key, (bool, float, bytes, Symbol, Node)):
+        if type(key) is str or key is None or isinstance(key, (bool, bytes, Symbol, Node)):
             return key
-        if type(key) is int and key.bit_length() <= 64:
+        if (type(key) is float or (type(key) is int and key.bit_length() <= 64)) and self._few_numbers(key):
             return key
         if type(key) in (tuple, frozenset) and self._plain_key(key):
             return key
         return self.refuse("pickle.key", "this cannot be a key", got=f"{type(key).__name__} {shown(key)}")
+
+    def _few_numbers(self, key: float) -> bool:
+        """Numbers one after the other do not collide, and small ones are few; what a file can choose among all others is counted."""
+        whole = type(key) is int
+        self.numbers += not (whole and (key == self.last_key + 1 or abs(key) <= SMALL_KEY))
+        self.last_key = key if whole else -1
+        return self.numbers <= self.scattered
 
     def _plain_key(self, key: Any) -> bool:
         pending, count, numbers, secret = [key], 0, False, False
@@ -375,6 +416,7 @@ class Machine:
         return known.run(self, args)
 
     def _check_call(self, function: Any, args: Any) -> None:
+        self.spend(CALL_COST)
         if not isinstance(function, (Symbol, Inert)):
             self.refuse(
                 "pickle.call", "only a symbol can be called", got=f"{type(function).__name__} {shown(function)}"
@@ -563,13 +605,16 @@ _bytes(b"\x96", "BYTEARRAY8", 8, bytearray)
 
 
 def _old_string(code: bytes, name: str, width: int) -> None:
-    """A string of Python 2: text if it is ASCII, bytes otherwise."""
+    """A string of Python 2: text if it is UTF-8, bytes otherwise."""
 
     def run(machine: Machine) -> None:
         raw = machine.take(machine.number(width))
-        machine.spend(80 + 2 * len(raw))
+        machine.spend(80 + (1 + _width(raw)) * len(raw))
         value = bytes(raw)
-        machine.push(value.decode("ascii") if value.isascii() else value)
+        try:
+            machine.push(value.decode())
+        except UnicodeDecodeError:
+            machine.push(value)
 
     _opcode(code, name)(run)
 
@@ -789,6 +834,8 @@ def _dictionary(machine: Machine, symbol: Symbol, pairs: Any) -> Items:
     if isinstance(pairs, dict):
         machine.spend(16 * len(pairs))
         pairs = list(pairs.items())
+    elif symbol.name == "Counter" and pairs != ():
+        machine.wrong_call(symbol, pairs, "a dictionary: the elements of a list would be counted")
     if not (type(pairs) in (list, tuple) and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs)):
         machine.wrong_call(symbol, pairs, "a dictionary, or a list of pairs")
     machine.spend(16 * len(pairs))

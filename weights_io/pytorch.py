@@ -8,6 +8,7 @@ r"""PyTorch files as torch.save writes them since 1.6: a ZIP archive with a pick
 
 ROOT is any name, the same for all members. The pickle is interpreted, never executed (`pickle_machine`); the names of the tensors
 are those of `pytorch_tree`. Members named data/KEY that the pickle does not mention are listed in the metadata, as "unreferenced records".
+Of deflated storages the one that was unpacked last is kept, for the next tensor that lies in it.
 TorchScript archives are read for the tensors of their data.pkl; the code in them is not looked at, and constants.pkl is not read.
 
 What `save_items` writes is one flat OrderedDict of tensors, as a state dictionary is, each with a storage of its own, in the same
@@ -35,7 +36,7 @@ from weights_io.folders import unique_names
 from weights_io.limits import OWN, Limits
 from weights_io.pickle_machine import Machine, shown
 from weights_io.pytorch_tensors import STORAGES, TORCH, Storage, same_storage, storage_of
-from weights_io.pytorch_tree import MAX_DEPTH, Container, as_checkpoint
+from weights_io.pytorch_tree import MAX_DEPTH, Container, as_checkpoint, free_key
 from weights_io.source import Source
 from weights_io.writing import Pending, compare
 from weights_io.zip_archive import DEFLATED, Archive, ZipWriter, read_archive
@@ -84,6 +85,7 @@ class _Archive(Container):
         self.root = self._find_root()
         self.big = self._byteorder()
         self.storages: dict[str, Storage] = {}
+        self.unpacked: tuple[str, Any] = ("", None)
         self._check_records()
 
     def refuse(self, rule: str, what: str, **more: Any) -> FormatError:
@@ -183,11 +185,13 @@ class _Archive(Container):
     def metadata(self) -> dict[str, Any]:
         """What `save_items` wrote beside the tensors, and the storages that the object does not mention."""
         lost = self.unreferenced()
-        found: dict[str, Any] = {"unreferenced records": lost} if lost else {}
+        found: dict[str, Any] = {}
         if self.has(METADATA):
             size = self.archive.members[self.root + METADATA].size
             self.limits.check_heap(JSON_COST * size, self.source.size, self.source.path, METADATA)
             found |= self._texts(self.read(METADATA, size))
+        if lost:
+            found[free_key("unreferenced records", found)] = lost
         return found
 
     def _texts(self, raw: bytes) -> dict[str, str]:
@@ -218,7 +222,12 @@ class _Archive(Container):
         name = f"{self.root}data/{storage.key}"
         if storage.nbytes <= SMALL:
             return np.frombuffer(self.archive.read(name, SMALL), np.uint8)
-        return self.archive.array(name)
+        if self.archive.members[name].method != DEFLATED:
+            return self.archive.array(name)
+        if self.unpacked[0] != name:
+            self.unpacked = ("", None)  # before the next one: two are never held
+            self.unpacked = (name, self.archive.array(name))
+        return self.unpacked[1]
 
 
 def open_archive(archive: Archive, limits: Limits, mode: str) -> Checkpoint:

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "NOWHERE",
     "RULES",
     "STORAGES",
     "TORCH",
     "Array",
+    "NumpyDtype",
     "Storage",
     "Stored",
     "check_bool",
@@ -49,7 +51,7 @@ __all__ = [
 RULES = {
     "pytorch.persistent": "A persistent identifier is ('storage', class, key, location, count): a known class, three texts, and a count from 0.",
     "pytorch.storage": "Every mention of a storage says the same class and count, and its bytes are count * itemsize.",
-    "pytorch.rebuild": "The functions that rebuild tensors get the arguments that they are written with.",
+    "pytorch.rebuild": "The functions that rebuild tensors get the arguments that they are written with, and none of these is a file of its own.",
     "pytorch.shape": "Size and stride are at most 64 whole numbers each, as many as each other, of a product that an array can have.",
     "pytorch.bounds": "Every element of a tensor lies in its storage: offset + sum((size - 1) * stride) < count.",
     "pytorch.dtype": "A dtype is one that NumPy or ml_dtypes has, a whole number of bytes for each element.",
@@ -146,23 +148,32 @@ class Stored(Node):
 
     __slots__ = ("conj", "dtype", "neg", "offset", "shape", "state", "storage", "strides")
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str = "float32") -> None:
         self.storage: Storage = NOWHERE
-        self.dtype, self.offset = "float32", 0
+        self.dtype, self.offset = dtype, 0
         self.shape: tuple[int, ...] = (0,)
         self.strides: tuple[int, ...] = (1,)
         self.conj = self.neg = False
         self.state: dict[Any, Any] | None = None
 
     def build(self, machine: Machine, state: Any) -> None:
-        """Attributes, or attributes and slots; any other tuple is what old versions kept about gradients, or the place of the elements."""
+        """Attributes, or attributes and slots; three parts are what old versions kept about gradients, four the place of the elements."""
         if type(state) is tuple and len(state) == 4 and self.storage is NOWHERE:
             return self.place(machine, *state, None)
+        if type(state) is tuple and len(state) == 3:
+            return None
         parts = state if type(state) is tuple and len(state) == 2 else (state,)
         for part in parts:
-            if isinstance(part, dict) and part:
-                self.state = merged(machine, self.state, part)
+            self._attributes(machine, part)
         return None
+
+    def _attributes(self, machine: Machine, state: Any) -> None:
+        """Take attributes, but none that would put other elements into the tensor."""
+        if not (state is None or isinstance(state, dict)) or any(name in (state or ()) for name in ELEMENTS_OF):
+            expected = f"a dictionary of attributes, without {', '.join(ELEMENTS_OF)}"
+            machine.refuse("pickle.build", "this is no state of a tensor", expected=expected, got=shown(state))
+        if state:
+            self.state = merged(machine, self.state, state)
 
     def place(self, machine: Machine, storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None) -> None:
         """Lie in a storage, if every element is there; dtype None is that of the storage."""
@@ -209,6 +220,7 @@ class Stored(Node):
 
 
 NOWHERE = Storage("", "untyped", 0)
+ELEMENTS_OF = ("data", "real", "imag")  # attributes that are the tensor's own elements
 
 
 def _whole(value: Any) -> bool:
@@ -301,6 +313,8 @@ def _parameter(machine: Machine, args: tuple[Any, ...]) -> Any:
         _wrong(machine, "_rebuild_parameter", args, "a tensor, requires_grad, hooks and maybe a state")
     if len(args) == 4:
         args[0].build(machine, args[3])
+    if isinstance(args[0], Stored) and args[0].storage is NOWHERE:
+        return _empty(args[0].dtype)(machine, ())  # another tensor, whose place is its own
     return args[0]
 
 
@@ -328,13 +342,20 @@ def _cast(machine: Machine, args: tuple[Any, ...]) -> Any:
     data, wanted = args[0], dtype_of(_dtype_name(machine, args[1]))
     if isinstance(data, Array) and data.array is not None:
         if native(data.array.dtype) == np.float32 and wanted == np.dtype(ml_dtypes.bfloat16):
-            data.cast = wanted  # NumPy has no bfloat16: that is how such tensors were kept
-            return data
+            return _as_bfloat16(machine, data)
         if native(data.array.dtype) == wanted:
             return data
     if isinstance(data, Stored) and data.dtype == args[1].name:
         return data
     return _wrong(machine, "_rebuild_device_tensor_from_numpy", args, "the dtype of the array")
+
+
+def _as_bfloat16(machine: Machine, data: Array) -> Array:
+    """A tensor of the values of a float32 array: NumPy has no bfloat16, and that is how such tensors were kept."""
+    machine.spend(NODE_COST)
+    tensor = Array(data.function, data.args)
+    tensor.array, tensor.place, tensor.cast = data.array, data.place, np.dtype(ml_dtypes.bfloat16)
+    return tensor
 
 
 def _quantised(machine: Machine, args: tuple[Any, ...]) -> Any:
@@ -372,11 +393,30 @@ def _nested(machine: Machine, args: tuple[Any, ...]) -> Any:
     return Inert(Symbol("torch._utils", "_rebuild_nested_tensor"), state=dict(zip(names, args, strict=True)))
 
 
-def _blank(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if args:
-        _wrong(machine, "a class of tensors", args, "nothing, and BUILD afterwards")
-    machine.spend(NODE_COST)
-    return Stored()
+def _empty(dtype: str) -> Callable[[Machine, tuple[Any, ...]], Any]:
+    """What calling a class of tensors gives: a tensor without elements, until BUILD places it."""
+
+    def run(machine: Machine, args: tuple[Any, ...]) -> Any:
+        if args:
+            _wrong(machine, "a class of tensors", args, "nothing, and BUILD afterwards")
+        machine.spend(NODE_COST)
+        return Stored(dtype)
+
+    return run
+
+
+def _file(machine: Machine, args: tuple[Any, ...]) -> Any:
+    """torch.storage._load_from_bytes: a file within the file, which may have tensors."""
+    raise UnsupportedError(
+        "a file within the file is not read",
+        rule="pytorch.rebuild",
+        where=machine.where,
+        offset=machine.base + machine.begin,
+        field="torch.storage._load_from_bytes",
+        expected="tensors whose storages are in the file itself",
+        got=shown(args),
+        remedy="load the file with PyTorch, and save its tensors with torch.save",
+    )
 
 
 def _size(machine: Machine, args: tuple[Any, ...]) -> Any:
@@ -463,12 +503,11 @@ class Array(Inert):
 
 
 def _raw(machine: Machine, raw: Any) -> Any:
-    """Bytes; what was a string of Python 2 is ASCII here, and bytes again."""
+    """Bytes; what was a string of Python 2, and happened to be UTF-8, is bytes again."""
     if not isinstance(raw, str):
         return raw
-    if not raw.isascii():
-        machine.refuse("pytorch.array", "the bytes of an array are a text", got=shown(raw))
-    return raw.encode()
+    machine.spend(64 + len(raw) * (1 if raw.isascii() else 4))
+    return raw.encode("utf-8", "surrogatepass")
 
 
 NUMERIC = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|\?)", re.ASCII)
@@ -534,11 +573,17 @@ UTILS: dict[str, Callable[[Machine, tuple[Any, ...]], Any]] = {
     "_rebuild_sparse_tensor": _sparse,
     "_rebuild_nested_tensor": _nested,
 }
-TENSOR_CLASSES = [f"{kind}Tensor" for kind in CLASSES.split()[:10]]
+TENSOR_CLASSES = {f"{kind}Tensor": STORAGES[f"{kind}Storage"] for kind in CLASSES.split()[:10]}
 TORCH = {
     **SYMBOLS,
     **{Symbol("torch._utils", name): Known(run) for name, run in UTILS.items()},
-    **{Symbol(module, name): Known(_blank, "empty") for module in ("torch", "torch.cuda") for name in TENSOR_CLASSES},
+    Symbol("torch", "Tensor"): Known(_empty("float32"), "empty"),
+    **{
+        Symbol(module, name): Known(_empty(dtype), "empty")
+        for module in ("torch", "torch.cuda")
+        for name, dtype in TENSOR_CLASSES.items()
+    },
+    Symbol("torch.storage", "_load_from_bytes"): Known(_file),
     **dict.fromkeys(FROM_TYPES, Known(_from_type)),
     Symbol("torch.nn.parameter", "Parameter"): Known(_parameter, "any"),
     Symbol("torch.autograd.variable", "Variable"): Known(_parameter, "any"),
@@ -569,18 +614,18 @@ def read_stored(
     """The values of a tensor: a view of the bytes of its storage wherever one can be had."""
     dtype = dtype_of(tensor.dtype)
     begin = tensor.offset * dtype.itemsize
-    if tensor.contiguous:
-        array = as_array(raw[begin : begin + tensor.nbytes], dtype, tensor.shape)
-    else:
-        array = np.ndarray(tensor.shape, dtype, raw, begin, tuple(dtype.itemsize * step for step in tensor.strides))
-        array = array if array.flags.aligned else array.copy()
-    return read_only(_changed(array, big and dtype.itemsize > 1, tensor.conj, tensor.neg))
+    changes = big and dtype.itemsize > 1, tensor.conj, tensor.neg
+    if tensor.nbytes == 0 or (tensor.contiguous and not any(changes)):
+        return as_array(raw[begin : begin + tensor.nbytes], dtype, tensor.shape)
+    steps = (step if length > 1 else 0 for length, step in zip(tensor.shape, tensor.strides, strict=True))
+    array = np.ndarray(tensor.shape, dtype, raw, begin, tuple(dtype.itemsize * step for step in steps))
+    if any(changes):
+        return read_only(_changed(array, *changes))
+    return read_only(array if array.flags.aligned else array.copy())
 
 
 def _changed(array: Any, swap: bool, conj: bool, neg: bool) -> Any:
-    """The array, or a copy of it with what is to be done to every value."""
-    if not (swap or conj or neg):
-        return array
+    """A copy of the array with what is to be done to every value."""
     array = np.array(array, order="C")
     if swap:
         unit = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)

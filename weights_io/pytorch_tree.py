@@ -2,28 +2,32 @@
 
 A tensor's name is the keys on the way to it, joined by "/": texts as they are, integers in decimal, places in lists from 0, attributes of
 placeholders by their names; what a placeholder was called with lies under "args". A flat state dictionary keeps its own keys. Attributes of
-dictionaries and tensors (`_metadata` of a state dictionary) count as further items of theirs. A tensor that occurs several times has every
-one of these names. A container that occurs several times is walked once, at its shortest path, of equally short ones the first in
-the file; elsewhere stands a `Reference` to that path, so that neither cycles nor sharing can make the tree larger than the file. Containers of at
-most eight plain values are repeated instead. Keys, and elements of sets, are not searched for tensors.
+dictionaries and tensors (`_metadata` of a state dictionary) count as further items of theirs; a key that is a long tuple, or has a placeholder
+in it, is named by its place, as "#0". A tensor that occurs several times has every one of these names. A container that occurs several times
+is walked once, at its shortest path, of equally short ones the first in the file; elsewhere stands a `Reference` to that path, so that neither
+cycles nor sharing can make the tree larger than the file. Containers of at most eight plain values are repeated instead. Keys, and elements
+of sets, are not searched for tensors.
 
 The metadata is the same tree with the tensors taken out: of dictionaries their items go; in lists, tuples and arguments a `Reference` stands in
 their place. A tensor with attributes leaves these. If the object is no dictionary, it is the metadata's item "root"; a tensor that is
-the whole object is named "tensor".
+the whole object is named "tensor", and its attributes are an item of that name. Nothing replaces anything: an attribute NAME of a dictionary that
+has such an item is "NAME (2)", or the next number that is free; so are, in the metadata as a whole, what the container says and the
+dictionary says as well. Attributes that two dictionaries share are, in the second, a `Reference` named "attributes" to the path of the first.
 """
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weights_io.arrays import native
+from weights_io.arrays import native, read_only
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import FormatError, clipped
 from weights_io.pickle_machine import PAIR, Inert, Items, Machine, Node, Symbol, shown
 from weights_io.pytorch_tensors import (
+    NOWHERE,
     UNREAD,
     Array,
     NumpyDtype,
@@ -43,13 +47,14 @@ if TYPE_CHECKING:
     from weights_io.limits import Limits
     from weights_io.source import Source
 
-__all__ = ["RULES", "Container", "Reference", "as_checkpoint", "walk"]
+__all__ = ["RULES", "Container", "Reference", "as_checkpoint", "free_key", "walk"]
 
 RULES = {
     "pytorch.names": "Every tensor has names of its own: no two lie under the same keys joined by '/', and names are text that UTF-8 can write.",
     "pytorch.depth": "Containers are at most 256 deep, on the shortest way.",
 }
 MAX_DEPTH = 256
+MAX_KEY_TEXT = 1000  # characters of the texts in a tuple that is a key and named as itself
 SMALL = 8  # plain values in a container that is repeated where it occurs again
 NAME_COST, EDGE_COST, CONTAINER_COST = 700, 180, 600
 HERE = Symbol("", "")  # the key of a part that has no name of its own
@@ -93,7 +98,8 @@ def _is_small(node: Any) -> bool:
 def _parts(node: Any) -> Iterator[tuple[Any, Any]]:
     """The keys and children of a container; parts that have no name of their own are `HERE`."""
     if isinstance(node, Inert):
-        named = [("args", node.args)] if node.args else []
+        named: list[tuple[Any, Any]] = [("function", node.function)] if isinstance(node.function, Inert) else []
+        named += [("args", node.args)] if node.args else []
         parts = (node.kwargs, node.slots, node.items or None, node.pairs or None)
         state = (HERE if isinstance(node.state, dict) else "state", node.state)
         return chain(
@@ -161,7 +167,7 @@ class _Walk:
                 frames.append(opened)
                 continue
             done = frames.pop()
-            value = done.assembled()
+            value = done.assembled(self.machine)
             if frames:
                 frames[-1].parts.append((done.key, value))
         for reference, node in self.references:
@@ -190,6 +196,7 @@ class _Walk:
         return None
 
     def _joined(self, path: str | None, key: Any, index: int) -> str:
+        self.machine.spend(4 * len(key) if isinstance(key, bytes) else 0)
         text = _key_text(key, index)
         length = len(text) + (0 if path is None else len(path) + 1)
         self.machine.spend((1 if text.isascii() and (path is None or path.isascii()) else 4) * length)
@@ -205,6 +212,8 @@ class _Walk:
             return child if child.resolved() is None else child.resolved()
         if not _is_tensor(child):
             return child
+        if isinstance(child, Array) and (child.state or child.slots or child.items or child.pairs):
+            raise self._refuse("pickle.build", "an array has no attributes and no items", got=repr(clipped(path)))
         self.machine.spend(NAME_COST)
         if path in self.tensors:
             raise self._refuse("pytorch.names", "two tensors have the same name", got=repr(clipped(path)))
@@ -228,25 +237,49 @@ class _Frame:
         self.edges = _edges(node)
         self.parts: list[tuple[Any, Any]] = []
 
-    def assembled(self) -> Any:
+    def assembled(self, machine: Machine) -> Any:
         """The container without the tensors."""
         if isinstance(self.node, Inert):
             return self._assembled_inert(self.node)
         if isinstance(self.node, dict):
             kept = [(key, value) for key, value in self.parts if not _is_reference_to_tensor(value)]
-            states = [value for key, value in kept if key is HERE and isinstance(value, dict)]
-            return dict(chain(*(state.items() for state in states), (pair for pair in kept if pair[0] is not HERE)))
+            return _with_attributes(
+                machine,
+                {key: value for key, value in kept if key is not HERE},
+                [value for key, value in kept if key is HERE],
+            )
         kind = type(self.node)
         return kind(dict(self.parts).values())
 
     def _assembled_inert(self, node: Inert) -> Inert:
         parts = iter(self.parts)
+        function = next(parts)[1] if isinstance(node.function, Inert) else node.function
         args = next(parts)[1] if node.args else ()
-        result = Inert(node.function, args if type(args) is tuple else (args,))
+        result = Inert(function, args if type(args) is tuple else (args,))
         for name in ("kwargs", "slots", "items", "pairs", "state"):
             if getattr(node, name) is not None and (getattr(node, name) or name not in ("items", "pairs")):
                 setattr(result, name, next(parts)[1])
+        if node.state is not None:
+            result.state = self.parts[-1][1]  # of a tensor that is the state, its attributes
         return result
+
+
+def _with_attributes(machine: Machine, items: dict[Any, Any], states: list[Any]) -> dict[Any, Any]:
+    """A dictionary with its attributes as further items, beside those that have their keys."""
+    for state in states:
+        for key, value in state.items() if isinstance(state, dict) else [("attributes", state)]:
+            if key in items:
+                machine.spend(100 + 4 * len(key) if isinstance(key, (str, bytes)) else 1000)
+            items[free_key(key, items)] = value
+    return items
+
+
+def free_key(key: Any, taken: Mapping[Any, Any]) -> Any:
+    """The key, if it is not taken; a text with a number after it otherwise."""
+    if key not in taken:
+        return key
+    text = key if isinstance(key, str) else shown(key)
+    return next(new for number in count(2) if (new := f"{text} ({number})") not in taken)
 
 
 def _is_reference_to_tensor(value: Any) -> bool:
@@ -259,13 +292,28 @@ def _key_text(key: Any, index: int) -> str:
         return key
     if isinstance(key, bytes):
         return key.decode("utf-8", "backslashreplace")
-    if isinstance(key, (Node, frozenset)):
+    if isinstance(key, (Node, frozenset)) or (type(key) is tuple and not _is_short(key)):
         return f"#{index}"
     return repr(key)
 
 
+def _is_short(key: tuple[Any, ...]) -> bool:
+    """Whether a tuple can be shown as it is: it has few parts, but these may be long."""
+    pending, length = list(key), 0
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (tuple, frozenset)):
+            pending.extend(part)
+        length += len(part) if isinstance(part, (str, bytes, Symbol)) else 0
+        if isinstance(part, (Node, frozenset)) or length > MAX_KEY_TEXT:
+            return False
+    return True
+
+
 def walk(machine: Machine, root: Any) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The tensors in an object by their names, and the metadata; see the module."""
+    if isinstance(root, Stored) and root.state is not None:
+        root = {"tensor": root}
     steps = _Walk(machine, root)
     value = steps.run()
     if isinstance(root, dict):
@@ -292,15 +340,17 @@ class Container:
 def as_checkpoint(
     container: Container, machine: Machine, root: Any, more: Mapping[str, Any], limits: Limits, mode: str
 ) -> Checkpoint:
-    """The checkpoint that an object is; `more` is metadata besides it."""
+    """The checkpoint that an object is; `more` is metadata besides it, which replaces nothing of the object's."""
     tensors, metadata = walk(machine, root)
+    for key, value in more.items():
+        metadata[free_key(key, metadata)] = value
     tensors = {name: _viewed(machine, tensor) for name, tensor in tensors.items()}
     infos = {name: _info(container, name, tensor) for name, tensor in tensors.items()}
     source = container.source
     limits.check_expansion(sum(info.nbytes for info in infos.values()), source.size, source.path)
     return Checkpoint(
         container.form,
-        {**metadata, **more},
+        metadata,
         infos,
         lambda info: _read(container, info, tensors[info.name], mode),
         [source],
@@ -322,7 +372,7 @@ def _info(container: Container, name: str, tensor: Any) -> TensorInfo:
             name, dtype, tensor.array.shape, path, tensor.place, tensor.array.size * dtype.itemsize, "pickled"
         )
     dtype = dtype_of(tensor.dtype)
-    begin, layout = container.place(tensor.storage)
+    begin, layout = (0, "contiguous") if tensor.storage is NOWHERE else container.place(tensor.storage)
     layout = "strided" if layout == "contiguous" and not tensor.contiguous else layout
     offset = begin + tensor.offset * dtype.itemsize
     return TensorInfo(name, dtype, tensor.shape, path, offset, tensor.nbytes, layout)
@@ -336,6 +386,8 @@ def _read(container: Container, info: TensorInfo, tensor: Any, mode: str) -> Any
         refuse_dtype(path, info.name, tensor.dtype)
     else:
         array = read_stored(tensor, container.raw(tensor.storage) if info.nbytes else EMPTY, container.big)
+        if info.layout == "compressed" and 2 * info.nbytes < tensor.storage.nbytes:
+            array = read_only(array.copy())  # so that a small view does not hold all that was unpacked
     return check_bool(array, path, info.name, mode) if array.dtype == np.bool_ else array
 
 
