@@ -282,6 +282,15 @@ def test_every_index_of_chunks(tmp_path: Path) -> None:
         assert checkpoint.info(name).layout == "chunked"
 
 
+def test_bits_of_pages_follow_one_another_over_bytes() -> None:
+    rng = np.random.default_rng(0)
+    flags = rng.integers(0, 2, 70_000, dtype=np.uint8)
+    bits = np.packbits(flags).tobytes()
+    for skip, count in ((0, 70_000), (3, 5), (8, 8), (13, 40_000), (33_001, 36_999)):
+        expected = np.flatnonzero(flags[skip : skip + count]).tolist()
+        assert list(hdf5_chunks._set_bits(bits, skip, count)) == expected
+
+
 def test_uninitialised_pages_and_missing_blocks_are_the_fill_value(tmp_path: Path) -> None:
     path = _changed(
         "arrays",
@@ -408,14 +417,30 @@ def test_floats_that_numpy_lacks(name: str, tmp_path: Path) -> None:
     assert found.tobytes() == array.tobytes()
 
 
+def _filtered(raw: bytes, kinds: tuple[int, ...], mask: int, size: int) -> bytes:
+    """The bytes of a chunk through the filters whose bit is not in `mask`."""
+    for i, kind in enumerate(kinds):
+        if mask >> i & 1:
+            continue
+        if kind == 1:
+            raw = zlib.compress(raw)
+        elif kind == 2:
+            whole = len(raw) // size * size
+            raw = b"".join(raw[:whole][j::size] for j in range(size)) + raw[whole:]
+        else:
+            raw += build.fletcher32(raw).to_bytes(4, "little")
+    return raw
+
+
 def _indexed(
     array: np.ndarray[Any, Any],
     chunk: tuple[int, ...],
     kinds: tuple[int, ...],
     missing: set[int],
     masks: dict[int, int],
+    whole_edges: bool = False,
 ) -> bytes:
-    """An array in chunks, in a version 2 tree; `missing` chunks are left out, `masks` say which filters."""
+    """An array in chunks, in a version 2 tree; `missing` chunks are left out, `masks` say which filters, edges may have none."""
     b = build.Builder({"layout.width": (max(*chunk, array.dtype.itemsize).bit_length() + 7) // 8})
     b.reserve(48)
     grid = tuple(-(-length // size) for length, size in zip(array.shape, chunk, strict=True))
@@ -427,33 +452,20 @@ def _indexed(
         part = np.zeros(chunk, array.dtype)
         inside = array[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, chunk, strict=True))]
         part[tuple(slice(length) for length in inside.shape)] = inside
-        raw, mask = part.tobytes(), masks.get(number, 0)
-        for i, kind in enumerate(kinds):
-            if mask >> i & 1:
-                continue
-            if kind == 2:
-                size = array.dtype.itemsize
-                raw = (
-                    b"".join(raw[: len(raw) // size * size][j::size] for j in range(size))
-                    + raw[len(raw) // size * size :]
-                )
-            raw = zlib.compress(raw) if kind == 1 else raw
-            raw = raw + build.fletcher32(raw).to_bytes(4, "little") if kind == 3 else raw
-        entry = struct.pack("<Q", b.add(raw)) + (
-            len(raw).to_bytes(width, "little") + struct.pack("<I", mask) if kinds else b""
-        )
+        plain = whole_edges and inside.shape != chunk
+        raw = _filtered(part.tobytes(), () if plain else kinds, masks.get(number, 0), array.dtype.itemsize)
+        entry = struct.pack("<Q", b.add(raw))
+        if kinds:
+            entry += len(raw).to_bytes(width, "little") + struct.pack("<I", masks.get(number, 0))
         records.append(entry + struct.pack(f"<{len(place)}Q", *place))
     size = 8 + (width + 4 if kinds else 0) + 8 * array.ndim
     node = 10 + max(size * ((len(records) + 1) // 2), 2 * size + 18)
     tree = build.tree2(b, "tree", 11 if kinds else 10, records, node) if records else build.NOWHERE
+    more = struct.pack("<IBB", node, 100, 40)
     messages = [
         (1, "space", build.dataspace(b, "space", array.shape, (build.NOWHERE,) * array.ndim, version=2)),
         (3, "type", _kind(array.dtype)),
-        (
-            8,
-            "layout",
-            build.indexed(b, "layout", tree, chunk, array.dtype.itemsize, 5, struct.pack("<IBB", node, 100, 40)),
-        ),
+        (8, "layout", build.indexed(b, "layout", tree, chunk, array.dtype.itemsize, 5, more, int(whole_edges))),
     ]
     if kinds:
         messages.append((11, "filters", build.filters(b, "filters", array.dtype.itemsize, kinds)))
@@ -466,12 +478,13 @@ def _indexed(
     st.lists(st.sampled_from([1, 2, 3]), max_size=3),
     st.sets(st.integers(0, 10)),
     st.dictionaries(st.integers(0, 20), st.integers(0, 7)),
+    st.booleans(),
 )
 def test_any_chunked_array_comes_back(
-    tmp_path_factory: Any, array: Any, chunk: list[int], kinds: list[int], missing: set[int], masks: dict[int, int]
+    tmp_path_factory: Any, array: Any, chunk: Any, kinds: Any, missing: set[int], masks: dict[int, int], edges: bool
 ) -> None:
     shape = tuple(chunk[: array.ndim])
-    content = _indexed(array, shape, tuple(kinds), missing, masks if kinds else {})
+    content = _indexed(array, shape, tuple(kinds), missing, masks if kinds else {}, edges)
     found = weights_io.open(_write(tmp_path_factory.mktemp("any") / "a.h5", content))["x"]
     expected = array.astype(array.dtype.newbyteorder("="))
     grid = tuple(-(-length // size) for length, size in zip(array.shape, shape, strict=True))
@@ -480,6 +493,17 @@ def test_any_chunked_array_comes_back(
             expected[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, shape, strict=True))] = 0
     assert found.dtype == expected.dtype
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(util.find_spec("h5py") is None, reason="h5py is not installed")
+def test_h5py_reads_chunks_at_the_edge_alike(tmp_path: Path) -> None:
+    array = np.arange(35, dtype=np.float32).reshape(7, 5)
+    for edges in (False, True):
+        path = _write(tmp_path / "a.h5", _indexed(array, (2, 3), (2, 1, 3), {1}, {3: 2}, edges))
+        told = fuzz.differential(path)
+        assert told is not None
+        assert told["x"].tobytes() == weights_io.open(path)["x"].tobytes()
+    fuzz.ORACLE.close()
 
 
 @given(st.binary(max_size=300))

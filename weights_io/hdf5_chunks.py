@@ -299,12 +299,20 @@ def _block(parts: _Array, fields: Fields, signature: bytes) -> None:
 def _pages(
     parts: _Array, address: int, count: int, page: int, bits: bytes, skip: int = 0
 ) -> Iterator[tuple[int, bytes]]:
-    """The entries of a block's pages that are in use, each page with its checksum; the first bit is the highest, the block's is `skip`."""
-    for i in range(-(-count // page)):
+    """The entries of a block's pages that are in use, each page with its checksum; the block's first bit is number `skip`."""
+    for i in _set_bits(bits, skip, -(-count // page)):
         length = min(page, count - i * page) * parts.entry
-        if bits[(skip + i) // 8] >> (7 - (skip + i) % 8) & 1:
-            fields = parts.space.checked(address + i * (page * parts.entry + 4), length + 4, "page of a chunk index")
-            yield i * page, fields.take(length)
+        fields = parts.space.checked(address + i * (page * parts.entry + 4), length + 4, "page of a chunk index")
+        yield i * page, fields.take(length)
+
+
+def _set_bits(bits: bytes, skip: int, count: int) -> Iterator[int]:
+    """Which of `count` bits from `skip` on are set, counted from there; the first bit of a byte is the highest."""
+    for start in range(skip // 8, -(-(skip + count) // 8), 4096):
+        block = np.unpackbits(np.frombuffer(bits, np.uint8, min(4096, len(bits) - start), start))
+        for i in np.flatnonzero(block).tolist():
+            if skip <= start * 8 + i < skip + count:
+                yield start * 8 + i - skip
 
 
 def _fixed(parts: _Array) -> Iterator[tuple[int, bytes]]:
@@ -355,8 +363,9 @@ def _growth(parts: _Array, fields: Fields) -> _Growth:
     bits, direct, least, pointers, page = (fields.unsigned(1) for _ in range(5))
     growth = _Growth(bits, direct, least, pointers, page)
     powers = all(value and value & (value - 1) == 0 for value in (least, pointers))
-    fits = bits <= 64 and least <= 1 << bits and least << growth.inner // 2 <= 1 << page
-    if (bits, direct, pointers, least, page) != parts.chunks.parameters or not powers or not fits:
+    if not powers or bits > 64 or least > 1 << bits or least << growth.inner // 2 > 1 << page:
+        raise _wrong(parts, "an extensible array cannot grow like that", "powers of two that fit", tuple(growth))
+    if (bits, direct, pointers, least, page) != parts.chunks.parameters:
         raise _wrong(parts, "an extensible array is not what the dataset says", parts.chunks.parameters, tuple(growth))
     return growth
 

@@ -274,7 +274,7 @@ def _text(fields: Fields, datatype: Datatype) -> str | bytes:
     else:
         length, address, index = fields.unsigned(4), fields.address(), fields.unsigned(4)
         raw = global_object(fields, address, index, length) if length or address else b""
-    raw = raw.rstrip(b" ") if datatype.padding == 2 else raw.rstrip(b"\0")
+    raw = (raw.rstrip(b" ") if datatype.padding == 2 else raw).rstrip(b"\0")
     raw = raw.split(b"\0", 1)[0] if datatype.padding == 0 else raw
     fields.space.charge(4 * len(raw), fields.field)
     try:

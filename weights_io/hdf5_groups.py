@@ -208,7 +208,7 @@ def _link(fields: Fields) -> tuple[bytes, Link]:
 
 
 def _refuse(fields: Fields, kind: int, name: str) -> None:
-    if False:
+    if kind == EXTERNAL:
         raise fields.unread("a link leads to another file", "hdf5.external-link", "a link within the file", repr(name))
     if kind >= FIRST_OF_USERS:
         raise fields.unread(

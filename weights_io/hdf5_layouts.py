@@ -44,6 +44,7 @@ RULES = {
     "hdf5.virtual": "A dataset has bytes of its own: it is not made of others.",
 }
 COMPACT, CONTIGUOUS, CHUNKED, VIRTUAL = range(4)
+UNDEFINED = 0xFFFFFFFF  # bytes of a fill value that there is not
 NEVER = 1  # when a fill value is written: then space that nobody wrote to has no value, and is zero here
 NO_INDEX, SINGLE, IMPLICIT, FIXED, EXTENSIBLE, TREE = range(
     6
@@ -238,7 +239,8 @@ def _new_fill(message: Message, space: Space) -> bytes:
         raise fields.broken(
             "a fill value is of no known use", "hdf5.fill", "allocation to 3, writing to 2, 0 or 1", got
         )
-    value = fields.take(fields.unsigned(4)) if defined or version == 1 else b""
+    size = fields.unsigned(4) if defined or version == 1 else 0
+    value = fields.take(size if size != UNDEFINED else 0)
     return b"" if written == NEVER else value
 
 

@@ -290,7 +290,7 @@ def _enter(
         raise fields.broken(
             "a message is longer than its header", "hdf5.message", f"{length} bytes", f"{fields.left} bytes"
         )
-    bad = flags & 6 == 6 or (flags & 32 and (flags & 8 or not flags & 16)) or (flags & 64 and kind not in SHAREABLE)
+    bad = flags & 6 == 6 or (flags & 32 and (flags & 8 or not flags & 16)) or (flags & 66 and kind not in SHAREABLE)
     if bad and kind < KNOWN:
         raise fields.broken("a message has wrong flags", "hdf5.flags", "flags that go together", flags)
     if kind >= KNOWN and flags & 0x80:

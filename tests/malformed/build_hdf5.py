@@ -293,7 +293,7 @@ def old_group(b: Builder, p: str, names: dict[bytes, int | bytes], leaf: int = 3
 def old_tree(b: Builder, p: str, node: int, last: int | None, half: int) -> int:
     """A group's tree with one leaf, or with a node between; or an empty one."""
     for level in range(b.pick(f"{p}.levels", 1)):
-        own = len(b.data) + -len(b.data) % 8
+        p, own = (p if level == 0 else f"{p}.upper"), len(b.data) + -len(b.data) % 8
         raw = b.pick(f"{p}.signature", b"TREE") + b.u(f"{p}.type", 0, 1) + b.u(f"{p}.level", level, 1)
         raw += b.u(f"{p}.entries", int(last is not None), 2) + struct.pack("<QQ", NOWHERE, NOWHERE)
         child = own if b.pick(f"{p}.cycle", False) else node
@@ -911,9 +911,10 @@ def _groups() -> list[Case]:
         bad("old", "tree-of-chunks", "tree", "node of a tree|type 1", "the tree of a group that is one of chunks", {"g.tree.type": 1}),
         bad("old", "tree-too-full", "tree", "node of a tree|5 entries", "five children where four fit", {"g.tree.entries": 5}),
         bad("old", "tree-too-high", "tree", "node of a tree|level 200", "a root of level 200", {"g.tree.level": 200}),
-        bad("old", "tree-leaf-is-node", "signature", "wrong signature|SNOD|TREE", "a child of a leaf is a tree", {"g.tree.levels": 2, "g.tree.level": 0}),
+        bad("old", "tree-leaf-is-node", "signature", "wrong signature|SNOD|TREE", "a child of a leaf is a tree", {"g.tree.levels": 2, "g.tree.upper.level": 0}),
         bad("old", "tree-cycle", "tree", "node of a tree|level 0", "a node is its own child", {"g.tree.level": 1, "g.tree.cycle": True}),
         bad("old", "tree-keys", "tree-order", "keys of a tree", "the key at the left is above the one at the right", {"g.tree.key0": 16, "g.tree.key1": 8}),
+        bad("old", "tree-keys-of-parent", "tree-order", "keys of a tree", "a node with keys above those of its parent", {"g.tree.levels": 2, "g.tree.upper.key1": 8}),
         bad("old", "tree-child-outside", "address", "out of the file", "a child after the file", {"g.tree.child": 1 << 20}),
         bad("old", "tree-child-undefined", "address", "undefined", "no child", {"g.tree.child": NOWHERE}),
         bad("old", "group-cycle", "one-path", "two hard links|g/z", "a group holds itself", {"g.back": True}),
@@ -1133,7 +1134,8 @@ def _arrays() -> list[Case]:
         bad(a, "page-checksum", "checksum", "checksum is wrong|page", "the checksum of a page", {"paged.page1.checksum": plus(1)}, "paged"),
         bad(a, "extensible-signature", "signature", "wrong signature|EAHD", "an extensible array without EAHD", {"extensible.signature": b"EAHE"}, "extensible"),
         bad(a, "extensible-growth", "chunk-index", "not what the dataset says", "data blocks of other sizes", {"extensible.growth2": 4}, "extensible"),
-        bad(a, "extensible-growth-zero", "chunk-index", "not what the dataset says", "data blocks of no entries", {"extensible.growth2": 0, "extensible.set.layout.more": bytes([16, 1, 2, 0, 2])}, "extensible"),
+        bad(a, "extensible-growth-zero", "chunk-index", "cannot grow", "data blocks of no entries", {"extensible.growth2": 0, "extensible.set.layout.more": bytes([16, 1, 2, 0, 2])}, "extensible"),
+        bad(a, "extensible-pointers-zero", "chunk-index", "cannot grow", "a second level of no blocks", {"extensible.growth3": 0, "extensible.set.layout.more": bytes([16, 1, 0, 2, 2])}, "extensible"),
         bad(a, "extensible-along-limit", "chunk-index", "does not suit", "an extensible array along an axis with a limit", {"extensible.set.space.most0": 60}, "extensible"),
         bad(a, "index-block-signature", "signature", "wrong signature|EAIB", "an index block without EAIB", {"extensible.index.signature": b"EAIC"}, "extensible"),
         bad(a, "index-block-of-another", "chunk-index", "belongs to another", "an index block of another array", {"extensible.index.header": 0}, "extensible"),
