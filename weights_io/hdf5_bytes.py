@@ -34,6 +34,7 @@ RULES = {
     "hdf5.version": "A structure is of a version that is read.",
 }
 MASK = 0xFFFFFFFF
+BLOCK = 12 << 10  # bytes that a checksum takes at a time
 
 
 def _rotated(value: int, bits: int) -> int:
@@ -43,8 +44,19 @@ def _rotated(value: int, bits: int) -> int:
 def lookup3(data: bytes) -> int:
     """The checksum of HDF5's metadata: Bob Jenkins' lookup3 ("hashlittle") of `data`, begun with 0."""
     tail = len(data) - ((len(data) - 1) // 12) * 12 if data else 0
-    a = b = c = (0xDEADBEEF + len(data)) & MASK
-    words = unpack(f"<{(len(data) - tail) // 4}I", data[: len(data) - tail])
+    state = ((0xDEADBEEF + len(data)) & MASK,) * 3
+    for start in range(0, len(data) - tail, BLOCK):
+        state = _mixed(*state, _words(data[start : min(start + BLOCK, len(data) - tail)]))
+    return _finished(*state, data[len(data) - tail :])
+
+
+def _words(data: bytes) -> tuple[int, ...]:
+    """Little-endian numbers of four bytes."""
+    return unpack(f"<{len(data) // 4}I", data)
+
+
+def _mixed(a: int, b: int, c: int, words: tuple[int, ...]) -> tuple[int, int, int]:
+    """lookup3's state after some words, three at a time."""
     for i in range(0, len(words), 3):
         a, b, c = (a + words[i]) & MASK, (b + words[i + 1]) & MASK, (c + words[i + 2]) & MASK
         a = ((a - c) ^ (c << 4 | c >> 28)) & MASK
@@ -59,14 +71,14 @@ def lookup3(data: bytes) -> int:
         a = (a + c) & MASK
         c = ((c - b) ^ (b << 4 | b >> 28)) & MASK
         b = (b + a) & MASK
-    return _finished(a, b, c, data[len(data) - tail :])
+    return a, b, c
 
 
 def _finished(a: int, b: int, c: int, tail: bytes) -> int:
     """lookup3's last step: at most twelve bytes, padded with zeros."""
     if not tail:
         return c
-    words = unpack("<3I", tail.ljust(12, b"\0"))
+    words = _words(tail.ljust(12, b"\0"))
     a, b, c = (a + words[0]) & MASK, (b + words[1]) & MASK, (c + words[2]) & MASK
     c = ((c ^ b) - _rotated(b, 14)) & MASK
     a = ((a ^ c) - _rotated(c, 11)) & MASK

@@ -168,10 +168,10 @@ def _single(space: Space, chunks: Chunks, grid: tuple[int, ...]) -> _Stored:
 
 
 def _implicit(parts: _Array, grid: tuple[int, ...]) -> _Stored:
-    count = math.prod(grid)
-    if parts.filtered or count * parts.chunks.nbytes > parts.space.end:
+    count, allocated = math.prod(grid), math.prod(parts.extent) * parts.chunks.nbytes
+    if parts.filtered or allocated > parts.space.end:
         expected = f"at most {parts.space.end} bytes, not filtered"
-        raise _wrong(parts, "implicit chunks do not fit", expected, f"{count * parts.chunks.nbytes} bytes")
+        raise _wrong(parts, "implicit chunks do not fit", expected, f"{allocated} bytes")
     parts.space.check_heap((ENTRY_COST + 16 * len(grid)) * count, "implicit chunks")
     places = np.stack([axis.reshape(-1) for axis in np.indices(grid, np.uint64)], axis=1)
     index = np.zeros(count, np.uint64)
@@ -363,7 +363,7 @@ def _growth(parts: _Array, fields: Fields) -> _Growth:
     bits, direct, least, pointers, page = (fields.unsigned(1) for _ in range(5))
     growth = _Growth(bits, direct, least, pointers, page)
     powers = all(value and value & (value - 1) == 0 for value in (least, pointers))
-    if not powers or bits > 64 or least > 1 << bits or least << growth.inner // 2 > 1 << page:
+    if not powers or bits > 63 or least > 1 << bits or least << growth.inner // 2 > 1 << page:
         raise _wrong(parts, "an extensible array cannot grow like that", "powers of two that fit", tuple(growth))
     if (bits, direct, pointers, least, page) != parts.chunks.parameters:
         raise _wrong(parts, "an extensible array is not what the dataset says", parts.chunks.parameters, tuple(growth))
