@@ -1,16 +1,18 @@
 """Fuzz the readers: `python -m tests.fuzz FORMAT --seconds N`; FORMAT is one of those in this folder, or all.
 
 Mutants of good files, one in twenty a file that a structure-aware strategy builds. Prints what came of them as JSON; an input for which a
-property does not hold is kept, and the command exits with 1.
+property does not hold is kept, and the command exits with 1. An interruption (SIGINT or SIGTERM) stops it with the tally so far.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,13 +53,13 @@ def structured(form: str, count: int, seed: int) -> list[dict[str, bytes]]:
 def run(
     form: str, seconds: float, seed: int, keep: Path, differential: bool, limit: int | None, advance: Any
 ) -> dict[str, Any]:
-    """Fuzz one format for some seconds; the tally, with the inputs for which a property did not hold."""
+    """Fuzz one format for some seconds or until interrupted; the tally, with the inputs for which a property did not hold."""
     subject, tally, broken = module(form), harness.Tally(), []
     library = getattr(subject, "differential", None) if differential else None
     stream, rng = harness.mutants(subject, seed), random.Random(seed)
     pool: list[dict[str, bytes]] = []
-    began, last = time.monotonic(), 0.0
-    with harness.scratch() as folder:
+    began, last, interrupted = time.monotonic(), 0.0, True
+    with harness.scratch() as folder, suppress(KeyboardInterrupt):
         while (spent := time.monotonic() - began) < seconds and (limit is None or tally.inputs < limit):
             if tally.inputs % 1000 == 0:
                 pool = structured(form, 50, rng.randrange(2**32))
@@ -70,10 +72,12 @@ def run(
             if spent - last > 0.2:
                 advance(spent, tally.inputs)
                 last = spent
+        interrupted = False
     return {
         "format": form,
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
+        "interrupted": interrupted,
         "broken": broken,
     } | tally.as_json()
 
@@ -97,6 +101,7 @@ def main(
 ) -> None:
     """Fuzz the readers of `weights_io`."""
     warnings.simplefilter("error")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     harness.prepare()
     bad = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -108,6 +113,8 @@ def main(
             )  # fmt: skip
             bad = bad or bool(result["broken"])
             print(json.dumps(result), flush=True)  # noqa: T201
+            if result["interrupted"]:
+                break
     raise typer.Exit(1 if bad else 0)
 
 
