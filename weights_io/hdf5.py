@@ -39,7 +39,7 @@ from weights_io.arrays import as_array, read_only
 from weights_io.checkpoint import Checkpoint, TensorInfo
 from weights_io.errors import UnsupportedError
 from weights_io.hdf5_bytes import Space
-from weights_io.hdf5_chunks import filled, read_chunks
+from weights_io.hdf5_chunks import filled, locate, read_chunks
 from weights_io.hdf5_datatypes import OPAQUE, read_attribute
 from weights_io.hdf5_groups import read_links
 from weights_io.hdf5_heaps import FractalHeap
@@ -53,6 +53,7 @@ from weights_io.hdf5_objects import (
     LINK_INFO,
     SYMBOL_TABLE,
     Header,
+    commit_datatype,
     read_header,
     read_superblock,
 )
@@ -61,7 +62,7 @@ from weights_io.recognise import _user_block
 
 if TYPE_CHECKING:
     from weights_io.hdf5_bytes import Fields
-    from weights_io.hdf5_layouts import Dataset
+    from weights_io.hdf5_layouts import Chunks, Dataset
     from weights_io.limits import Limits
     from weights_io.source import Source
 
@@ -85,10 +86,9 @@ RULES = {
 }
 LEFT_OUT = ("hdf5.datatype-kind", "hdf5.filter-kind", "hdf5.null")  # rules for which "compat" leaves a dataset out
 MAX_DEPTH = 64
-RECORD = (
-    17  # bytes of an attribute's record in the index of names: identifier in the heap, flags, order of creation, hash
-)
+RECORD = 17  # bytes of an attribute in the index of names: identifier in the heap, flags, order of creation, hash
 TENSOR_COST = 600  # bytes of objects that a tensor takes, besides its name
+DATASET_COST = 600  # bytes of objects that a dataset's description takes, besides its axes
 SPLIT = ("layer_names", "weight_names")  # lists that Keras splits where they are longer than an attribute may be
 
 
@@ -98,7 +98,7 @@ class _Walk:
     def __init__(self, space: Space, mode: str) -> None:
         self.space, self.mode = space, mode
         self.infos: dict[str, TensorInfo] = {}
-        self.headers: dict[str, int] = {}  # addresses of the tensors' object headers
+        self.datasets: dict[str, Dataset] = {}  # of the tensors; hard links share one
         self.attributes: dict[str, dict[str, Any]] = {}
         self.links: dict[str, str] = {}
         self.unread: dict[str, str] = {}  # why datasets were left out
@@ -119,13 +119,11 @@ class _Walk:
 
     def _visit(self, path: str, address: int, depth: int) -> list[tuple[str, int, int]]:
         """What is in a group; a dataset is entered."""
-        if address in self._groups or depth > MAX_DEPTH:
-            what, rule, expected = (
-                ("two hard links lead to a group", "hdf5.one-path", "one")
-                if address in self._groups
-                else ("groups are nested too deep", "hdf5.depth", MAX_DEPTH)
-            )
-            raise self.space.broken(what, rule, self.space.base + address, path, expected, repr(path))
+        at = self.space.base + address
+        if address in self._groups:
+            raise self.space.broken("two hard links lead to a group", "hdf5.one-path", at, path, "one", repr(path))
+        if depth > MAX_DEPTH:
+            raise self.space.broken("groups are nested too deep", "hdf5.depth", at, path, MAX_DEPTH, repr(path))
         header = read_header(self.space, address, path or "root group")
         if _is_group(self.space, header, path):
             self._groups.add(address)
@@ -134,7 +132,7 @@ class _Walk:
         if header.one(DATASPACE) or header.one(LAYOUT) or path == "":
             self._dataset(header, path)
         else:
-            self.space.committed[address] = header.one(DATATYPE)
+            commit_datatype(self.space, header)
         return []
 
     def _inside(self, header: Header, path: str, depth: int) -> list[tuple[str, int, int]]:
@@ -164,7 +162,8 @@ class _Walk:
                 raise
             self._leave_out(path, str(error))
             return
-        self._enter(path, _info(self.space, path, header, dataset), header.address)
+        self.space.charge(DATASET_COST + 16 * len(dataset.space.shape), path)
+        self._enter(path, _info(self.space, path, header, dataset), dataset)
 
     def _again(self, path: str, address: int) -> None:
         """A dataset under another name."""
@@ -172,7 +171,7 @@ class _Walk:
         if first in self.attributes:
             self.attributes[path] = self.attributes[first]
         if first in self.infos:
-            self._enter(path, self.infos[first]._replace(name=path), address)
+            self._enter(path, self.infos[first]._replace(name=path), self.datasets[first])
         else:
             self._leave_out(path, self.unread[first])
 
@@ -180,11 +179,11 @@ class _Walk:
         self.space.charge(TENSOR_COST + len(why), path)
         self.unread[path] = why
 
-    def _enter(self, path: str, info: TensorInfo, address: int) -> None:
+    def _enter(self, path: str, info: TensorInfo, dataset: Dataset) -> None:
         self.space.charge(TENSOR_COST + 8 * len(info.shape), path)
-        self._declared += info.nbytes
+        self._declared += max(dataset.nbytes, dataset.unpacked)
         self.space.limits.check_expansion(self._declared, self.space.source.size, self.space.source.path, path)
-        self.infos[path], self.headers[path] = info, address
+        self.infos[path], self.datasets[path] = info, dataset
 
 
 def _is_group(space: Space, header: Header, path: str) -> bool:
@@ -309,23 +308,40 @@ def open_source(source: Source, limits: Limits, mode: str) -> Checkpoint:
     walk.run(read_superblock(space))
     keras = _keras(walk)
     metadata = {"attributes": walk.attributes, "links": walk.links, "keras": keras, "unread": walk.unread}
-    headers, space = walk.headers, space.again()
-    return Checkpoint(
-        "hdf5", metadata, walk.infos, lambda info: _read(space.again(), info, headers[info.name], mode), [source]
-    )
+    return Checkpoint("hdf5", metadata, walk.infos, _Reader(space.again(), walk.datasets, mode), [source])
 
 
-def _read(space: Space, info: TensorInfo, address: int, mode: str) -> Any:
-    header = read_header(space, address, info.name)
-    dataset = read_dataset(space, header, info.dtype)
-    layout, stored = dataset.layout, dataset.datatype.stored
-    if dataset.nbytes and layout.chunks:
-        array = read_only(read_chunks(space, dataset, layout.chunks, info.name))
-    elif dataset.nbytes and layout.at is not None:
-        array = as_array(space.source.map(layout.at, layout.size, repr(info.name)), stored, info.shape)
-    else:
-        array = read_only(filled(dataset))
-    return _booleans(space, info, array, mode) if info.dtype == np.bool_ else array.view(info.dtype)
+class _Reader:
+    """Reads the tensors of an open file."""
+
+    def __init__(self, space: Space, datasets: dict[str, Dataset], mode: str) -> None:
+        self._space, self._datasets, self._mode = space, datasets, mode
+        self._located: dict[int, int] = {}  # bytes of an index and of its chunks, by the index's address
+        self._total = 0  # of those
+
+    def __call__(self, info: TensorInfo) -> Any:
+        """The array of a tensor, read-only."""
+        dataset = self._datasets[info.name]
+        layout, stored = dataset.layout, dataset.datatype.stored
+        if dataset.nbytes and layout.chunks:
+            array = read_only(self._chunked(dataset, layout.chunks, info.name))
+        elif dataset.nbytes and layout.at is not None:
+            array = as_array(self._space.source.map(layout.at, layout.size, repr(info.name)), stored, info.shape)
+        else:
+            array = read_only(filled(dataset))
+        return _booleans(self._space, info, array, self._mode) if info.dtype == np.bool_ else array.view(info.dtype)
+
+    def _chunked(self, dataset: Dataset, chunks: Chunks, name: str) -> Any:
+        """The array of a chunked dataset; what all datasets have in the file is disjoint, so it is not more than the file."""
+        space, address = self._space.again(), chunks.address or 0
+        stored = locate(space, dataset, chunks, name)
+        total = self._total + space.claimed - self._located.get(address, 0)
+        if total > space.end:
+            at, expected = space.base + address, f"at most {space.end} bytes of chunks and their indexes"
+            got = f"{total} bytes or more"
+            raise space.broken("two datasets have the same chunks", "hdf5.overlap", at, repr(name), expected, got)
+        self._total, self._located[address] = total, space.claimed
+        return read_chunks(space, dataset, chunks, stored, name)
 
 
 def _booleans(space: Space, info: TensorInfo, array: Any, mode: str) -> Any:

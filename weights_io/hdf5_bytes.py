@@ -124,6 +124,11 @@ class Space:
         self.collections: dict[int, Any] = {}  # global heap collections that were read, by address
         self.committed: dict[int, Any] = {}  # committed datatypes that were read, by address
 
+    @property
+    def claimed(self) -> int:
+        """Bytes of the structures in the ledger."""
+        return self._claimed
+
     def again(self) -> Space:
         """The same space with an empty ledger: to read one object once more."""
         space = Space(self.source, self.limits, self.base)

@@ -31,16 +31,18 @@ if TYPE_CHECKING:
     from weights_io.hdf5_bytes import Fields, Space
     from weights_io.hdf5_layouts import Chunks, Dataset
 
-__all__ = ["RULES", "filled", "read_chunks"]
+__all__ = ["RULES", "Stored", "filled", "locate", "read_chunks"]
 
 RULES = {
     "hdf5.chunk-index": "An index of chunks has the kind, the entries and the size that the dataset needs.",
     "hdf5.chunk-place": "A chunk begins at a multiple of the shape of chunks.",
 }
+AT_A_TIME = 1 << 16  # entries of an index that are looked at together
+BLOCK_COST = 600  # bytes of objects that the entries of one block of an index take, besides the entries
 ENTRY_COST = 64  # bytes that a chunk's place takes while its dataset is read, besides 16 for each axis
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """Where chunks are in the file and in the dataset."""
 
     addresses: Any  # uint64 (n,)
@@ -75,17 +77,22 @@ def filled(dataset: Dataset) -> Any:  # -> stored dtype in native order (*shape)
     return np.full(dataset.space.shape, value)
 
 
-def read_chunks(space: Space, dataset: Dataset, chunks: Chunks, name: str) -> Any:
-    """The array of a chunked dataset, writable; every chunk is found and checked for its place before the first is read."""
-    grid = tuple(-(-length // size) for length, size in zip(dataset.space.shape, chunks.shape, strict=True))
+def locate(space: Space, dataset: Dataset, chunks: Chunks, name: str) -> Stored:
+    """The chunks that have a part in a dataset, none twice, each with bytes of its own in the file."""
+    grid = chunks.grid(dataset.space.shape)
     stored = _inside(_located(space, dataset, chunks, grid), grid)
     space.check_heap((ENTRY_COST + 16 * len(grid)) * len(stored.addresses), name)
     space.claim_all(stored.addresses, stored.sizes, "chunk")
     space.check_disjoint()
-    array = filled(dataset)
+    return stored
+
+
+def read_chunks(space: Space, dataset: Dataset, chunks: Chunks, stored: Stored, name: str) -> Any:
+    """The array of a chunked dataset, writable."""
+    array, whole = filled(dataset), space.source.map(0, space.source.size, repr(name))
     for address, size, mask, place in zip(*stored, strict=True):
         at = space.base + int(address)
-        raw = space.source.map(at, int(size), repr(name))
+        raw = whole[at : at + int(size)]
         begin = [int(index) * length for index, length in zip(place, chunks.shape, strict=True)]
         _put(array, _decoded(space, dataset, chunks, raw, int(mask), begin, at, repr(name)), begin)
     return array
@@ -106,13 +113,13 @@ def _decoded(
     return np.ascontiguousarray(found).view(dataset.datatype.stored).reshape(chunks.shape)
 
 
-def _inside(stored: _Stored, grid: tuple[int, ...]) -> _Stored:
+def _inside(stored: Stored, grid: tuple[int, ...]) -> Stored:
     """The chunks that have a part in the dataset."""
     kept = (stored.places < np.array(grid, np.uint64)).all(axis=1)
-    return _Stored(*(part[kept] for part in stored))
+    return Stored(*(part[kept] for part in stored))
 
 
-def _located(space: Space, dataset: Dataset, chunks: Chunks, grid: tuple[int, ...]) -> _Stored:
+def _located(space: Space, dataset: Dataset, chunks: Chunks, grid: tuple[int, ...]) -> Stored:
     axes, filtered = len(grid), bool(dataset.filters)
     if chunks.address is None or not all(grid):
         return _gathered([], axes)
@@ -142,10 +149,10 @@ def _wrong(parts: _Array, what: str, expected: object, got: object) -> FormatErr
     )
 
 
-def _gathered(found: list[tuple[Any, ...]], axes: int) -> _Stored:
+def _gathered(found: list[tuple[Any, ...]], axes: int) -> Stored:
     """Rows of address, size, mask and places as arrays."""
     rows = np.array(found, np.uint64).reshape(-1, 3 + axes)
-    return _Stored(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3:])
+    return Stored(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3:])
 
 
 def _column(rows: Any, begin: int, width: int) -> Any:  # uint8 (n, bytes) -> uint64 (n,)
@@ -157,7 +164,7 @@ def _column(rows: Any, begin: int, width: int) -> Any:  # uint8 (n, bytes) -> ui
 # --- single, implicit, trees ------------------------------------------------------------------------------------------------
 
 
-def _single(space: Space, chunks: Chunks, grid: tuple[int, ...]) -> _Stored:
+def _single(space: Space, chunks: Chunks, grid: tuple[int, ...]) -> Stored:
     if math.prod(grid) != 1:
         at = space.base + (chunks.address or 0)
         raise space.broken(
@@ -167,7 +174,7 @@ def _single(space: Space, chunks: Chunks, grid: tuple[int, ...]) -> _Stored:
     return _gathered([(chunks.address, size, mask, *(0 for _ in grid))], len(grid))
 
 
-def _implicit(parts: _Array, grid: tuple[int, ...]) -> _Stored:
+def _implicit(parts: _Array, grid: tuple[int, ...]) -> Stored:
     count, allocated = math.prod(grid), math.prod(parts.extent) * parts.chunks.nbytes
     if parts.filtered or allocated > parts.space.end:
         expected = f"at most {parts.space.end} bytes, not filtered"
@@ -179,10 +186,10 @@ def _implicit(parts: _Array, grid: tuple[int, ...]) -> _Stored:
         index = index * np.uint64(length) + places[:, axis]
     sizes = np.full(count, parts.chunks.nbytes, np.uint64)
     addresses = index * np.uint64(parts.chunks.nbytes) + np.uint64(parts.chunks.address or 0)
-    return _Stored(addresses, sizes, np.zeros(count, np.uint64), places)
+    return Stored(addresses, sizes, np.zeros(count, np.uint64), places)
 
 
-def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> _Stored:
+def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> Stored:
     """The chunks that a version 1 tree has; a key is stored bytes, mask, offsets, and 0 for the element itself."""
     axes, address = len(chunks.shape), chunks.address or 0
     layout = struct.Struct(f"<II{axes + 1}Q")
@@ -211,7 +218,7 @@ def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> _Stored:
     return _gathered(found, axes)
 
 
-def _tree_2(space: Space, chunks: Chunks, filtered: bool) -> _Stored:
+def _tree_2(space: Space, chunks: Chunks, filtered: bool) -> Stored:
     axes, address, start = (
         len(chunks.shape),
         chunks.address or 0,
@@ -227,7 +234,7 @@ def _tree_2(space: Space, chunks: Chunks, filtered: bool) -> _Stored:
         raise space.broken(
             "the chunks of a tree are out of order", "hdf5.tree-order", at, "chunk index", "rising offsets", "others"
         )
-    return _Stored(*_places(space, chunks, rows, filtered), places)
+    return Stored(*_places(space, chunks, rows, filtered), places)
 
 
 def _rising(rows: Any) -> bool:  # uint64 (n, axes)
@@ -250,18 +257,27 @@ def _places(space: Space, chunks: Chunks, rows: Any, filtered: bool) -> tuple[An
 # --- arrays -----------------------------------------------------------------------------------------------------------------
 
 
-def _entries(parts: _Array, found: Iterator[tuple[int, bytes]]) -> _Stored:
+def _entries(parts: _Array, found: Iterator[tuple[int, bytes]]) -> Stored:
     """The chunks of blocks of entries, each with the number of its first entry."""
     undefined = (1 << 8 * parts.space.offset_size) - 1
     blocks = [_gathered([], len(parts.extent))]
-    for first, raw in found:
+    for first, raw in _slices(found, parts.entry):
         rows = np.frombuffer(raw, np.uint8).reshape(-1, parts.entry)
         addresses, sizes, masks = _places(parts.space, parts.chunks, rows, parts.filtered)
         kept = np.flatnonzero(addresses != undefined)
-        places = _unravelled(parts, kept.astype(np.uint64) + np.uint64(first))
-        blocks.append(_Stored(addresses[kept], sizes[kept], masks[kept], places))
-        parts.space.charge((ENTRY_COST + 16 * len(parts.extent)) * len(kept), "chunk index")
-    return _Stored(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+        if len(kept):
+            parts.space.charge(BLOCK_COST + (ENTRY_COST + 16 * len(parts.extent)) * len(kept), "chunk index")
+            places = _unravelled(parts, kept.astype(np.uint64) + np.uint64(first))
+            blocks.append(Stored(addresses[kept], sizes[kept], masks[kept], places))
+    return Stored(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+
+
+def _slices(found: Iterator[tuple[int, bytes]], entry: int) -> Iterator[tuple[int, memoryview]]:
+    """The same entries, at most `AT_A_TIME` in one block."""
+    for first, raw in found:
+        view = memoryview(raw)
+        for begin in range(0, len(raw) // entry, AT_A_TIME):
+            yield first + begin, view[begin * entry : (begin + AT_A_TIME) * entry]
 
 
 def _unravelled(parts: _Array, index: Any) -> Any:  # uint64 (n,) -> uint64 (n, axes)

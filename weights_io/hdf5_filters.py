@@ -1,6 +1,8 @@
 """HDF5's filters: deflate, shuffle and Fletcher-32, undone in reverse order; every other filter is refused when the file is opened.
 
 A dataset's filter pipeline lists them in the order in which they were applied; each chunk has a mask of those that were left out for it.
+The format lets a filter be applied many times over, and a few bytes deflated twice can become gigabytes: here each filter is there once at most.
+Then what comes out of each filter has a size that is known before it is undone, and undoing takes memory for two chunks, no more.
 
 Reference: HDF5 File Format Specification, version 3.0, section IV.A.2.l.
 """
@@ -8,6 +10,7 @@ Reference: HDF5 File Format Specification, version 3.0, section IV.A.2.l.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +18,9 @@ import numpy as np
 from weights_io.hdf5_bytes import fletcher32
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from weights_io.errors import FormatError
     from weights_io.hdf5_bytes import Fields, Space
 
 __all__ = ["LEAVE_OUT", "RULES", "Filter", "read_filters", "unfiltered"]
@@ -23,9 +29,10 @@ RULES = {
     "hdf5.chunk-checksum": "The Fletcher-32 checksum of a chunk is that of its bytes.",
     "hdf5.deflate": "A compressed chunk is one whole zlib stream of a chunk's bytes.",
     "hdf5.filter": "A filter has the parameters that it needs.",
-    "hdf5.filter-kind": "A chunk is filtered with deflate, shuffle and Fletcher-32 only.",
+    "hdf5.filter-kind": "A chunk is filtered with deflate, shuffle and Fletcher-32 only, with each at most once.",
 }
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
+NAMES = {DEFLATE: "deflate", SHUFFLE: "shuffle", FLETCHER32: "Fletcher-32"}
 OTHERS = {
     4: "szip",
     5: "nbit",
@@ -41,6 +48,8 @@ OTHERS = {
     32026: "Blosc2",
 }
 MAX_FILTERS = 32
+TAKEN = 1 << 16  # stored bytes that are inflated at a time
+STEP = 1 << 20  # bytes that inflating gives at a time, at most
 LEAVE_OUT = 'mode="compat" leaves such datasets out'  # and lists them in metadata["unread"]
 
 
@@ -57,7 +66,12 @@ def read_filters(fields: Fields, itemsize: int) -> tuple[Filter, ...]:
     fields.take(6 if version == 1 else 0)
     if count > MAX_FILTERS:
         raise fields.broken("a dataset has too many filters", "hdf5.filter", f"at most {MAX_FILTERS}", count)
-    return tuple(_filter(fields, version, itemsize) for _ in range(count))
+    found = tuple(_filter(fields, version, itemsize) for _ in range(count))
+    for kind, times in Counter(one.kind for one in found).items():
+        if times > 1:
+            got = f"{NAMES[kind]} {times} times"
+            raise fields.unread("a filter is applied more than once", "hdf5.filter-kind", "each once", got, LEAVE_OUT)
+    return found
 
 
 def _filter(fields: Fields, version: int, itemsize: int) -> Filter:
@@ -85,9 +99,8 @@ def unfiltered(
     kept = [one for i, one in enumerate(filters) if not mask >> i & 1]
     for i, one in reversed(list(enumerate(kept))):
         if one.kind == DEFLATE:
-            raw = _inflated(
-                space, raw, size + i * (size // 1000 + 64), at, field
-            )  # each filter before adds little, at most
+            added = 4 * sum(before.kind == FLETCHER32 for before in kept[:i])
+            raw = _inflated(space, raw, size + added, at, field)
         elif one.kind == FLETCHER32:
             raw = _verified(space, raw, at, field)
         else:
@@ -97,20 +110,40 @@ def unfiltered(
     return raw
 
 
-def _inflated(space: Space, raw: Any, most: int, at: int, field: object) -> Any:
-    stream = zlib.decompressobj()
+def _inflated(space: Space, raw: Any, size: int, at: int, field: object) -> Any:
+    """The `size` bytes, or fewer, of one zlib stream, unpacked into one array."""
+    stream, found, done = zlib.decompressobj(), np.empty(size, np.uint8), 0
     try:
-        found = stream.decompress(memoryview(raw), most + 1)
+        for part in _parts(stream, memoryview(raw), min(STEP, size + 1)):
+            if done + len(part) > size:
+                raise _not_deflate(space, at, field, size, "more")
+            found[done : done + len(part)] = np.frombuffer(part, np.uint8)
+            done += len(part)
     except zlib.error as error:
         raise space.broken("a chunk cannot be decompressed", "hdf5.deflate", at, field, None, error) from None
-    if len(found) > most or not stream.eof or stream.unused_data:
-        got = (
-            "more" if len(found) > most else f"{len(found)} bytes and {len(stream.unused_data)} after the stream's end"
-        )
-        raise space.broken(
-            "a chunk is not one zlib stream", "hdf5.deflate", at, field, f"at most {most} bytes, to its end", got
-        )
-    return np.frombuffer(found, np.uint8)
+    if not stream.eof or stream.unused_data:
+        after = len(stream.unused_data)
+        raise _not_deflate(space, at, field, size, f"{done} bytes and {after} after the stream's end")
+    return found[:done]
+
+
+def _parts(stream: Any, raw: memoryview, step: int) -> Iterator[bytes]:
+    """What a stream unpacks to, at most `step` bytes at a time; what comes after its end is left in `unused_data`, as much as was looked at."""
+    for begin in range(0, len(raw), TAKEN):
+        if stream.eof:
+            stream.decompress(raw[begin : begin + TAKEN])
+            return
+        rest = raw[begin : begin + TAKEN]
+        while len(rest) and not stream.eof:
+            yield stream.decompress(rest, step)
+            rest = stream.unconsumed_tail
+    while not stream.eof and (part := stream.decompress(b"", step)):
+        yield part
+
+
+def _not_deflate(space: Space, at: int, field: object, size: int, got: str) -> FormatError:
+    expected = f"at most {size} bytes, to its end"
+    return space.broken("a chunk is not one zlib stream", "hdf5.deflate", at, field, expected, got)
 
 
 def _verified(space: Space, raw: Any, at: int, field: object) -> Any:
@@ -132,5 +165,7 @@ def _unshuffled(raw: Any, size: int) -> Any:
     count = len(raw) // size
     if size == 1 or count <= 1:
         return raw
-    whole = np.ascontiguousarray(raw[: count * size].reshape(size, count).T).reshape(-1)
-    return whole if len(raw) == count * size else np.concatenate([whole, raw[count * size :]])
+    found, whole = np.empty(len(raw), np.uint8), count * size
+    found[:whole].reshape(count, size)[...] = raw[:whole].reshape(size, count).T
+    found[whole:] = raw[whole:]
+    return found

@@ -28,6 +28,7 @@ RULES = {
 MAX_NAME = 65535  # bytes of a link's name
 LEAST = 4096  # bytes of a collection of the global heap
 OBJECT_COST = 200  # bytes of objects that the place of one heap object takes
+CHILD_COST = 40  # bytes of objects that the address of one block takes
 
 
 # --- local ------------------------------------------------------------------------------------------------------------------
@@ -165,7 +166,8 @@ class FractalHeap:
         self._huge_tree = fields.address()
         fields.length()
         fields.address()
-        for _ in range(8):
+        self._managed_space = fields.length()
+        for _ in range(7):
             fields.length()
         self._table, self._root, self._rows = self._read_table(fields)
         self._offset_size = (self._table.bits + 7) // 8
@@ -244,6 +246,11 @@ class FractalHeap:
     def _managed(self, fields: Fields) -> Fields:
         """An object in one of the heap's blocks."""
         offset, length = fields.unsigned(self._offset_size), fields.unsigned(self._length_size)
+        if offset + length > self._managed_space:
+            got = f"bytes {offset} to {offset + length}"
+            raise fields.broken(
+                "a heap object is after its heap", "hdf5.fractal-heap", f"{self._managed_space} bytes", got
+            )
         address, size, begin = self._place(fields, offset)
         block = self._block(address, size, begin)
         header = 5 + self.space.offset_size + self._offset_size + (4 if self._flags & 2 else 0)
@@ -279,7 +286,7 @@ class FractalHeap:
             size = 5 + space.offset_size + self._offset_size + count * space.offset_size + 4
             fields = space.checked(address, size, "indirect block of a fractal heap")
             self._prefix(fields, b"FHIB", begin)
-            space.check_heap(count * OBJECT_COST, "fractal heap")
+            space.charge(OBJECT_COST + CHILD_COST * count, "fractal heap")
             self._children[address, begin] = [fields.address() for _ in range(count)]
         return self._children[address, begin]
 

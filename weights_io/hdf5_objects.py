@@ -24,6 +24,7 @@ __all__ = [
     "RULES",
     "Header",
     "Message",
+    "commit_datatype",
     "read_datatype_message",
     "read_header",
     "read_shared_datatype",
@@ -331,12 +332,18 @@ def read_shared_datatype(space: Space, fields: Fields) -> Fields:
         )
     address = fields.defined()
     if address not in space.committed:
-        message = read_header(space, address, "committed datatype").one(DATATYPE)
-        if message is None:
-            raise fields.broken(
-                "there is no committed datatype", "hdf5.shared", "a datatype message", f"none at {address}"
-            )
-        space.committed[address] = message
-        space.charge(MESSAGE_COST + len(message.raw), "committed datatype")
+        commit_datatype(space, read_header(space, address, "committed datatype"))
     found: Message = space.committed[address]
     return found.fields(space)
+
+
+def commit_datatype(space: Space, header: Header) -> None:
+    """Note the datatype of an object, for the datasets and attributes that point to it."""
+    message = header.one(DATATYPE)
+    if message is None:
+        at = space.base + header.address
+        raise space.broken(
+            "there is no committed datatype", "hdf5.shared", at, "committed datatype", "a datatype message", "none"
+        )
+    space.charge(MESSAGE_COST + len(message.raw), "committed datatype")
+    space.committed[header.address] = message

@@ -157,8 +157,8 @@ def _walk(space: Space, tree: _Tree, root: int, count: int, depth: int) -> Itera
         if height == 0:
             yield fields.take(count * tree.record_size)
             continue
-        between = [fields.take(tree.record_size) for _ in range(count)]
         space.check_heap(PART_COST * (len(stack) + 2 * count), "B-tree")
+        between = [fields.take(tree.record_size) for _ in range(count)]
         below = [(fields.defined(), *_counts(fields, tree, height)) for _ in range(count + 1)]
         mixed: list[bytes | tuple[int, int, int]] = [(*below[-1], height - 1)]
         for record, node in zip(reversed(between), reversed(below[:-1]), strict=True):

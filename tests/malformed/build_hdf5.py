@@ -579,7 +579,8 @@ def fractal_heap(b: Builder, p: str, objects: list[bytes], width: int, nested: b
         + b.u(f"{p}.huge_tree", NOWHERE, 8)
         + bytes(8)
         + struct.pack("<Q", NOWHERE)
-        + struct.pack("<4Q", 128, 128, 128, len(objects))
+        + b.u(f"{p}.managed", 128, 8)
+        + struct.pack("<3Q", 128, 128, len(objects))
     )
     raw += bytes(32) + b.u(f"{p}.width", 4, 2) + b.u(f"{p}.start", 128, 8) + b.u(f"{p}.largest", 65536, 8)
     raw += b.u(f"{p}.bits", 32, 2) + struct.pack("<H", 1) + b.u(f"{p}.root", root, 8) + b.u(f"{p}.rows", rows, 2)
@@ -815,6 +816,24 @@ def many_texts() -> bytes:
     return bytes(b.data)
 
 
+def over_the_edge() -> bytes:
+    """64 rows of one byte, in chunks that are far wider."""
+    b, size = Builder({"layout.width": 3}), 1 << 21
+    b.reserve(48)
+    stream = zlib.compress(bytes(size), 9)
+    record = struct.pack("<Q", b.add(stream)) + struct.pack("<II2Q", len(stream), 0, 0, 0)
+    address = tree2(b, "tree", 11, [record])
+    messages = [
+        (1, "space", dataspace(b, "space", (64, 1), (NOWHERE, NOWHERE), version=2)),
+        (3, "type", datatype(b, "type", "fixed", 1)),
+        (8, "layout", indexed(b, "layout", address, (1, size), 1, 5, struct.pack("<IBB", 128, 100, 40))),
+        (11, "filters", filters(b, "filters", 1, (1,))),
+    ]
+    x = header2(b, "x", messages)
+    superblock2(b, header2(b, "root", [(2, "info", link_info(b, "info")), (6, "x", link(b, "x", b"x", x))]))
+    return bytes(b.data)
+
+
 def external_file(b: Builder) -> bytes:
     """An external files message of version 1 with one file."""
     heap = b.add(b"HEAP" + bytes(4) + struct.pack("<QQQ", 24, 1, b.add(padded(b"\0" * 8 + b"/etc/passwd\0"))))
@@ -964,9 +983,9 @@ def _dense() -> list[Case]:
         bad("dense", "indirect-checksum", "checksum", "checksum is wrong|indirect block", "its checksum", {"values.indirect.checksum": 5}),
         bad("dense", "indirect-without-child", "fractal-heap", "in no block|21", "the block of an object is missing", {"values.indirect.child": NOWHERE}),
         bad("dense", "indirect-cycle", "signature", "wrong signature|FHDB|FHIB", "an indirect block is its own child", {"values.indirect.child": 328}),
-        bad("dense", "object-outside-block", "fractal-heap", "not in its block|bytes 120 to 134", "an object longer than its block", {"links.object0.offset": 120}),
+        bad("dense", "object-outside-block", "fractal-heap", "not in its block|bytes 120 to 134", "an object longer than its block", {"links.object0.offset": 120, "links.managed": 512}),
         bad("dense", "object-in-prefix", "fractal-heap", "not in its block|bytes 20 to", "an object in the block's prefix", {"links.object0.offset": 20}),
-        bad("dense", "object-outside-heap", "fractal-heap", "in no block|16777216", "an object after the blocks", {"links.object0.offset": 1 << 24}),
+        bad("dense", "object-outside-heap", "fractal-heap", "in no block|16777216", "an object after the blocks", {"links.object0.offset": 1 << 24, "links.managed": 1 << 30}),
         bad("dense", "object-too-long", "fractal-heap", "not in its block", "an object longer than the heap says", {"links.most": 8}),
         bad("dense", "object-version", "version", "version that is not read|1", "an identifier of version 1", {"links.object0.kind": 64}),
         bad("dense", "object-kind", "fractal-heap", "no known kind|3", "an identifier of no kind", {"links.object0.kind": 48}),
@@ -1155,6 +1174,10 @@ def _later() -> list[Case]:
     return [
         bad(a, "extensible-pointers-zero", "chunk-index", "cannot grow", "a second level of no blocks", {"extensible.growth3": 0, "extensible.set.layout.more": bytes([16, 1, 0, 2, 2])}, "extensible"),
         bad(a, "extensible-direct", "chunk-index", "not what the dataset says", "more entries in the index block than announced", {"extensible.growth1": 2}, "extensible"),
+        bad("chunks", "filter-twice", "filter-kind", "more than once|deflate 2 times", "a chunk deflated twice", {"c.filters.filter0": 1}),
+        whole("chunks-over-the-edge", "budget.expansion", "far larger than the file", "64 rows of a byte, each in a chunk of 2 MB", over_the_edge()),
+        bad(a, "index-shared", "overlap", "overlap", "two datasets with one index", {"paged.set.layout.address": 1024}),
+        bad("dense", "object-after-heap", "fractal-heap", "after its heap|128 bytes", "an object after the managed space", {"links.object0.offset": 120}),
     ]  # fmt: skip
 
 
