@@ -886,9 +886,37 @@ def _records() -> list[Case]:
     ]
 
 
+def _later() -> list[Case]:
+    """Cases that came after the others: the numbers of files do not change."""
+    scattered = (b"M\xff\xffNM\xfd\xffN") * 5_200
+    return [
+        _pickle(
+            "memo-of-gaps",
+            "pickle.memo",
+            ("too many gaps", "memo 2002"),
+            pickled(b"N" + b"".join(b"r" + struct.pack("<I", 2 * i) for i in range(1, 1005))),
+            "a thousand places and more, with nothing between them: CPython's memo is an array as long as the last",
+        ),
+        _pickle(
+            "keys-scattered",
+            "pickle.key",
+            "cannot be a key",
+            pickled(b"}(" + scattered + b"u"),
+            "ten thousand numbers that do not follow each other, so that a file can choose them to collide",
+        ),
+        _pickle(
+            "file-within-the-file",
+            "pytorch.rebuild",
+            ("a file within the file", "_load_from_bytes"),
+            state(("x", call("torch.storage", "_load_from_bytes", b"C\x04\x80\x02N."))),
+            "a pickle within a pickle, as torch writes storages that are pickled without torch.save",
+        ),
+    ]
+
+
 def cases() -> list[Case]:
     """Each breaks one rule."""
-    return [*_beginnings(), *_stacks(), *_values(), *_storages(), *_tensors(), *_objects(), *_records()]
+    return [*_beginnings(), *_stacks(), *_values(), *_storages(), *_tensors(), *_objects(), *_records(), *_later()]
 
 
 # --- Good files -------------------------------------------------------------------------------------------------------------
