@@ -294,7 +294,7 @@ def verify(
     from weights_io.verification import verify as run
 
     with _open(a, compat, expansion) as left, _open(b, compat, expansion) as right, _progress() as progress:
-        pair = [_canonical(each) if by_scheme else each for each in (left, right)]
+        pair = _canonical(left, right) if by_scheme else [left, right]
         task = progress.add_task("comparing", total=_nbytes(pair[0]))
         found = run(*pair, rtol=rtol, atol=atol, advance=lambda _, nbytes: progress.advance(task, nbytes))
         count = len(set(pair[0]) | set(pair[1]))
@@ -315,10 +315,13 @@ def verify(
     raise typer.Exit(1 if found else 0)
 
 
-def _canonical(checkpoint: weights_io.Checkpoint) -> weights_io.Checkpoint:
+def _canonical(*checkpoints: weights_io.Checkpoint) -> list[weights_io.Checkpoint]:
+    """Under common names; a head that only some of them store is the token embedding of the others."""
     from weights_io import schemes
 
-    return schemes.to_canonical(checkpoint, schemes.detect(checkpoint))
+    ours = [schemes.to_canonical(each, schemes.detect(each)) for each in checkpoints]
+    names = {name for each in ours for name in each}
+    return [schemes.with_tied(each, names) for each in ours]
 
 
 # --- schemes, rules ---------------------------------------------------------------------------------------------------------

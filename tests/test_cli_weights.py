@@ -128,6 +128,20 @@ def test_convert_between_schemes_and_ranks(tmp_path: Path) -> None:
     assert "the same bit for bit" in _weights("verify", CPM / "mp2", tmp_path / "b.safetensors", "--by-scheme")
 
 
+def test_a_tied_head_may_be_stored_on_one_side_only(tmp_path: Path) -> None:
+    _weights("convert", CPM / "mp2", tmp_path / "a.safetensors", "--scheme", "hugging-face-gpt2")
+    without = weights_io.open(tmp_path / "a.safetensors")
+    assert "lm_head.weight" not in without
+    for name, change in (("tied", 0.0), ("untied", 1.0)):
+        head = {"lm_head.weight": without["transformer.wte.weight"] + np.float16(change)}
+        weights_io.save(tmp_path / f"{name}.safetensors", dict(without) | head)
+        for pair in ((CPM / "mp2", tmp_path / f"{name}.safetensors"), (tmp_path / f"{name}.safetensors", CPM / "mp2")):
+            arguments = ["weights", "verify", *map(str, pair), "--by-scheme"]
+            result = RUNNER.invoke(cli.app, arguments, env=PLAIN)
+            assert result.exit_code == (0 if name == "tied" else 1)
+            assert ("output_embedding" in result.stdout) == (name == "untied")
+
+
 def test_what_a_scheme_has_no_place_for_is_said(tmp_path: Path) -> None:
     source = ROOT / "validation" / "recorded" / "hugging_face_bert" / "model_bin_old"
     done = json.loads(_weights("convert", source, tmp_path / "a.safetensors", "--scheme", "tensorflow-bert", "--json"))

@@ -24,6 +24,7 @@ from weights_io.schemes.scheme import (
     explain,
     from_canonical,
     to_canonical,
+    with_tied,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "from_canonical",
     "named",
     "to_canonical",
+    "with_tied",
 ]
 
 OWN = [

@@ -31,7 +31,7 @@ from weights_io.errors import WeightsError, clipped
 from weights_io.schemes.canonical import ARCHITECTURES, OPTIONAL, TIED, misfits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "COPY",
@@ -57,6 +57,7 @@ __all__ = [
     "same_bits",
     "to_canonical",
     "view",
+    "with_tied",
 ]
 
 RULES = {
@@ -553,6 +554,17 @@ def from_canonical(tensors: Mapping[str, Any], scheme: Scheme) -> Checkpoint:
         for theirs, rule in scheme.file_names(name):
             made[theirs] = _cut(info_of(tensors, name), theirs, rule), functools.partial(part, name, rule)
     return view(f"{_form(tensors)}, names of {scheme.name}", made, tensors)
+
+
+def with_tied(tensors: Checkpoint, names: Container[str]) -> Checkpoint:
+    """A canonical checkpoint with the output head that is left out of its file, and is the token embedding, if the head is among `names`."""
+    missing = {
+        head: table for head, table in TIED.items() if head in names and head not in tensors and table in tensors
+    }
+    made = {name: (tensors.info(name), functools.partial(tensors.__getitem__, name)) for name in tensors}
+    for head, table in missing.items():
+        made[head] = tensors.info(table)._replace(name=head), functools.partial(tensors.__getitem__, table)
+    return view(tensors.format, made, tensors) if missing else tensors
 
 
 # --- listing ------------------------------------------------------------------------------------------------------------------
