@@ -115,6 +115,15 @@ def test_the_harness_compares_with_an_independent_reader(tmp_path: Path) -> None
             harness.examine(_good(), tmp_path, harness.Tally(), lambda _, theirs=theirs: theirs)
 
 
+def test_the_harness_counts_what_only_the_independent_reader_takes(tmp_path: Path) -> None:
+    (name, content), *_ = _good().items()
+    tally = harness.Tally()
+    for taken in (True, False):
+        harness.examine({name: content + b"more"}, tmp_path, tally, None, lambda _, taken=taken: taken)
+    assert sum(tally.stricter.values()) == 1
+    assert tally.rules == dict.fromkeys(tally.stricter, 2)
+
+
 def test_every_change_changes_something_and_ends() -> None:
     rng = random.Random(0)
     for change in harness.CHANGES:

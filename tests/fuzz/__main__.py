@@ -55,7 +55,7 @@ def run(
 ) -> dict[str, Any]:
     """Fuzz one format for some seconds or until interrupted; the tally, with the inputs for which a property did not hold."""
     subject, tally, broken = module(form), harness.Tally(), []
-    library = getattr(subject, "differential", None) if differential else None
+    library, accepts = (getattr(subject, name, None) if differential else None for name in ("differential", "accepts"))
     stream, rng = harness.mutants(subject, seed), random.Random(seed)
     pool: list[dict[str, bytes]] = []
     began, last, interrupted = time.monotonic(), 0.0, True
@@ -65,7 +65,7 @@ def run(
                 pool = structured(form, 50, rng.randrange(2**32))
             files = pool.pop() if pool and rng.random() < 0.05 else next(stream)
             try:
-                harness.examine(files, folder, tally, library)
+                harness.examine(files, folder, tally, library, accepts)
             except harness.BrokenPropertyError as error:
                 broken.append(str(error)[:300])
                 _keep(keep / f"{form}-{seed}-{tally.inputs}", files, str(error))

@@ -102,10 +102,11 @@ class Tally:
     slowest: float = 0.0  # seconds
     heaviest: float = 0.0  # of the allowed allocation, the largest share used
     compared: int = 0  # with an independent library
+    stricter: Counter[str] = field(default_factory=Counter)  # rules of refusals of what the independent library reads
 
     def as_json(self) -> dict[str, Any]:
         """The tally as plain values."""
-        return vars(self) | {"rules": dict(self.rules.most_common())}
+        return vars(self) | {name: dict(getattr(self, name).most_common()) for name in ("rules", "stricter")}
 
 
 Differential = Callable[[Path], dict[str, Any] | None]
@@ -136,16 +137,26 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def examine(files: dict[str, bytes], folder: Path, tally: Tally, differential: Differential | None = None) -> None:
-    """Check the properties for one input, whose first file is opened; raises BrokenPropertyError."""
+def examine(
+    files: dict[str, bytes],
+    folder: Path,
+    tally: Tally,
+    differential: Differential | None = None,
+    accepts: Callable[[Path], bool] | None = None,
+) -> None:
+    """Check the properties for one input, whose first file is opened; raises BrokenPropertyError.
+
+    `accepts` tells whether the independent library reads a file that is refused here; it must be one that bad files cannot harm.
+    """
     for name, content in files.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes(content)
     path, size = folder / next(iter(files)), sum(map(len, files.values()))
     tally.inputs += 1
     began = time.perf_counter()
+    refused: list[str] = []
     with WATCH.over(folder):
-        found = _read_all(path, size, tally)
+        found = _read_all(path, size, tally, refused)
     tally.slowest = max(tally.slowest, time.perf_counter() - began)
     if WATCH.seen:
         raise BrokenPropertyError(f"forbidden: {WATCH.seen[:5]}")
@@ -153,10 +164,12 @@ def examine(files: dict[str, bytes], folder: Path, tally: Tally, differential: D
         tally.accepted += 1
         if differential:
             _compare(found, differential(path), tally)
+    elif accepts and accepts(path):
+        tally.stricter.update(refused)
 
 
-def _read_all(path: Path, size: int, tally: Tally) -> dict[str, Any] | None:
-    """The arrays of a file that is accepted whole; None for one that is refused."""
+def _read_all(path: Path, size: int, tally: Tally, refused: list[str]) -> dict[str, Any] | None:
+    """The arrays of a file that is accepted whole; None for one that is refused, whose rule is added to `refused`."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     try:
@@ -167,6 +180,7 @@ def _read_all(path: Path, size: int, tally: Tally) -> dict[str, Any] | None:
         _within(before, FACTOR * size + SPARE + tally_largest(error), tally, "refusing")
         if isinstance(error, weights_io.FormatError | weights_io.UnsupportedError):
             tally.rules[str(error.rule)] += 1
+            refused.append(str(error.rule))
             if error.rule not in weights_io.rules():
                 raise BrokenPropertyError(f"a refusal without a known rule: {error}") from error
         else:

@@ -225,6 +225,11 @@ def unpacked(value: list[Any]) -> Any:
     return np.frombuffer(base64.b64decode(raw), np.dtype(code)).reshape(shape)
 
 
+def accepts(path: Path) -> bool:
+    """Whether h5py reads the file, in a process of its own."""
+    return util.find_spec("h5py") is not None and "error" not in ORACLE.ask(path)
+
+
 def differential(path: Path) -> dict[str, Any] | None:
     """What h5py reads, in the dtypes of our own reader; None where h5py refuses, crashes or is not installed."""
     import weights_io

@@ -401,6 +401,12 @@ def as_array(dtype: str, shape: list[int], raw: bytes) -> Any:
     return np.frombuffer(raw, known).reshape(shape) if raw else np.empty(shape, known)
 
 
+def accepts(path: Path) -> bool:
+    """Whether torch.load(weights_only=True) reads the file, in a process of its own."""
+    asked = oracle()
+    return asked is not None and "tensors" in asked.ask(path)
+
+
 def differential(path: Path) -> dict[str, Any] | None:
     """What torch.load(weights_only=True) reads; None where it refuses or is not installed."""
     asked = oracle()

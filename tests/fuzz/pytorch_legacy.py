@@ -14,7 +14,7 @@ SMALL = (
     *("tiny_legacy_p2", "tiny_legacy_p3", "bare_legacy_p2", "views_legacy_p2", "parameters_legacy_p2", "objects_legacy_p2"),
     *("dtypes_own_legacy_p2", "module_legacy_p2", "sparse_coo_legacy_p2", "quantized_legacy_p2"),
 )  # fmt: skip
-differential = pytorch.differential
+accepts, differential = pytorch.accepts, pytorch.differential
 
 
 def _place(key: str = "0", kind: str = "FloatStorage", count: int = 6) -> bytes:

@@ -76,6 +76,18 @@ def repair(data: bytes) -> bytes:
     return (end - 8).to_bytes(8, "little") + data[8:] if end > 8 else data
 
 
+def accepts(path: Path) -> bool:
+    """Whether the reference reader, which checks before it allocates, reads the file."""
+    try:
+        import safetensors
+    except ImportError:
+        return False
+    try:
+        return bool(safetensors.deserialize(path.read_bytes()) is not None)
+    except safetensors.SafetensorError:
+        return False
+
+
 def differential(path: Path) -> dict[str, Any] | None:
     """What the reference reader reads, as raw bytes in the announced shape; None where it refuses or is not installed."""
     try:

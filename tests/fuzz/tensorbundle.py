@@ -240,6 +240,11 @@ def asked(path: Path) -> dict[str, Any] | None:
     return answer
 
 
+def accepts(path: Path) -> bool:
+    """Whether TensorFlow reads the file, in a process of its own."""
+    return "tensors" in (asked(path) or {})
+
+
 def differential(path: Path) -> dict[str, Any] | None:
     """The arrays that TensorFlow reads; None if it refuses, crashes, or is not there."""
     answer = asked(path)
