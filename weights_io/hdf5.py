@@ -20,6 +20,7 @@ Reference: HDF5 File Format Specification, version 3.0. Keras' conventions as in
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,7 @@ from weights_io.recognise import _user_block
 
 if TYPE_CHECKING:
     from weights_io.hdf5_bytes import Fields
+    from weights_io.hdf5_chunks import Stored
     from weights_io.hdf5_layouts import Chunks, Dataset
     from weights_io.limits import Limits
     from weights_io.source import Source
@@ -87,8 +89,9 @@ RULES = {
 LEFT_OUT = ("hdf5.datatype-kind", "hdf5.filter-kind", "hdf5.null")  # rules for which "compat" leaves a dataset out
 MAX_DEPTH = 64
 RECORD = 17  # bytes of an attribute in the index of names: identifier in the heap, flags, order of creation, hash
-TENSOR_COST = 600  # bytes of objects that a tensor takes, besides its name
-DATASET_COST = 600  # bytes of objects that a dataset's description takes, besides its axes
+CHUNK_WORK = 4096  # bytes that could be read in the time that finding and placing one chunk takes
+TENSOR_COST = 300  # bytes of objects that a tensor takes, besides its name
+DATASET_COST = 300  # bytes of objects that a dataset's description takes, besides its axes
 SPLIT = ("layer_names", "weight_names")  # lists that Keras splits where they are longer than an attribute may be
 
 
@@ -162,7 +165,7 @@ class _Walk:
                 raise
             self._leave_out(path, str(error))
             return
-        self.space.charge(DATASET_COST + 16 * len(dataset.space.shape), path)
+        self.space.charge(DATASET_COST + 80 * len(dataset.space.shape), path)
         self._enter(path, _info(self.space, path, header, dataset), dataset)
 
     def _again(self, path: str, address: int) -> None:
@@ -171,6 +174,7 @@ class _Walk:
         if first in self.attributes:
             self.attributes[path] = self.attributes[first]
         if first in self.infos:
+            self._declared += self.datasets[first].chunk_count * CHUNK_WORK
             self._enter(path, self.infos[first]._replace(name=path), self.datasets[first])
         else:
             self._leave_out(path, self.unread[first])
@@ -180,7 +184,7 @@ class _Walk:
         self.unread[path] = why
 
     def _enter(self, path: str, info: TensorInfo, dataset: Dataset) -> None:
-        self.space.charge(TENSOR_COST + 8 * len(info.shape), path)
+        self.space.charge(TENSOR_COST + 40 * len(info.shape), path)
         self._declared += max(dataset.nbytes, dataset.unpacked)
         self.space.limits.check_expansion(self._declared, self.space.source.size, self.space.source.path, path)
         self.infos[path], self.datasets[path] = info, dataset
@@ -278,15 +282,16 @@ def _join_split(attributes: dict[str, Any]) -> None:
 
 def _keras(walk: _Walk) -> dict[str, list[str]]:
     """The weights of each layer that Keras lists, in its order, as names of tensors; empty where Keras lists none."""
-    for attributes in walk.attributes.values():
+    for attributes in {id(each): each for each in walk.attributes.values()}.values():  # hard links share them
         _join_split(attributes)
     base = "model_weights" if "layer_names" in walk.attributes.get("model_weights", {}) else ""
     found: dict[str, list[str]] = {}
     for layer in _texts(walk.attributes.get(base, {}).get("layer_names")):
         if layer not in found:
             path = f"{base}/{layer}" if base else layer
-            names = [f"{path}/{name}" for name in _texts(walk.attributes.get(path, {}).get("weight_names"))]
-            walk.space.charge(100 + sum(60 + 4 * len(name) for name in names), path)
+            weights = _texts(walk.attributes.get(path, {}).get("weight_names"))
+            walk.space.charge(100 + sum(64 + 4 * (len(path) + len(name)) for name in weights), path)
+            names = [f"{path}/{name}" for name in weights]
             found[layer] = [name for name in names if name in walk.infos]
     return found
 
@@ -316,8 +321,11 @@ class _Reader:
 
     def __init__(self, space: Space, datasets: dict[str, Dataset], mode: str) -> None:
         self._space, self._datasets, self._mode = space, datasets, mode
+        named = Counter(id(dataset) for dataset in datasets.values())
+        self._linked = {id(dataset) for dataset in datasets.values() if named[id(dataset)] > 1}
         self._located: dict[int, int] = {}  # bytes of an index and of its chunks, by the index's address
         self._total = 0  # of those
+        self._kept: dict[int, Stored] = {}  # the chunks of datasets with several names, by the index's address
 
     def __call__(self, info: TensorInfo) -> Any:
         """The array of a tensor, read-only."""
@@ -332,16 +340,22 @@ class _Reader:
         return _booleans(self._space, info, array, self._mode) if info.dtype == np.bool_ else array.view(info.dtype)
 
     def _chunked(self, dataset: Dataset, chunks: Chunks, name: str) -> Any:
-        """The array of a chunked dataset; what all datasets have in the file is disjoint, so it is not more than the file."""
-        space, address = self._space.again(), chunks.address or 0
+        """The array of a chunked dataset."""
+        stored = self._kept.get(chunks.address or 0)
+        if stored is None:
+            stored = self._locate(dataset, chunks, name)
+            if id(dataset) in self._linked:
+                self._kept[chunks.address or 0] = stored
+        return read_chunks(self._space, dataset, chunks, stored, name)
+
+    def _locate(self, dataset: Dataset, chunks: Chunks, name: str) -> Stored:
+        """The chunks of a dataset; what all datasets have in the file is disjoint, so together it is not more than the file."""
+        address = chunks.address or 0
+        others = self._total - self._located.get(address, 0)
+        space = self._space.again(others)
         stored = locate(space, dataset, chunks, name)
-        total = self._total + space.claimed - self._located.get(address, 0)
-        if total > space.end:
-            at, expected = space.base + address, f"at most {space.end} bytes of chunks and their indexes"
-            got = f"{total} bytes or more"
-            raise space.broken("two datasets have the same chunks", "hdf5.overlap", at, repr(name), expected, got)
-        self._total, self._located[address] = total, space.claimed
-        return read_chunks(space, dataset, chunks, stored, name)
+        self._total, self._located[address] = space.claimed, space.claimed - others
+        return stored
 
 
 def _booleans(space: Space, info: TensorInfo, array: Any, mode: str) -> Any:

@@ -41,16 +41,16 @@ def _rotated(value: int, bits: int) -> int:
     return ((value << bits) | (value >> (32 - bits))) & MASK
 
 
-def lookup3(data: bytes) -> int:
+def lookup3(data: bytes | memoryview) -> int:
     """The checksum of HDF5's metadata: Bob Jenkins' lookup3 ("hashlittle") of `data`, begun with 0."""
     tail = len(data) - ((len(data) - 1) // 12) * 12 if data else 0
     state = ((0xDEADBEEF + len(data)) & MASK,) * 3
     for start in range(0, len(data) - tail, BLOCK):
         state = _mixed(*state, _words(data[start : min(start + BLOCK, len(data) - tail)]))
-    return _finished(*state, data[len(data) - tail :])
+    return _finished(*state, bytes(data[len(data) - tail :]))
 
 
-def _words(data: bytes) -> tuple[int, ...]:
+def _words(data: bytes | memoryview) -> tuple[int, ...]:
     """Little-endian numbers of four bytes."""
     return unpack(f"<{len(data) // 4}I", data)
 
@@ -129,11 +129,12 @@ class Space:
         """Bytes of the structures in the ledger."""
         return self._claimed
 
-    def again(self) -> Space:
-        """The same space with an empty ledger: to read one object once more."""
+    def again(self, claimed: int = 0) -> Space:
+        """The same space with an empty ledger, of which `claimed` bytes are taken already: to read one object once more."""
         space = Space(self.source, self.limits, self.base)
         space.end, space.offset_size, space.length_size = self.end, self.offset_size, self.length_size
         space.leaf_k, space.internal_k, space.chunk_k = self.leaf_k, self.internal_k, self.chunk_k
+        space._claimed = claimed
         return space
 
     def broken(
@@ -211,6 +212,7 @@ class Space:
     def read(self, address: int, length: int, field: object) -> bytes:
         """`length` bytes at `address`, not entered in the ledger."""
         self.check(address, length, field)
+        self.check_heap(length, field)
         return self.source.read(self.base + address, length, field)
 
     def fields(self, address: int, length: int, field: object) -> Fields:
@@ -233,10 +235,11 @@ class Fields:
     field : what the structure is, for messages
     """
 
-    __slots__ = ("_place", "_raw", "_start", "field", "space")
+    __slots__ = ("_end", "_place", "_raw", "_start", "field", "space")
 
-    def __init__(self, space: Space, raw: bytes, start: int, field: object) -> None:
+    def __init__(self, space: Space, raw: bytes, start: int, field: object, end: int | None = None) -> None:
         self.space, self._raw, self._start, self._place, self.field = space, raw, start, 0, field
+        self._end = len(raw) if end is None else end
 
     @property
     def at(self) -> int:
@@ -244,9 +247,14 @@ class Fields:
         return self._start + self._place
 
     @property
+    def size(self) -> int:
+        """Bytes of the structure."""
+        return len(self._raw)
+
+    @property
     def left(self) -> int:
         """Bytes that were not read yet."""
-        return len(self._raw) - self._place
+        return self._end - self._place
 
     def broken(self, what: str, rule: str, expected: object = None, got: object = None) -> FormatError:
         """A FormatError at this place."""
@@ -269,14 +277,23 @@ class Fields:
 
     def take(self, length: int) -> bytes:
         """The next `length` bytes."""
-        end = self._place + length
-        if end > len(self._raw):
+        begin = self.skip(length)
+        return self._raw[begin : self._place]
+
+    def view(self, length: int) -> memoryview:
+        """The next `length` bytes, not copied."""
+        begin = self.skip(length)
+        return memoryview(self._raw)[begin : self._place]
+
+    def skip(self, length: int) -> int:
+        """Leave out the next `length` bytes; where among the structure's they begin."""
+        begin = self._place
+        if begin + length > self._end:
             raise self.broken(
                 "a structure ends before its fields do", "hdf5.short", f"{length} bytes", f"{self.left} bytes"
             )
-        raw = self._raw[self._place : end]
-        self._place = end
-        return raw
+        self._place = begin + length
+        return begin
 
     def unsigned(self, width: int) -> int:
         """The next `width` bytes as a number."""
@@ -284,12 +301,7 @@ class Fields:
 
     def numbers(self, form: Struct) -> tuple[int, ...]:
         """The next numbers, as `form` packs them."""
-        end = self._place + form.size
-        if end > len(self._raw):
-            self.take(form.size)
-        found = form.unpack_from(self._raw, self._place)
-        self._place = end
-        return found
+        return form.unpack_from(self._raw, self.skip(form.size))
 
     def length(self) -> int:
         """The next number of the width of lengths."""
@@ -326,12 +338,15 @@ class Fields:
 
     def checked(self) -> Fields:
         """The same bytes without their last four, which must be the checksum of the others."""
-        body, end = self._raw[:-4], self._raw[-4:]
-        computed = lookup3(body)
-        if computed != int.from_bytes(end, "little"):
-            got = f"{int.from_bytes(end, 'little'):#010x}"
+        stored = int.from_bytes(self._raw[-4:], "little")
+        self.check_sum(lookup3(memoryview(self._raw)[:-4]), stored)
+        return Fields(self.space, self._raw, self._start, self.field, len(self._raw) - 4)
+
+    def check_sum(self, computed: int, stored: int) -> None:
+        """Raise FormatError unless the checksum that is stored is the computed one."""
+        if computed != stored:
+            got = f"{stored:#010x}"
             raise self.broken("a structure's checksum is wrong", "hdf5.checksum", f"{computed:#010x}", got)
-        return Fields(self.space, body, self._start, self.field)
 
     def part(self, length: int) -> Fields:
         """A cursor over the next `length` bytes."""

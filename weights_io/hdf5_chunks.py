@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from weights_io.hdf5_layouts import EXTENSIBLE, FIXED, IMPLICIT, NO_INDEX, SINGL
 from weights_io.hdf5_trees import children, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from weights_io.errors import FormatError
     from weights_io.hdf5_bytes import Fields, Space
@@ -37,8 +38,8 @@ RULES = {
     "hdf5.chunk-index": "An index of chunks has the kind, the entries and the size that the dataset needs.",
     "hdf5.chunk-place": "A chunk begins at a multiple of the shape of chunks.",
 }
-AT_A_TIME = 1 << 16  # entries of an index that are looked at together
-BLOCK_COST = 600  # bytes of objects that the entries of one block of an index take, besides the entries
+AT_A_TIME, BLOCKS_AT_A_TIME = 1 << 16, 1 << 12  # entries of an index, and blocks of them, that are looked at together
+BATCH_COST = 600  # bytes of objects that those take, besides the entries
 ENTRY_COST = 64  # bytes that a chunk's place takes while its dataset is read, besides 16 for each axis
 
 
@@ -89,19 +90,19 @@ def locate(space: Space, dataset: Dataset, chunks: Chunks, name: str) -> Stored:
 
 def read_chunks(space: Space, dataset: Dataset, chunks: Chunks, stored: Stored, name: str) -> Any:
     """The array of a chunked dataset, writable."""
-    array, whole = filled(dataset), space.source.map(0, space.source.size, repr(name))
+    found, whole = filled(dataset), space.source.map(0, space.source.size, repr(name))
     for address, size, mask, place in zip(*stored, strict=True):
         at = space.base + int(address)
         raw = whole[at : at + int(size)]
         begin = [int(index) * length for index, length in zip(place, chunks.shape, strict=True)]
-        _put(array, _decoded(space, dataset, chunks, raw, int(mask), begin, at, repr(name)), begin)
-    return array
+        _put(found, _decoded(space, dataset, chunks, raw, int(mask), begin, at, repr(name)), begin)
+    return found
 
 
-def _put(array: Any, chunk: Any, begin: list[int]) -> None:
-    lengths = [min(size, length - start) for size, length, start in zip(chunk.shape, array.shape, begin, strict=True)]
+def _put(whole: Any, chunk: Any, begin: list[int]) -> None:
+    lengths = [min(size, length - start) for size, length, start in zip(chunk.shape, whole.shape, begin, strict=True)]
     inside = tuple(slice(start, start + length) for start, length in zip(begin, lengths, strict=True))
-    array[inside] = chunk[tuple(slice(length) for length in lengths)]
+    whole[inside] = chunk[tuple(slice(length) for length in lengths)]
 
 
 def _decoded(
@@ -124,7 +125,7 @@ def _located(space: Space, dataset: Dataset, chunks: Chunks, grid: tuple[int, ..
     if chunks.address is None or not all(grid):
         return _gathered([], axes)
     if chunks.kind == NO_INDEX:
-        return _tree_1(space, chunks, filtered)
+        return _tree_1(space, chunks, filtered, grid)
     if chunks.kind == TREE:
         return _tree_2(space, chunks, filtered)
     if chunks.kind == SINGLE:
@@ -149,9 +150,9 @@ def _wrong(parts: _Array, what: str, expected: object, got: object) -> FormatErr
     )
 
 
-def _gathered(found: list[tuple[Any, ...]], axes: int) -> Stored:
-    """Rows of address, size, mask and places as arrays."""
-    rows = np.array(found, np.uint64).reshape(-1, 3 + axes)
+def _gathered(found: Iterable[int], axes: int) -> Stored:
+    """Address, size, mask and place of one chunk after the other as arrays."""
+    rows = np.fromiter(found, np.uint64).reshape(-1, 3 + axes)
     return Stored(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3:])
 
 
@@ -171,7 +172,7 @@ def _single(space: Space, chunks: Chunks, grid: tuple[int, ...]) -> Stored:
             "a dataset is more than its single chunk", "hdf5.chunk-index", at, "single chunk", 1, math.prod(grid)
         )
     size, mask = chunks.single or (chunks.nbytes, 0)
-    return _gathered([(chunks.address, size, mask, *(0 for _ in grid))], len(grid))
+    return _gathered((chunks.address or 0, size, mask, *(0 for _ in grid)), len(grid))
 
 
 def _implicit(parts: _Array, grid: tuple[int, ...]) -> Stored:
@@ -189,8 +190,8 @@ def _implicit(parts: _Array, grid: tuple[int, ...]) -> Stored:
     return Stored(addresses, sizes, np.zeros(count, np.uint64), places)
 
 
-def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> Stored:
-    """The chunks that a version 1 tree has; a key is stored bytes, mask, offsets, and 0 for the element itself."""
+def _tree_1(space: Space, chunks: Chunks, filtered: bool, grid: tuple[int, ...]) -> Stored:
+    """The chunks of the grid that a version 1 tree has; a key is stored bytes, mask, offsets, and 0 for the element itself."""
     axes, address = len(chunks.shape), chunks.address or 0
     layout = struct.Struct(f"<II{axes + 1}Q")
     element = chunks.nbytes // math.prod(chunks.shape)
@@ -205,7 +206,7 @@ def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> Stored:
             )
         return tuple(offset // step for offset, step in zip(offsets, steps, strict=True))
 
-    found = []
+    found = array("Q")
     for child in children(space, address, 1, layout.size, space.chunk_k, order):
         size, mask, *_ = layout.unpack(child.low)
         place = order(child.low)
@@ -213,8 +214,9 @@ def _tree_1(space: Space, chunks: Chunks, filtered: bool) -> Stored:
             at = space.base + child.address
             expected = f"{chunks.nbytes} bytes at a whole element" if not filtered else "a whole element"
             raise space.broken("a chunk's key is wrong", "hdf5.chunk-index", at, "chunk", expected, (size, mask, place))
-        found.append((child.address, size, mask, *place[:-1]))
-        space.check_heap((ENTRY_COST + 128 + 16 * axes) * len(found), "chunk index")
+        if all(index < most for index, most in zip(place, grid, strict=False)):
+            found.extend((child.address, size, mask, *place[:-1]))
+            space.check_heap(2 * len(found) * found.itemsize, "chunk index")
     return _gathered(found, axes)
 
 
@@ -261,23 +263,39 @@ def _entries(parts: _Array, found: Iterator[tuple[int, bytes]]) -> Stored:
     """The chunks of blocks of entries, each with the number of its first entry."""
     undefined = (1 << 8 * parts.space.offset_size) - 1
     blocks = [_gathered([], len(parts.extent))]
-    for first, raw in _slices(found, parts.entry):
+    for numbers, raw in _batches(found, parts.entry):
         rows = np.frombuffer(raw, np.uint8).reshape(-1, parts.entry)
         addresses, sizes, masks = _places(parts.space, parts.chunks, rows, parts.filtered)
         kept = np.flatnonzero(addresses != undefined)
         if len(kept):
-            parts.space.charge(BLOCK_COST + (ENTRY_COST + 16 * len(parts.extent)) * len(kept), "chunk index")
-            places = _unravelled(parts, kept.astype(np.uint64) + np.uint64(first))
+            parts.space.charge(BATCH_COST + (ENTRY_COST + 16 * len(parts.extent)) * len(kept), "chunk index")
+            places = _unravelled(parts, numbers[kept])
             blocks.append(Stored(addresses[kept], sizes[kept], masks[kept], places))
     return Stored(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
 
-def _slices(found: Iterator[tuple[int, bytes]], entry: int) -> Iterator[tuple[int, memoryview]]:
-    """The same entries, at most `AT_A_TIME` in one block."""
+def _batches(found: Iterator[tuple[int, bytes]], entry: int) -> Iterator[tuple[Any, bytes]]:
+    """The same entries, small blocks together and large ones in parts, with the number of each: uint64 (n,)."""
+    firsts, parts, count = [], list[memoryview](), 0
     for first, raw in found:
         view = memoryview(raw)
         for begin in range(0, len(raw) // entry, AT_A_TIME):
-            yield first + begin, view[begin * entry : (begin + AT_A_TIME) * entry]
+            firsts.append(first + begin)
+            parts.append(view[begin * entry : (begin + AT_A_TIME) * entry])
+            count += len(parts[-1]) // entry
+            if count >= AT_A_TIME or len(parts) == BLOCKS_AT_A_TIME:
+                yield _numbered(firsts, parts, entry), b"".join(parts)
+                firsts, parts, count = [], [], 0
+    if parts:
+        yield _numbered(firsts, parts, entry), b"".join(parts)
+
+
+def _numbered(firsts: list[int], parts: list[memoryview], entry: int) -> Any:  # -> uint64 (n,)
+    """The numbers of entries in blocks whose first has the number given."""
+    counts = np.array([len(part) // entry for part in parts])
+    ends = np.cumsum(counts)
+    within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    return np.repeat(np.array(firsts, np.uint64), counts) + within.astype(np.uint64)
 
 
 def _unravelled(parts: _Array, index: Any) -> Any:  # uint64 (n,) -> uint64 (n, axes)
@@ -324,8 +342,9 @@ def _pages(
 
 def _set_bits(bits: bytes, skip: int, count: int) -> Iterator[int]:
     """Which of `count` bits from `skip` on are set, counted from there; the first bit of a byte is the highest."""
-    for start in range(skip // 8, -(-(skip + count) // 8), 4096):
-        block = np.unpackbits(np.frombuffer(bits, np.uint8, min(4096, len(bits) - start), start))
+    end = -(-(skip + count) // 8)
+    for start in range(skip // 8, end, 4096):
+        block = np.unpackbits(np.frombuffer(bits, np.uint8, min(4096, end - start), start))
         for i in np.flatnonzero(block).tolist():
             if skip <= start * 8 + i < skip + count:
                 yield start * 8 + i - skip

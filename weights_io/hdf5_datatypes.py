@@ -60,6 +60,7 @@ START, FLOATING, AXES = Struct("<II"), Struct("<HHBBBBI"), Struct("<BBB")  # of 
 SIZES = Struct("<HHH")  # of an attribute's name, datatype and dataspace
 BOOLEAN = {b"FALSE": 0, b"TRUE": 1}
 MAX_AXES = 32
+LONGEST = 8  # bytes of a name that are looked at; those of booleans are shorter
 VALUE_COST = 100  # bytes of objects that a value of an attribute takes, besides its own
 
 
@@ -152,9 +153,9 @@ def _boolean(fields: Fields, version: int, bits: int, size: int) -> Datatype:
 
 
 def _terminated(fields: Fields, padded: bool) -> bytes:
-    """Bytes up to a NUL; padded: then filled up to a multiple of eight."""
+    """Bytes up to a NUL, or the first `LONGEST` of them; padded: then filled up to a multiple of eight."""
     name = bytearray()
-    while (byte := fields.take(1)) != b"\0":
+    while len(name) < LONGEST and (byte := fields.take(1)) != b"\0":
         name += byte
     fields.take(-(len(name) + 1) % 8 if padded else 0)
     return bytes(name)
@@ -247,10 +248,11 @@ def _value(fields: Fields, datatype: Datatype, shape: Shape) -> Any:
         )
     if datatype.kind in ("text", "variable text"):
         return _texts(fields, datatype, shape)
-    fields.space.charge(VALUE_COST + shape.elements * datatype.size, fields.field)
+    axes = len(shape.shape)
+    fields.space.charge(VALUE_COST * (2 if axes else 1) + 48 * axes + shape.elements * datatype.size, fields.field)
     if datatype.stored is None:
         return Unread(datatype.kind, shape.shape)
-    values = np.frombuffer(fields.take(shape.elements * datatype.size), datatype.stored)
+    values = np.frombuffer(fields.view(shape.elements * datatype.size), datatype.stored)
     values = values.astype(native(datatype.stored)).reshape(shape.shape)
     values = values != 0 if datatype.kind == "bool" else values.view(datatype.dtype)
     return read_only(values) if shape.shape else values[()].item()
@@ -270,13 +272,14 @@ def _texts(fields: Fields, datatype: Datatype, shape: Shape) -> Any:
 def _text(fields: Fields, datatype: Datatype) -> str | bytes:
     """Text, or the bytes themselves where they are not UTF-8; the declared character set is often wrong, and is not looked at."""
     if datatype.kind == "text":
+        fields.space.charge(4 * datatype.size, fields.field)
         raw = fields.take(datatype.size)
     else:
         length, address, index = fields.unsigned(4), fields.address(), fields.unsigned(4)
+        fields.space.charge(4 * length, fields.field)
         raw = global_object(fields, address, index, length) if length or address else b""
     raw = (raw.rstrip(b" ") if datatype.padding == 2 else raw).rstrip(b"\0")
     raw = raw.split(b"\0", 1)[0] if datatype.padding == 0 else raw
-    fields.space.charge(4 * len(raw), fields.field)
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from weights_io.hdf5_bytes import Fields, Space
+from weights_io.hdf5_bytes import Fields, Space, lookup3
 from weights_io.hdf5_trees import records
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LocalHeap:
         fields.take(3)
         size, free, start = fields.length(), fields.length(), fields.defined()
         self._segment = space.fields(start, size, "names of a local heap")
-        self._raw = self._segment.take(size)
+        self._raw = self._segment.take(size)  # all of it, which is no copy
         self._check_free(free, space.length_size)
 
     def _check_free(self, offset: int, width: int) -> None:
@@ -103,9 +103,11 @@ def _collection(space: Space, address: int) -> tuple[bytes, dict[int, tuple[int,
         raise start.broken(
             "a collection of the global heap is too small", "hdf5.global-heap", f"at least {LEAST} bytes", size
         )
-    fields = space.fields(address, size, "global heap")
+    space.claim(address, size, "global heap")
+    space.charge(size, "global heap")
     raw, places = space.read(address, size, "global heap"), {}
-    fields.take(prefix)
+    fields = Fields(space, raw, space.base + address, "global heap")
+    fields.skip(prefix)
     while fields.left >= prefix:
         index, _, length = fields.unsigned(2), fields.take(6), fields.length()
         fields.take(-space.length_size % 8)
@@ -116,7 +118,7 @@ def _collection(space: Space, address: int) -> tuple[bytes, dict[int, tuple[int,
                 "two objects of a collection have one number", "hdf5.global-heap", "one", f"a second {index}"
             )
         places[index] = (size - fields.left, length)
-        fields.take(length + -length % 8)
+        fields.skip(length + -length % 8)
         space.charge(OBJECT_COST, "global heap")
     return raw, places
 
@@ -176,6 +178,7 @@ class FractalHeap:
         self._blocks: dict[tuple[int, int], bytes] = {}
         self._children: dict[tuple[int, int], list[int | None]] = {}
         self._huge: dict[int, tuple[int, int]] | None = None
+        self._used = 0  # bytes of the managed objects that were read
 
     def _read_table(self, fields: Fields) -> tuple[_Table, int | None, int]:
         width, start, largest = fields.unsigned(2), fields.length(), fields.length()
@@ -251,6 +254,12 @@ class FractalHeap:
             raise fields.broken(
                 "a heap object is after its heap", "hdf5.fractal-heap", f"{self._managed_space} bytes", got
             )
+        self._used += length
+        if self._used > self._managed_space:  # each is read once: names are unique
+            got = f"{self._used} bytes or more"
+            raise fields.broken(
+                "the objects of a heap overlap", "hdf5.fractal-heap", f"at most {self._managed_space} bytes", got
+            )
         address, size, begin = self._place(fields, offset)
         block = self._block(address, size, begin)
         header = 5 + self.space.offset_size + self._offset_size + (4 if self._flags & 2 else 0)
@@ -295,11 +304,14 @@ class FractalHeap:
         if (address, begin) not in self._blocks:
             field, place = "direct block of a fractal heap", 5 + self.space.offset_size + self._offset_size
             self.space.claim(address, size, field)
-            raw, start = self.space.read(address, size, field), self.space.base + address
-            self._prefix(Fields(self.space, raw, start, field), b"FHDB", begin)
+            self.space.charge(OBJECT_COST + size, field)
+            raw = self.space.read(address, size, field)
+            fields = Fields(self.space, raw, self.space.base + address, field)
+            self._prefix(fields, b"FHDB", begin)
             if self._flags & 2:  # the checksum is that of the block with zeros in its place
-                whole = raw[:place] + bytes(4) + raw[place + 4 :] + raw[place : place + 4]
-                Fields(self.space, whole, start, field).checked()
+                zeroed = bytearray(raw)
+                zeroed[place : place + 4] = bytes(4)
+                fields.check_sum(lookup3(memoryview(zeroed)), int.from_bytes(raw[place : place + 4], "little"))
             self._blocks[address, begin] = raw
         return self._blocks[address, begin]
 

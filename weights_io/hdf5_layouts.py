@@ -91,12 +91,16 @@ class Dataset(NamedTuple):
         return self.space.elements * self.datatype.size
 
     @property
+    def chunk_count(self) -> int:
+        """The number of chunks that there can be; 0 where there is no index."""
+        chunks = self.layout.chunks
+        return math.prod(chunks.grid(self.space.shape)) if chunks and chunks.address is not None else 0
+
+    @property
     def unpacked(self) -> int:
         """Bytes that reading all elements can unpack: chunks reach over the edges of the dataset."""
         chunks = self.layout.chunks
-        if chunks is None or chunks.address is None or not self.filters:
-            return self.nbytes
-        return math.prod(chunks.grid(self.space.shape)) * chunks.nbytes
+        return self.chunk_count * chunks.nbytes if chunks and self.filters else self.nbytes
 
 
 def read_dataset(space: Space, header: Header, opaque: Any = None) -> Dataset:
@@ -219,7 +223,7 @@ def _checked(fields: Fields, chunks: Chunks, shape: Shape) -> Chunks:
     if len(chunks.shape) != len(shape.shape):
         raise fields.broken("chunks have another number of axes", "hdf5.layout", len(shape.shape), len(chunks.shape))
     most = space.source.size + space.limits.spare // 8  # reading takes memory for two chunks, beside the array
-    if chunks.nbytes > most:
+    if chunks.nbytes > most and chunks.address is not None:
         expected, got = f"at most {most} bytes; weights_io.Limits(spare=...) allows more", f"{chunks.nbytes} bytes"
         raise fields.broken("a chunk is far larger than the file", "hdf5.chunk-size", expected, got)
     if chunks.address is not None:

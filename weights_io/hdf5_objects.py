@@ -228,24 +228,49 @@ def read_header(space: Space, address: int, field: object) -> Header:
     return header
 
 
+class _Found:
+    """The messages of one header so far, the blocks that are still to be read, and what both cost."""
+
+    def __init__(self, space: Space, field: object) -> None:
+        self.space, self.field = space, field
+        self.messages: list[Message] = []
+        self.blocks: deque[tuple[int, int]] = deque()
+        self._cost = 0
+
+    def enter(self, fields: Fields, kind: int, flags: int, length: int) -> None:
+        """Note one message: a continuation as a block, one that matters as itself."""
+        _check_message(fields, kind, flags, length)
+        if kind not in NAMES:
+            fields.skip(length)
+            return
+        message = Message(kind, flags, fields.take(length), fields.at - length)
+        self._cost += MESSAGE_COST + length
+        self.space.check_heap(self._cost + fields.size, self.field)
+        if kind != CONTINUATION:
+            self.messages.append(message)
+            return
+        place = message.fields(self.space)
+        self.blocks.append((place.defined(), place.length()))
+
+
 def _messages_1(space: Space, address: int, field: object) -> list[Message]:
     prefix = space.fields(address, 16, field)
     version, announced, size = prefix.numbers(PREFIX_1)
     if version != 1:
         raise prefix.broken("there is no object header", "hdf5.signature", "version 1, or OHDR", version)
-    messages: list[Message] = []
-    blocks, count = deque([(address + 16, size)]), 0
-    while blocks:
-        fields = space.fields(*blocks.popleft(), field)
+    found, count = _Found(space, field), 0
+    found.blocks.append((address + 16, size))
+    while found.blocks:
+        fields = space.fields(*found.blocks.popleft(), field)
         while fields.left:
             count += 1
             kind, length, flags = fields.numbers(START_1)
             if length % 8:
                 raise fields.broken("a message's length is wrong", "hdf5.message", "a multiple of 8", length)
-            _enter(space, fields, kind, flags, length, messages, blocks)
+            found.enter(fields, kind, flags, length)
     if count != announced:
         raise prefix.broken("an object header has another number of messages", "hdf5.message", announced, count)
-    return messages
+    return found.messages
 
 
 def _messages_2(space: Space, address: int, field: object) -> list[Message]:
@@ -259,34 +284,25 @@ def _messages_2(space: Space, address: int, field: object) -> list[Message]:
     size = int.from_bytes(space.read(address + before, width, field), "little")
     first = space.checked(address, before + width + size + 4, field)
     first.take(before + width)
-    blocks: deque[tuple[int, int]] = deque()
-    messages: list[Message] = []
-    _block_2(space, first, flags, messages, blocks)
-    while blocks:
-        block = space.checked(*blocks.popleft(), field)
+    found = _Found(space, field)
+    _block_2(first, flags, found)
+    while found.blocks:
+        block = space.checked(*found.blocks.popleft(), field)
         block.signature(b"OCHK")
-        _block_2(space, block, flags, messages, blocks)
-    return messages
+        _block_2(block, flags, found)
+    return found.messages
 
 
-def _block_2(space: Space, fields: Fields, flags: int, messages: list[Message], blocks: deque[tuple[int, int]]) -> None:
+def _block_2(fields: Fields, flags: int, found: _Found) -> None:
     ordered = 2 if flags & 4 else 0
     while fields.left >= 4 + ordered:  # less is a gap, which the format allows
         kind, length, message_flags = fields.numbers(START_2)
         fields.take(ordered)
-        _enter(space, fields, kind, message_flags, length, messages, blocks)
+        found.enter(fields, kind, message_flags, length)
 
 
-def _enter(
-    space: Space,
-    fields: Fields,
-    kind: int,
-    flags: int,
-    length: int,
-    messages: list[Message],
-    blocks: deque[tuple[int, int]],
-) -> None:
-    """Note one message: a continuation in `blocks`, one that matters in `messages`."""
+def _check_message(fields: Fields, kind: int, flags: int, length: int) -> None:
+    """Raise unless a message fits, its flags go together, and it is known if it must be."""
     if length > fields.left:
         raise fields.broken(
             "a message is longer than its header", "hdf5.message", f"{length} bytes", f"{fields.left} bytes"
@@ -298,17 +314,6 @@ def _enter(
         raise fields.unread(
             "a message must be understood, and is unknown", "hdf5.message-unknown", f"below {KNOWN}", kind
         )
-    at, raw = fields.at, fields.take(length)
-    if kind not in NAMES:
-        return
-    message = Message(kind, flags, raw, at)
-    if kind != CONTINUATION:
-        messages.append(message)
-        space.check_heap(MESSAGE_COST * len(messages), fields.field)
-        return
-    place = message.fields(space)
-    blocks.append((place.defined(), place.length()))
-    space.check_heap(MESSAGE_COST * len(blocks), fields.field)
 
 
 # --- committed datatypes ----------------------------------------------------------------------------------------------------

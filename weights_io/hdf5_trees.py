@@ -8,7 +8,6 @@ Reference: HDF5 File Format Specification, version 3.0, section III.A.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weights_io.hdf5_bytes import Fields, Space
@@ -41,20 +40,30 @@ def children(
     space: Space, address: int, kind: int, key_size: int, half: int, order: Callable[[bytes], Any]
 ) -> Iterator[Child]:
     """What the leaves point to, from left to right; `order` makes of a key's bytes something that can be compared."""
-    stack: list[tuple[int, int | None, Any, Any]] = [(address, None, None, None)]
+    stack: list[tuple[int, int | None, bytes, bytes]] = [(address, None, b"", b"")]
     while stack:
         address, level, low, high = stack.pop()
         fields, found, count = _node_1(space, address, kind, key_size, half, level)
         keys, parts = _parts_1(fields, count, key_size)
-        values = [order(key) for key in keys]
-        inside = level is None or not count or (low <= values[0] and values[-1] <= high)
-        if not inside or any(right <= left for left, right in pairwise(values)):
-            raise fields.broken("the keys of a tree are out of order", "hdf5.tree-order", "rising keys", repr(keys[:3]))
+        _check_order(fields, keys if level is None or not count else [low, *keys, high], order, inner=level is not None)
         if found == 0:
             yield from (Child(*part) for part in zip(keys, keys[1:], parts, strict=False))
             continue
         space.check_heap(PART_COST * (len(stack) + count), "B-tree")
-        stack += [(part, found - 1, values[i], values[i + 1]) for i, part in reversed(list(enumerate(parts)))]
+        stack += [(part, found - 1, keys[i], keys[i + 1]) for i, part in reversed(list(enumerate(parts)))]
+
+
+def _check_order(fields: Fields, keys: list[bytes], order: Callable[[bytes], Any], inner: bool) -> None:
+    """Raise unless the keys rise; the first and last of an inner node's, which its parent has, may be equal to their neighbours.
+
+    What `order` makes of a key can be far longer than the key: two at a time are compared.
+    """
+    values = map(order, keys)
+    last = next(values, None)
+    for i, value in enumerate(values, 1):
+        if value < last or (value == last and not (inner and i in (1, len(keys) - 1))):
+            raise fields.broken("the keys of a tree are out of order", "hdf5.tree-order", "rising keys", repr(keys[:3]))
+        last = value
 
 
 def _node_1(
