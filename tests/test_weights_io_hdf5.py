@@ -825,6 +825,157 @@ def test_chunks_of_one_byte_are_read(tmp_path: Path) -> None:
     assert found.tobytes() == bytes(range(256)) * (count // 256)
 
 
+# --- costs: what a small file can make a reader do --------------------------------------------------------------------------
+
+
+def _group(*messages: tuple[int, str, bytes]) -> bytes:
+    """A file whose root group has these messages."""
+    b = build.Builder({})
+    b.reserve(48)
+    build.superblock2(b, build.header2(b, "root", [(2, "info", build.link_info(b, "info")), *messages]))
+    return bytes(b.data)
+
+
+def _attribute(
+    b: build.Builder, name: str, kind: bytes, shape: tuple[int, ...], value: bytes
+) -> tuple[int, str, bytes]:
+    space = build.dataspace(b, name, shape, version=2)
+    return 12, name, build.attribute(b, name, name.encode(), kind, space, value, 3)
+
+
+def _peak(path: Path, rule: str) -> int:
+    """Bytes that were allocated until the file was refused."""
+    tracemalloc.start()
+    try:
+        with _refused(rule):
+            weights_io.open(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_of_weights_are_counted_before_they_are_joined(tmp_path: Path) -> None:
+    """One layer with a name of 30,000 characters and 2,000 weights: 60 MB of paths in a file of 62 kB."""
+    b = build.Builder({})
+    b.reserve(48)
+    long, count = b"l" * 30_000, 2_000
+    weights = _attribute(b, "weight_names", build.datatype(b, "t", "text", 1), (count,), b"w" * count)
+    layer = build.header2(b, "layer", [(2, "info", build.link_info(b, "info")), weights])
+    b.changes["link.length"] = 0  # the builder's links have names of up to 255 bytes: this one is written by hand
+    link = bytes([1, 0x19, 0, 1]) + struct.pack("<H", len(long)) + long + struct.pack("<Q", layer)
+    layers = _attribute(b, "layer_names", build.datatype(b, "u", "text", len(long)), (1,), long)
+    root = build.header2(b, "root", [(2, "info", build.link_info(b, "info")), (6, "link", link), layers])
+    build.superblock2(b, root)
+    path = _write(tmp_path / "a.h5", b.data)
+    assert _peak(path, "budget.heap") < 4 << 20
+
+
+def test_text_that_is_all_padding_is_counted_by_its_length(tmp_path: Path) -> None:
+    b = build.Builder({})
+    b.reserve(48)
+    size = 1 << 16
+    raw = struct.pack("<HHIQ", 1, 1, 0, size) + bytes(size)
+    address = b.add(b"GCOL\1\0\0\0" + struct.pack("<Q", len(raw) + 16) + raw)
+    kind = build.datatype(b, "t", "variable", 16, 1)
+    some = [_attribute(b, f"a{i}", kind, (500,), struct.pack("<IQI", size, address, 1) * 500) for i in range(8)]
+    build.superblock2(b, build.header2(b, "root", [(2, "info", build.link_info(b, "info")), *some]))
+    assert _peak(_write(tmp_path / "a.h5", b.data), "budget.heap") < 4 << 20
+
+
+def test_attributes_with_many_axes_stay_within_the_budget(tmp_path: Path) -> None:
+    b = build.Builder({})
+    kind = build.datatype(b, "t", "fixed", 1)
+    path = _write(tmp_path / "a.h5", _group(*(_attribute(b, f"a{i}", kind, (1,) * 32, b"x") for i in range(300))))
+    tight = weights_io.Limits(objects=1 << 16)
+    tracemalloc.start()
+    try:
+        with _refused("budget.heap"):
+            weights_io.open(path, limits=tight)
+        assert tracemalloc.get_traced_memory()[1] < tight.heap(path.stat().st_size) + path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_of_an_enumeration_are_looked_at_as_far_as_booleans_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    b = build.Builder({})
+    base = build.datatype(b, "base", "fixed", 1)
+    kind = struct.pack("<II", 0x38 | 2 << 8, 1) + base + b"F" * 9_000 + b"\0" + b"T" * 9_000 + b"\0\0\1"
+    path = _write(tmp_path / "a.h5", _group(_attribute(b, "a", kind, (), b"\0")))
+    taken: list[int] = []
+    take = hdf5_bytes.Fields.take
+    monkeypatch.setattr(hdf5_bytes.Fields, "take", lambda self, length: taken.append(length) or take(self, length))
+    assert isinstance(weights_io.open(path).metadata["attributes"][""]["a"], Unread)
+    assert len(taken) < 200
+
+
+def _linked(names: int) -> bytes:
+    """A dataset of one chunk, in a tree, under several names."""
+    b = build.Builder({})
+    b.reserve(48)
+    tree = build.tree2(b, "tree", 10, [struct.pack("<2Q", b.add(bytes(8)), 0)], 64)
+    messages = [
+        (1, "space", build.dataspace(b, "space", (8,), (build.NOWHERE,), version=2)),
+        (3, "type", _kind(np.dtype("<u1"))),
+        (8, "layout", build.indexed(b, "layout", tree, (8,), 1, 5, struct.pack("<IBB", 64, 100, 40))),
+        *(_attribute(b, f"layer_names{i}", build.datatype(b, "t", "text", 1), (0,), b"") for i in range(5)),
+    ]
+    dataset = build.header2(b, "set", messages)
+    links = [(6, f"x{i}", build.link(b, f"x{i}", f"x{i}".encode(), dataset)) for i in range(names)]
+    build.superblock2(b, build.header2(b, "root", [(2, "info", build.link_info(b, "info")), *links]))
+    return bytes(b.data)
+
+
+def test_what_hard_links_share_is_done_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[str] = []
+    for function in ("locate", "_join_split"):
+        original = getattr(hdf5, function)
+        monkeypatch.setattr(hdf5, function, lambda *a, f=function, original=original: done.append(f) or original(*a))
+    checkpoint = weights_io.open(_write(tmp_path / "a.h5", _linked(20)))
+    assert {checkpoint[name].tobytes() for name in checkpoint} == {bytes(8)}
+    assert done == ["_join_split", "locate"]
+    assert len(checkpoint) == 20
+
+
+def test_chunks_under_many_names_count_against_the_budget(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", _linked(40))
+    assert len(weights_io.open(path)) == 40
+    with _refused("budget.expansion", "far larger than the file"):
+        weights_io.open(path, limits=weights_io.Limits(expansion=1, spare=30 * 4096))
+
+
+def test_a_dataset_that_was_never_written_may_have_any_chunks(tmp_path: Path) -> None:
+    path = _changed("chunks", tmp_path, c__layout__address=build.NOWHERE, c__layout__chunk0=1 << 28)
+    assert weights_io.open(path)["c"].tolist() == [2.5] * 5
+
+
+@pytest.mark.parametrize("skip", [0, 2, 7, 9])
+@pytest.mark.parametrize("count", [1, 2, 8, 40])
+def test_bits_are_counted_from_the_highest_of_the_first_byte(skip: int, count: int) -> None:
+    bits = bytes(np.random.default_rng(count).integers(0, 256, 9000, np.uint8))
+    told = [i for i in range(count) if bits[(skip + i) // 8] >> (7 - (skip + i) % 8) & 1]
+    assert list(hdf5_chunks._set_bits(bits, skip, count)) == told
+
+
+def test_only_the_bits_of_a_block_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[int] = []
+    original = np.unpackbits
+    monkeypatch.setattr(np, "unpackbits", lambda block: unpacked.append(len(block)) or original(block))
+    assert list(hdf5_chunks._set_bits(b"\xff" * 100_000, 80_000, 3)) == [0, 1, 2]
+    assert unpacked == [1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 40), st.integers(0, 300)), max_size=30), st.integers(1, 20))
+def test_entries_keep_their_numbers_when_blocks_are_put_together(blocks: list[tuple[int, int]], entry: int) -> None:
+    given_ = [(first, bytes(np.arange(count * entry, dtype=np.uint8))) for first, count in blocks]
+    told = [(first + i, raw[i * entry : (i + 1) * entry]) for first, raw in given_ for i in range(len(raw) // entry)]
+    found = []
+    for numbers, raw in hdf5_chunks._batches(iter(given_), entry):
+        found += [(int(n), raw[i * entry : (i + 1) * entry]) for i, n in enumerate(numbers)]
+    assert found == told
+
+
 def test_every_read_starts_with_a_ledger_of_its_own(tmp_path: Path) -> None:
     checkpoint = weights_io.open(_good("chunks", tmp_path))
     assert checkpoint["c"].tobytes() == checkpoint["c"].tobytes()

@@ -1176,6 +1176,7 @@ def _later() -> list[Case]:
         bad(a, "extensible-direct", "chunk-index", "not what the dataset says", "more entries in the index block than announced", {"extensible.growth1": 2}, "extensible"),
         bad("chunks", "filter-twice", "filter-kind", "more than once|deflate 2 times", "a chunk deflated twice", {"c.filters.filter0": 1}),
         whole("chunks-over-the-edge", "budget.expansion", "far larger than the file", "64 rows of a byte, each in a chunk of 2 MB", over_the_edge()),
+        bad("dense", "objects-overlap", "fractal-heap", "objects of a heap overlap|128 bytes", "six links of sixty bytes in a heap of 128", {f"links.object{i}.length": 60 - 14 * max(0, i - 1) for i in range(6)}),
         bad(a, "index-shared", "overlap", "overlap", "two datasets with one index", {"paged.set.layout.address": 1024}),
         bad("dense", "object-after-heap", "fractal-heap", "after its heap|128 bytes", "an object after the managed space", {"links.object0.offset": 120}),
     ]  # fmt: skip
