@@ -144,14 +144,16 @@ def examine(
     differential: Differential | None = None,
     accepts: Callable[[Path], bool] | None = None,
 ) -> None:
-    """Check the properties for one input, whose first file is opened; raises BrokenPropertyError.
+    """Check the properties for one input, whose first file is opened, or the folder if it is a rank of several; raises BrokenPropertyError.
 
     `accepts` tells whether the independent library reads a file that is refused here; it must be one that bad files cannot harm.
     """
+    for left in folder.iterdir():
+        left.unlink()
     for name, content in files.items():
-        (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes(content)
-    path, size = folder / next(iter(files)), sum(map(len, files.values()))
+    first, size = next(iter(files)), sum(map(len, files.values()))
+    path = folder if first.startswith("mp_rank_") else folder / first
     tally.inputs += 1
     began = time.perf_counter()
     refused: list[str] = []
