@@ -21,6 +21,7 @@ __all__ = [
     "TextError",
     "TokenError",
     "TokenizerError",
+    "UndecidedError",
     "explain",
 ]
 
@@ -68,6 +69,10 @@ class TokenizerError(RefimplError, ValueError):
 
 class TextError(RefimplError, ValueError):
     """A text cannot be scored or continued as it stands."""
+
+
+class UndecidedError(RefimplError, ArithmeticError):
+    """An answer depends on numbers that are not known well enough: overlapping balls have no order, wide ones no value."""
 
 
 class NotBuiltYetError(RefimplError, NotImplementedError):

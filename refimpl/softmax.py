@@ -1,19 +1,47 @@
-"""Softmax and its logarithm, with boolean masks that need no infinities.
+"""Softmax, its logarithm, and softmax over the k largest, with boolean masks that need no infinities.
 
     softmax(x)_i = exp(x_i - c) / Σ_j exp(x_j - c)          logsumexp(x) = c + log Σ_j exp(x_j - c)                (any c; here c ≈ max x)
 
 A mask says which entries take part. Entries that do not are excluded by selection, not by adding -1e10 or -inf: a masked row of float16
 numbers stays finite, and a row that is masked entirely has weights that are all zero, by definition.
 
-Reference: P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
-IMA J. Numer. Anal. 41 (2021).
+Sparse softmax keeps the set T of the k largest entries, for training as for inference:
+
+    p_i = exp(x_i) / Σ_{j in T} exp(x_j) for i in T, 0 elsewhere          loss = log Σ_{j in T} exp(x_j) - x_t
+
+Among equal entries the lower index is the larger, so that T has exactly k members (all of them, where there are fewer). The target t need not
+be in T: the loss is the logarithm of a sum over the k largest, which is no less than the largest, minus one entry (claim SPARSE-2).
+
+References: P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
+IMA J. Numer. Anal. 41 (2021); J. Su, "SPACES: extract-generate summarization of long texts" (in Chinese), Scientific Spaces 8046 (2021),
+section "Sparse softmax", and the loss of its program, github.com/bojone/SPACES.
 """
 
 from __future__ import annotations
 
-from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once, shift_for_exp
+from typing import Any
 
-__all__ = ["log_softmax", "logsumexp", "masked_softmax", "softmax"]
+from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    device_of,
+    exact,
+    is_ball,
+    namespace,
+    rounded_once,
+    shift_for_exp,
+)
+
+__all__ = [
+    "log_softmax",
+    "logsumexp",
+    "masked_softmax",
+    "softmax",
+    "sparse_softmax",
+    "sparse_softmax_cross_entropy",
+    "top_k_selection",
+]
 
 
 def _lowest(like: Array) -> Array:
@@ -100,3 +128,189 @@ def log_softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n,
     xp = namespace(x)
     shifted = _minus(x, shift_for_exp(x, axis))
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+
+def _check_k(k: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise ConfigError("k must be a whole number", where="sparse softmax", expected="an int, k >= 1", got=repr(k))
+    if k < 1:
+        raise ConfigError("k must be at least 1", where="sparse softmax", expected="k >= 1", got=k)
+
+
+def _check_rows(name: str, x: Array, axis: int, mask: Array | None) -> None:
+    """Raise unless `x` has at least one entry along `axis` and `mask`, if there is one, is boolean and broadcasts to `x`."""
+    shape = tuple(x.shape)
+    if not -x.ndim <= axis < x.ndim or shape[axis] < 1:
+        expected = f"an array with an axis {axis} of at least one entry"
+        raise ShapeError("there is nothing to choose from", where=name, expected=expected, got=f"shape {shape}")
+    if mask is None:
+        return
+    if "bool" not in str(mask.dtype):
+        raise DtypeError("a mask must be boolean", where=name, expected="bool, true where allowed", got=mask.dtype)
+    if mask.ndim > x.ndim or any(a not in (1, b) for a, b in zip(mask.shape[::-1], shape[::-1], strict=False)):
+        got = tuple(mask.shape)
+        raise ShapeError("the mask does not fit", where=name, expected=f"a shape that broadcasts to {shape}", got=got)
+
+
+def _sorting_key(x: Array) -> Array:
+    """What the largest entries are sorted by: NaN as +inf, which any selection therefore shows; balls by their midpoints."""
+    xp = namespace(x)
+    return xp.frompyfunc(lambda ball: ball.mid(), 1, 1)(x) if is_ball(x) else xp.where(xp.isnan(x), xp.inf, x)
+
+
+def _check_decided(x: Array, kept: Array, rejected: Array, axis: int) -> None:
+    """Raise UndecidedError unless every kept ball lies above every rejected one, or touches it only where both are the same number."""
+    xp = namespace(x)
+    low = xp.frompyfunc(lambda ball, use: _end(ball, -1) if use else exact(float("inf"), x), 2, 1)(x, kept)
+    high = xp.frompyfunc(lambda ball, use: _end(ball, 1) if use else exact(float("-inf"), x), 2, 1)(x, rejected)
+    floor, ceiling = xp.min(low, axis=axis, keepdims=True), xp.max(high, axis=axis, keepdims=True)
+    wide = xp.astype(xp.frompyfunc(lambda ball: ball.is_nan() or not ball.is_exact(), 1, 1)(x), bool)
+    touching = wide & ((kept & (low == ceiling)) | (rejected & (high == floor)))
+    decided = (floor > ceiling) | ((floor == ceiling) & ~xp.any(touching, axis=axis, keepdims=True))
+    if not xp.all(decided | ~xp.any(rejected, axis=axis, keepdims=True)):
+        raise UndecidedError(
+            "undecided: which entries are the largest depends on balls that overlap",
+            where="sparse softmax",
+            expected="the k-th largest ball above the next one, or both exact",
+            got="balls that meet",
+            remedy="compute the inputs with more bits, or choose from their midpoints",
+        )
+
+
+def _end(ball: Any, side: int) -> Any:
+    """The lower (-1) or upper (1) end of a ball, itself where it is one number; the whole line for NaN."""
+    if ball.is_nan():
+        return ball.__class__(side * float("inf"))
+    return ball if ball.is_exact() else (ball.upper() if side > 0 else ball.lower())
+
+
+def top_k_selection(
+    x: Array, k: int, axis: int = -1, *, mask: Array | None = None
+) -> Array:  # (..., n, ...) -> bool (..., n, ...)
+    """kept_i = (fewer than k allowed entries come before x_i), where larger ones come before, and equal ones of lower index.
+
+    Parameters
+    ----------
+    x : array, floating or balls
+    k : int >= 1; from the number of allowed entries on, all of them are kept
+    axis : int, the axis along which entries compete
+    mask : boolean array that broadcasts to the shape of `x`, true at entries that are allowed, or None. Others are never kept, whatever they hold
+
+    Returns
+    -------
+    boolean array, the shape of `x`; min(k, allowed entries) are true in each row. NaN counts as +inf.
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        if `x` is not floating or the mask not boolean, the shapes do not fit, or k is not a whole number >= 1.
+    UndecidedError
+        if `x` are balls, and those that compete for the last place overlap. Balls that are exact and equal are decided by index.
+    """
+    check_floating("x", x)
+    _check_rows("top_k_selection", x, axis, mask)
+    _check_k(k)
+    xp = namespace(x)
+    allowed = xp.ones(x.shape, dtype=xp.bool, device=device_of(x))
+    allowed = allowed if mask is None else allowed & mask
+    order = xp.argsort(_sorting_key(xp.where(allowed, x, exact(0, x))), axis=axis, descending=True, stable=True)
+    ordered = xp.take_along_axis(allowed, order, axis=axis)
+    among_k = ordered & (xp.cumulative_sum(xp.astype(ordered, xp.int64), axis=axis) <= k)
+    kept = xp.take_along_axis(among_k, xp.argsort(order, axis=axis, stable=True), axis=axis)
+    if is_ball(x):
+        _check_decided(x, kept, allowed & ~kept, axis)
+    return kept
+
+
+@rounded_once
+def sparse_softmax(
+    x: Array, k: int, axis: int = -1, *, mask: Array | None = None
+) -> Array:  # (..., n, ...) -> (..., n, ...)
+    """p_i = exp(x_i) / Σ_{j in T} exp(x_j) for i in T, the k largest allowed entries; exactly 0 elsewhere.
+
+    Parameters
+    ----------
+    x : array, floating or balls
+    k : int >= 1, how many entries are kept. From n on the result is `softmax`, bit for bit; for k = 1 it is the one-hot vector of the maximum
+    axis : int, the axis along which the result sums to one
+    mask : boolean array that broadcasts to the shape of `x`, true at entries that are allowed, or None. Others are never among the k largest,
+        whatever they hold; a row in which nothing is allowed is 0
+
+    Returns
+    -------
+    array, the shape and dtype of `x`. Among equal entries those of lower index are kept. A NaN or +inf among
+    the allowed entries of a row, or nothing but -inf, gives NaN for the row.
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError, UndecidedError
+        as `top_k_selection`.
+    """
+    return masked_softmax(x, top_k_selection(x, k, axis, mask=mask), axis=axis)
+
+
+def _check_targets(targets: Array, logits: Array, mask: Array | None) -> tuple[Array, Array]:
+    """The targets as int64 (..., 1), 0 in rows where nothing is allowed, and which rows those are not: bool (..., 1)."""
+    xp, shape = namespace(logits, targets), tuple(logits.shape)
+    if tuple(targets.shape) != shape[:-1]:
+        raise ShapeError(
+            "targets must have one entry for each row of logits", expected=shape[:-1], got=tuple(targets.shape)
+        )
+    if "int" not in str(targets.dtype):
+        raise DtypeError(
+            "targets must be whole numbers", where="targets", expected="an integer dtype", got=targets.dtype
+        )
+    allowed = xp.ones(shape, dtype=xp.bool, device=device_of(logits))
+    allowed = allowed if mask is None else allowed & mask
+    given = xp.any(allowed, axis=-1, keepdims=True)
+    ids = xp.where(given, xp.astype(targets, xp.int64)[..., None], 0)
+    _refuse_target("a target is out of range", (ids < 0) | (ids >= shape[-1]), f"0 <= target < {shape[-1]}", ids)
+    masked = given & ~xp.take_along_axis(allowed, ids, axis=-1)
+    _refuse_target("a target is masked", masked, "a target whose logit is allowed", ids)
+    return ids, given
+
+
+def _refuse_target(what: str, wrong: Array, expected: str, ids: Array) -> None:
+    """Raise TokenError that names the first row in which `wrong` is true."""
+    xp = namespace(wrong)
+    if bool(xp.any(wrong)):
+        place = tuple(int(axis[0]) for axis in xp.nonzero(wrong))
+        raise TokenError(what, where=f"targets{list(place[:-1])}", expected=expected, got=int(ids[place]))
+
+
+@rounded_once
+def sparse_softmax_cross_entropy(
+    logits: Array, targets: Array, k: int, *, mask: Array | None = None
+) -> Array:  # (..., n), int (...) -> (...)
+    """loss = log Σ_{j in T} exp(s_j) - s_t = log Σ_{j in T} exp(s_j - c) + (c - s_t), T the k largest allowed logits, c their maximum.
+
+    Both terms are >= 0 in floating point too: the sum has a term that is 1, and no allowed s_t is above c.
+
+    Parameters
+    ----------
+    logits : array, (..., n), floating or balls
+    targets : integer array, (...), 0 <= target < n; a target outside the k largest is legal
+    k : int >= 1. From n on the loss is minus `log_softmax` at the target, bit for bit
+    mask : boolean array that broadcasts to (..., n), true at logits that are allowed, or None. Others have no influence, whatever they hold. Where
+        nothing is allowed the loss is 0 and the target is not looked at: positions are masked by `mask[..., None]`
+
+    Returns
+    -------
+    array, (...), the dtype of `logits`; +inf where it overflows
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError, UndecidedError
+        as `top_k_selection`, and for targets that are not whole numbers or not one for each row.
+    TokenError
+        if a target is out of range, or is itself masked.
+    """
+    xp, kept = namespace(logits, targets), top_k_selection(logits, k, mask=mask)
+    ids, given = _check_targets(targets, logits, mask)
+    shift = shift_for_exp(xp.where(kept, logits, _lowest(logits)), -1)
+    chosen = xp.where(
+        given, _minus(xp.where(given, xp.take_along_axis(logits, ids, axis=-1), shift), shift), exact(0, logits)
+    )
+    exponentials = xp.where(kept, xp.exp(_minus(xp.where(kept, logits, shift), shift)), exact(0, logits))
+    total = xp.sum(exponentials, axis=-1, keepdims=True)
+    return xp.squeeze(xp.log(xp.where(given, total, exact(1, logits))) - chosen, axis=-1)

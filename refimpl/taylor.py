@@ -8,9 +8,14 @@ whose rounding cannot make it negative. (Plain Horner does: in float32 at order 
 
 Taylor softmax of even order n:  p_i = f_n(x_i) / Σ_j f_n(x_j).  At order 2, f_2(q·k) = φ(q)·φ(k) with  φ(x) = [1, x, (x ⊗ x)/√2].
 
+Attention with these weights is linear attention, in work and memory linear in the length:
+
+    O_i = Σ_j f_2(s_ij) v_j / Σ_j f_2(s_ij),  s_ij = q_i·k_j/√d                                                      (2)
+
 References: A. de Brébisson and P. Vincent, "An exploration of softmax alternatives belonging to the spherical loss family",
 arXiv 1511.05042, section 3.2 (order 2); K. Banerjee et al., "Exploring alternatives to softmax function", arXiv 2011.11538 (even orders);
-Abramowitz and Stegun, 25.4.45 (Gauss-Laguerre).
+Abramowitz and Stegun, 25.4.45 (Gauss-Laguerre); A. Katharopoulos et al., "Transformers are RNNs", arXiv 2006.16236, section 3.2.1 (polynomial
+kernels as features).
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from fractions import Fraction
 from typing import Any
 
 from refimpl.errors import ConfigError
+from refimpl.linear_attention import linear_attention, sees_a_key, weighted_mean
 from refimpl.number_system import (
     Array,
     check_floating,
@@ -34,7 +40,7 @@ from refimpl.number_system import (
     whole_power,
 )
 
-__all__ = ["exp_taylor", "laguerre_nodes", "laguerre_rule", "taylor_features", "taylor_softmax"]
+__all__ = ["exp_taylor", "laguerre_nodes", "laguerre_rule", "taylor_attention", "taylor_features", "taylor_softmax"]
 
 _BITS = 320  # of the rational nodes; their certified radius is 2^-280, below every precision that balls are run at here
 _RADIUS = Fraction(1, 2**280)
@@ -216,3 +222,65 @@ def taylor_features(x: Array) -> Array:  # (..., d) -> (..., 1 + d + d²)
     xp = namespace(x)
     products = xp.reshape(x[..., :, None] * x[..., None, :], (*x.shape[:-1], -1))
     return xp.concat([x[..., :1] * 0 + exact(1, x), x, products / square_root(2, x)], axis=-1)
+
+
+def _scaled(q: Array, scale: float | Fraction | None) -> Array:
+    """q/√d, or q · scale for a given finite number."""
+    if scale is None:
+        return q / square_root(q.shape[-1], q)
+    if not isinstance(scale, int | float | Fraction) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise ConfigError(
+            "the scale of the scores must be a finite number",
+            where="taylor_attention",
+            expected="an int, a float or a Fraction; None for 1/√d",
+            got=repr(scale),
+        )
+    return q * exact(scale, q)
+
+
+@rounded_once
+def taylor_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    mask: Array | None = None,
+    scale: float | Fraction | None = None,
+    chunk: int = 128,
+) -> Array:  # (..., n, d), (..., m, d), (..., m, e) -> (..., n, e)
+    """O_i = Σ_j f_2(s_ij) v_j / Σ_j f_2(s_ij) with s_ij = q_i·k_j/√d, computed as φ(q_i/√d)ᵀ Σ_j φ(k_j) [v_j, 1]ᵀ.
+
+    Attention in which softmax is replaced by `taylor_softmax` of order 2: positive weights that sum to one. The scale enters q before φ. No
+    array of size (n, m) or (n, 1 + d + d²) is made: both features and causal sums go chunk by chunk.
+
+    Parameters
+    ----------
+    q, k, v : array, (..., n, d), (..., m, d), (..., m, e), floating or balls, one dtype
+    causal : query i sees the keys up to its own position; the n <= m queries are the last n of the m positions
+    mask : boolean array that broadcasts to (..., m), true where the key takes part, or None. Masked keys and values have no influence,
+        whatever they hold. Values that are not masked must be finite, visible or not, since they are multiplied by 0
+    scale : the factor of q·k; None for 1/√d. On balls a float is the binary double given, a Fraction the exact rational
+    chunk : int >= 1, positions that are handled at once; the answer depends on it by rounding only
+
+    Returns
+    -------
+    array, (..., n, e), the dtype of `q`; zeros for a query that sees no key. The weight f_2(s_ij) >= 1/2 is a sum of terms whose absolute values add
+    up to f_2(a_ij), a_ij = Σ_r |q_ir k_jr|/√d: a float errs in proportion to that, and where it reaches 1/u a denominator may lose its sign
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        as `linear_attention`, and for a scale that is not a finite number.
+    """
+    check_floating("q", q)
+
+    def q_map(queries: Array) -> Array:
+        return taylor_features(_scaled(queries, scale))
+
+    numerators, denominators = linear_attention(
+        q, k, v, q_map=q_map, k_map=taylor_features, causal=causal, mask=mask, chunk=chunk
+    )
+    return weighted_mean(
+        numerators, denominators, None if mask is None else sees_a_key(mask, q.shape[-2], causal=causal)
+    )

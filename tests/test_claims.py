@@ -1,11 +1,12 @@
 """Every registered claim holds; and the checks can fail: each is run once against a broken engine."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, errors, gpt2, taylor
+from refimpl import attention, backend, errors, gpt2, softmax, taylor
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
 
 SETTING = Setting(backend.get("numpy"))
@@ -19,6 +20,7 @@ def test_claim_comes_to_its_declared_verdict(identifier):
 
 def test_all_claims_of_the_issue_are_registered():
     wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
+    wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     assert wanted <= set(CLAIMS)
 
 
@@ -76,7 +78,52 @@ def _norm_over_the_batch(x, scale, bias, eps):
     return ORIGINAL_NORM(x + 1e-6 * x.mean(axis=0, keepdims=True), scale, bias, eps)
 
 
+ORIGINAL_SELECTION = softmax.top_k_selection
+ORIGINAL_LOSS = softmax.sparse_softmax_cross_entropy
+
+
+def _every_tie(x, k, axis=-1, *, mask=None):
+    """The usual threshold: everything that is not below the k-th largest."""
+    kth = np.sort(x, axis=-1)[..., ::-1][..., min(k, x.shape[-1]) - 1]
+    return x >= kth[..., None]
+
+
+def _higher_index(x, k, axis=-1, *, mask=None):
+    return ORIGINAL_SELECTION(x[..., ::-1], k, axis)[..., ::-1]
+
+
+def _one_short(x, k, axis=-1, *, mask=None):
+    return ORIGINAL_SELECTION(x, max(k - 1, 1), axis, mask=mask)
+
+
+def _smallest(x, k, axis=-1, *, mask=None):
+    return ORIGINAL_SELECTION(-x, k, axis, mask=mask)
+
+
+def _not_renormalised(x, k, axis=-1, *, mask=None):
+    return softmax.softmax(x) * ORIGINAL_SELECTION(x, k, axis)
+
+
+def _loss_of_all(logits, targets, k, *, mask=None):
+    return ORIGINAL_LOSS(logits, targets, logits.shape[-1])
+
+
+def _loss_without_a_shift(logits, targets, k, *, mask=None):
+    """log Σ exp(s_j) - s_t with no maximum taken out: rounding makes it negative, and exp overflows."""
+    kept = np.sort(logits, axis=-1)[..., ::-1][..., :k]
+    return np.log(np.exp(kept).sum(axis=-1)) - np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
 BROKEN = [
+    ("SPARSE-1", softmax, "top_k_selection", _every_tie),
+    ("SPARSE-1", softmax, "top_k_selection", _higher_index),
+    ("SPARSE-1", softmax, "top_k_selection", _one_short),
+    ("SPARSE-1", softmax, "sparse_softmax", _not_renormalised),
+    ("SPARSE-2", softmax, "top_k_selection", _smallest),
+    ("SPARSE-2", softmax, "sparse_softmax_cross_entropy", _loss_without_a_shift),
+    ("SPARSE-3", softmax, "sparse_softmax", _not_renormalised),
+    ("SPARSE-4", softmax, "sparse_softmax_cross_entropy", _loss_of_all),
+    ("SPARSE-4", softmax, "top_k_selection", _one_short),
     ("TAYLOR-5", taylor, "exp_taylor", _horner),
     ("TAYLOR-6", taylor, "laguerre_rule", lambda order, like: [(1.0, 1.0, 1.0), (3.0, 1.0, -1.0)]),
     ("TAYLOR-7", taylor, "square_root", lambda value, like: 1),
@@ -148,6 +195,23 @@ def test_a_wrong_polynomial_breaks_the_exact_claims(identifier, monkeypatch):
     finally:
         checks._minimum.cache_clear()
     assert not held
+
+
+def test_a_larger_bound_and_another_extremal_point_are_refuted(monkeypatch):
+    """SPARSE-4 with k for k - 1, and a constructed equality at another distance."""
+    from validation.claims import sparse as checks
+
+    def with_k(w, k, t):
+        kept = checks._largest(w, k)
+        others = sum(Fraction(w[j], w[t]) for j in kept) - 1
+        return k * Fraction(min(w[j] for j in kept), max(w)) <= others, original(w, k, t)[1]
+
+    original, extremal = checks._spread_forces, checks._extremal
+    with monkeypatch.context() as patched:
+        patched.setattr(checks, "_spread_forces", with_k)
+        assert not CLAIMS["SPARSE-4"].holds(CLAIMS["SPARSE-4"].check(SETTING))
+    monkeypatch.setattr(checks, "_extremal", lambda n, k, eps: extremal(n, k, eps * 2))
+    assert not CLAIMS["SPARSE-4"].holds(CLAIMS["SPARSE-4"].check(SETTING))
 
 
 def test_claims_are_immutable():

@@ -7,6 +7,7 @@ definition in p-bit balls (validation.tolerance). On balls the claim is containm
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 from systems import ALL_DTYPES, HOST, NUMPY, System, rounded, unchanged
 
-from refimpl import activation, attention, normalization, softmax, special, taylor
+from refimpl import activation, attention, linear_attention, normalization, softmax, special, taylor
 from validation import tolerance, truth
 
 
 class Case(NamedTuple):
     name: str
     definition: Any
-    inputs: tuple[Any, ...]  # float64 arrays are rounded to the dtype under test; boolean arrays are moved as they are
+    inputs: tuple[
+        Any, ...
+    ]  # float64 arrays are rounded to the dtype under test; booleans and whole numbers are moved as they are
     # whose radius in p-bit balls is the budget: erf is one operation to a ball, and forty to a strict array, so there it is the
     # array-API formula's. (SciPy's own erfc is not correctly rounded either: 1.4 times the one-operation budget at x = 0.87.)
     budgeted: Any = None
@@ -34,6 +37,69 @@ def _attention(part: int, *names: str) -> Any:
         return attention.scaled_dot_product_attention(q, k, v, **dict(zip(names, rest, strict=True)))[part]
 
     return definition
+
+
+def _linear(part: int, **options: Any) -> Any:
+    """The numerators (0) or the denominators (1), of positional arguments q, k, v and the key mask, if there is one."""
+
+    def definition(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+        return linear_attention.linear_attention(q, k, v, mask=mask, **options)[part]
+
+    return definition
+
+
+def _taylor_attention(**options: Any) -> Any:
+    def definition(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+        return taylor.taylor_attention(q, k, v, mask=mask, **options)
+
+    return definition
+
+
+def _sparse_cases(mask: Any) -> list[Case]:
+    """No ties, in any dtype: rounded balls have no order where they meet. Ties are in tests/test_engine_sparse.py."""
+    rng = np.random.default_rng(20260102)
+    apart = 0.3 * rng.permutation(np.arange(-15.0, 15.0)).reshape(2, 3, 5)
+    targets, allowed = rng.integers(0, 5, (2, 3)), np.argmax(mask, axis=-1)
+
+    def loss(k: int) -> Any:
+        return lambda x, t, mask=None: softmax.sparse_softmax_cross_entropy(x, t, k, mask=mask)
+
+    return [
+        Case("sparse_softmax", functools.partial(softmax.sparse_softmax, k=2), (apart,)),
+        Case("sparse_softmax-axis1", functools.partial(softmax.sparse_softmax, k=2, axis=1), (apart,)),
+        Case("sparse_softmax-one", functools.partial(softmax.sparse_softmax, k=1, axis=0), (apart,)),
+        Case("sparse_softmax-all", functools.partial(softmax.sparse_softmax, k=7), (apart,)),
+        Case("sparse_softmax-mask", lambda x, m: softmax.sparse_softmax(x, 2, mask=m), (apart, mask)),
+        Case("sparse_loss", loss(2), (apart, targets)),
+        Case("sparse_loss-all", loss(5), (apart, targets)),
+        Case("sparse_loss-mask", loss(2), (apart, allowed, mask)),
+        Case("sparse_loss-positions", loss(3), (apart, targets, mask[:, :, :1])),
+    ]
+
+
+def _linear_cases() -> list[Case]:
+    rng = np.random.default_rng(20260103)
+    q, k, v = rng.normal(0, 1, (2, 2, 4, 3)), rng.normal(0, 1, (2, 2, 5, 3)), rng.normal(0, 1, (2, 2, 5, 2))
+    keys = np.array([[[False, False, True, True, False]], [[True, False, True, True, True]]])
+    taylors: dict[str, dict[str, Any]] = {
+        "taylor_attention": {},
+        "taylor_attention-scale": {"scale": Fraction(1, 3)},
+        "taylor_attention-causal": {"causal": True},
+        "taylor_attention-chunks": {"causal": True, "chunk": 3},
+    }
+    linears: dict[str, tuple[int, dict[str, Any]]] = {
+        "linear_attention": (0, {"chunk": 2}),
+        "linear_attention-denominators": (1, {"chunk": 2}),
+        "linear_attention-causal": (0, {"causal": True, "chunk": 3}),
+        "linear_attention-causal-denominators": (1, {"causal": True, "chunk": 1}),
+        "linear_attention-maps": (0, {"q_map": softmax.softmax, "k_map": softmax.softmax, "causal": True}),
+    }
+    return [
+        *(Case(name, _taylor_attention(**options), (q, k, v)) for name, options in taylors.items()),
+        *(Case(f"{name}-mask", _taylor_attention(**options), (q, k, v, keys)) for name, options in taylors.items()),
+        *(Case(name, _linear(part, **options), (q, k, v)) for name, (part, options) in linears.items()),
+        *(Case(f"{name}-mask", _linear(part, **options), (q, k, v, keys)) for name, (part, options) in linears.items()),
+    ]
 
 
 def _cases() -> list[Case]:
@@ -89,6 +155,8 @@ def _cases() -> list[Case]:
         Case("attention-previous", _attention(0, "previous_scores"), (*qkv, previous)),
         Case("attention-previous-scores", _attention(1, "previous_scores"), (*qkv, previous)),
         Case("attention-both", _attention(0, "mask", "previous_scores"), (*qkv, seen, previous)),
+        *_sparse_cases(mask),
+        *_linear_cases(),
     ]
 
 
@@ -97,7 +165,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in C
 
 
 def _inputs(case: Case, dtype: str) -> tuple[Any, ...]:
-    return tuple(array if array.dtype == bool else rounded(array, dtype) for array in case.inputs)
+    return tuple(rounded(array, dtype) if array.dtype.kind == "f" else array for array in case.inputs)
 
 
 @functools.cache
@@ -124,7 +192,7 @@ def test_answer_is_within_the_proved_budget_of_the_enclosure(case: Case, system:
             assert answer.shape == enclosure.shape
             assert _overlap(answer, enclosure)
             # inclusion is monotone: exact inputs give no wider balls than inputs known to 53 bits, and those are narrow
-            known = [a if a.dtype == bool else truth.balls(a, 2.0**-53) for a in _inputs(case, dtype)]
+            known = [a if a.dtype.kind in "bi" else truth.balls(a, 2.0**-53) for a in _inputs(case, dtype)]
             wide = truth.radii(case.definition(*known))
             assert np.all(truth.radii(answer) <= wide)
             assert np.all(wide < 1e-12)

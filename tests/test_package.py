@@ -39,6 +39,7 @@ DEFINITIONS = (
     "taylor",
     "softmax",
     "activation",
+    "linear_attention",
     "normalization",
     "attention",
     "special",

@@ -220,7 +220,8 @@ def test_no_check_gets_lost():
     expected += (
         "PARITY.outside.hf_gpt2 SYSTEMS.softmax SYSTEMS.log_softmax SYSTEMS.logsumexp SYSTEMS.gelu SYSTEMS.layer_norm "
     )
-    expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang"
+    expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang "
+    expected += "SPARSE-1 SPARSE-2 SPARSE-3 SPARSE-4 SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 
 

@@ -388,8 +388,8 @@ def agreement_checks(setting: Setting) -> list[Check]:
     """One source in every number system, the ball enclosure as truth."""
     checks = []
     for name in BALL_COMPONENTS:
-        trials = len(components.component(name).trials("float64", setting.seed, None))
-        announced = trials * len(_component_runs(setting))
+        runs = _component_runs(setting)
+        announced = sum(len(components.component(name).trials(dtype, setting.seed, None)) for _, dtype in runs)
         statement = "each number system and dtype within the proved budget of the ball enclosure"
         checks.append(Check(f"SYSTEMS.{name}", "number systems", statement, announced, _component(name)))
     systems = number_systems.float_systems(setting.backend)

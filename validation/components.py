@@ -49,6 +49,8 @@ class Component:
     cases: Callable[[np.random.Generator, str], list[Case]]
     dialects: tuple[str, ...] = ()
     forms: tuple[Callable[..., Any], ...] = ()  # other published ways to evaluate it: their rounding is legal too
+    # for a definition that chooses between entries: its forms with the choice that the exact inputs make, since rounded balls that tie have none
+    chosen: Callable[..., tuple[Callable[..., Any], ...]] | None = None
     sampled: Callable[..., Any] | None = None  # the sampled budget of a whole network; None: proved, from p-bit balls
 
     @property
@@ -60,9 +62,8 @@ class Component:
         """The error allowed besides the last rounding: sampled, or the largest of the proved budgets of all forms."""
         if self.sampled:
             return self.sampled(*arrays, dtype=dtype, **params)
-        budgets = [
-            tolerance.proved_budget(form, *arrays, dtype=dtype, **params) for form in (self.definition, *self.forms)
-        ]
+        forms = self.chosen(*arrays, **params) if self.chosen else (self.definition, *self.forms)
+        budgets = [tolerance.proved_budget(form, *arrays, dtype=dtype, **params) for form in forms]
         return np.max(np.stack(np.broadcast_arrays(*budgets)), axis=0)
 
     def trials(self, dtype: str, seed: int, dialect: str | None) -> list[Case]:
@@ -210,6 +211,99 @@ def _taylor_softmax_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     ]
 
 
+def _sparse_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    rows = _rows(rng, dtype)
+    kept = {"ordinary": 4, "wide": 10, "large": 3, "offset": 5, "ties": 3, "single": 1, "long": 10, "minute": 3}
+    steps = np.array([[1.0, 1, 2, 1, 2, 1], [-3, -3, -3, -3, -3, 5], [0.0, -0.0, 0, -1, -0.0, 0]])
+    return [
+        *(Case(name, f"{rows[name][0]}; k = {k}", (rows[name][1],), {"k": k}) for name, k in kept.items()),
+        *(Case(f"last place {k}", "equal entries compete for the last place", (steps,), {"k": k}) for k in (1, 2, 3)),
+        Case("all", "k = n is softmax", (rows["ordinary"][1],), {"k": 16}),
+        Case("more", "k > n is softmax too", (rows["single"][1],), {"k": 10}),
+    ]
+
+
+def _sparse_softmax_chosen(x: Any, k: int) -> tuple[Callable[..., Any], ...]:
+    kept = softmax.top_k_selection(x, k)
+    return (lambda balls, k: softmax.masked_softmax(balls, kept),)
+
+
+def _sparse_loss_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """The rows of sparse softmax, with targets at random, at the largest entry and at the smallest.
+
+    In 16 bits the published difference leaves nothing of a loss that is small beside its logits: those cases need a wider dtype.
+    """
+    cases = []
+    for case in _sparse_cases(rng, dtype):
+        (x,) = case.arrays
+        inside, outside = np.argmax(_rounded(x, dtype), -1), np.argmin(_rounded(x, dtype), -1)
+        at_random = rng.integers(0, x.shape[-1], x.shape[:-1])
+        cases += [
+            Case(f"{case.id}, {where}", f"{case.hard}; {why}", (x, targets), case.params)
+            for where, why, targets in (
+                ("any", "targets at random", at_random),
+                ("top", "the target is the largest: the loss is near 0", inside),
+                ("bottom", "the target is the smallest, outside the k largest unless k >= n", outside),
+            )
+            if tolerance.BITS[dtype] > 16 or (where != "top" and case.id not in ("large", "offset", "minute"))
+        ]
+    return cases
+
+
+def _sparse_loss_chosen(logits: Any, targets: Any, k: int) -> tuple[Callable[..., Any], ...]:
+    """log Σ exp(s_j) - s_t as published, and log Σ exp(s_j - s_t), over the k largest: every row keeps as many, so they make an array."""
+    kept = softmax.top_k_selection(logits, k)
+
+    def parts(s: Any, ids: Any) -> tuple[Any, Any]:
+        return s[kept].reshape(*s.shape[:-1], -1), np.take_along_axis(s, ids[..., None], axis=-1)
+
+    def published(s: Any, ids: Any, k: int) -> Any:
+        largest, target = parts(s, ids)
+        return softmax.logsumexp(largest) - target[..., 0]
+
+    def shifted(s: Any, ids: Any, k: int) -> Any:
+        largest, target = parts(s, ids)
+        return softmax.logsumexp(largest - target)
+
+    return published, shifted
+
+
+def _taylor_attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def qkv(n: int, m: int, d: int, size: float = 1.0) -> tuple[Any, Any, Any]:
+        return size * rng.normal(size=(2, 2, n, d)), rng.normal(size=(2, 2, m, d)), rng.normal(size=(2, 2, m, 3))
+
+    large, width = (
+        _resolved(1e3, dtype),
+        5 if tolerance.BITS[dtype] > 16 else 2,
+    )  # d² terms are added up, and 8 bits do not bear many
+    q, k, v = qkv(4, 6, 4)
+    opposite = -q[..., :1, :] * np.sqrt(4) / np.sum(q[..., :1, :] ** 2, axis=-1, keepdims=True) + 0 * k
+    return [
+        Case(name, hard, arrays, {"causal": causal})
+        for name, hard, arrays, causal in (
+            ("full", "no mask", qkv(5, 7, 4), False),
+            ("causal", "off by one leaks the future", qkv(6, 6, 4), True),
+            ("cached", "three queries at the end of seven keys", qkv(3, 7, 4), True),
+            ("one key", "the answer is the value", qkv(1, 1, width), False),
+            ("one causal", "length 1", qkv(1, 1, width), True),
+            ("width 1", "1/√d = 1", qkv(4, 5, 1), False),
+            ("scale", "a missing 1/√d, or one too many, shows", qkv(4, 5, 2 * width - 1), False),
+            ("large", f"scores near {large:g}: the square decides", qkv(4, 6, 4, large), False),
+            ("large causal", f"scores near {large:g}", qkv(6, 6, 4, large), True),
+            ("minimum", "scores of -1, where f_2 is smallest and its terms cancel", (q, opposite, v), False),
+            ("long", "more positions than one chunk of 128", tuple(a[:1, :1] for a in qkv(133, 133, 2)), True),
+        )
+    ]
+
+
+def _taylor_attention_explicit(q: Any, k: Any, v: Any, causal: bool) -> Any:
+    """The same attention through its n x m weights f_2(s_ij)."""
+    weights = taylor.exp_taylor(q @ np.swapaxes(k, -1, -2) / square_root(q.shape[-1], q), 2)
+    if causal:
+        weights = weights * np.tril(np.ones(weights.shape[-2:], bool), k.shape[-2] - q.shape[-2])
+    return weights @ v / np.sum(weights, axis=-1, keepdims=True)
+
+
 def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str, Any]]:
     """A recorded tiny model: its configuration, its parameters (float32, by our names) and the oracle's answers."""
     folder = RECORDED / name
@@ -280,6 +374,27 @@ COMPONENTS: dict[str, Component] = {
         ),
         Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
         Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),
+        Component(
+            "taylor_attention",
+            "f(q, k, v, causal)      (b,h,n,d), (b,h,m,d), (b,h,m,e); scores q.k/√d",
+            taylor.taylor_attention,
+            _taylor_attention_cases,
+            forms=(_taylor_attention_explicit,),
+        ),
+        Component(
+            "sparse_softmax",
+            "f(x, k)                 (..., n) -> (..., n); ties: lower index first",
+            softmax.sparse_softmax,
+            _sparse_cases,
+            chosen=_sparse_softmax_chosen,
+        ),
+        Component(
+            "sparse_softmax_cross_entropy",
+            "f(logits, targets, k)   (..., n), int (...) -> (...)",
+            softmax.sparse_softmax_cross_entropy,
+            _sparse_loss_cases,
+            chosen=_sparse_loss_chosen,
+        ),
         Component(
             "gpt2",
             "f(token_ids, mask)      logits of validation/recorded/gpt2_tiny/model",

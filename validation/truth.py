@@ -16,16 +16,12 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 
-from refimpl.errors import RefimplError
+from refimpl.errors import UndecidedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["UndecidedError", "balls", "enclose", "midpoints", "precision", "radii", "upper_distance"]
-
-
-class UndecidedError(RefimplError, ArithmeticError):
-    """The enclosure stayed too wide at the highest precision allowed."""
 
 
 @contextlib.contextmanager
