@@ -35,6 +35,7 @@ __all__ = [
     "device_of",
     "exact",
     "is_ball",
+    "largest",
     "namespace",
     "pi",
     "rounded_once",
@@ -128,6 +129,15 @@ def shift_for_exp(x: Array, axis: int) -> Array:
     xp = namespace(x)
     largest = xp.max(x, axis=axis, keepdims=True)
     return xp.frompyfunc(lambda ball: ball.mid(), 1, 1)(largest) if is_ball(x) else largest
+
+
+def largest(x: Array, axes: tuple[int, ...]) -> Array:
+    """max(x) over `axes`, which are kept; on balls an enclosure of the maximum, whichever of overlapping balls it comes from."""
+    xp = namespace(x)
+    if not is_ball(x):
+        return xp.max(x, axis=axes, keepdims=True)
+    enclosing = xp.frompyfunc(lambda a, b: a.max(b), 2, 1)
+    return functools.reduce(lambda array, axis: enclosing.reduce(array, axis=axis, keepdims=True), axes, x)
 
 
 def clamp(x: Array, low: Array | float, high: Array | float) -> Array:

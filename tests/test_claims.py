@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, errors, gpt2, softmax, taylor
+from refimpl import attention, backend, errors, favor, gpt2, softmax, taylor
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
 
 SETTING = Setting(backend.get("numpy"))
@@ -21,6 +21,7 @@ def test_claim_comes_to_its_declared_verdict(identifier):
 def test_all_claims_of_the_issue_are_registered():
     wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
+    wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
     assert wanted <= set(CLAIMS)
 
 
@@ -212,6 +213,113 @@ def test_a_larger_bound_and_another_extremal_point_are_refuted(monkeypatch):
         assert not CLAIMS["SPARSE-4"].holds(CLAIMS["SPARSE-4"].check(SETTING))
     monkeypatch.setattr(checks, "_extremal", lambda n, k, eps: extremal(n, k, eps * 2))
     assert not CLAIMS["SPARSE-4"].holds(CLAIMS["SPARSE-4"].check(SETTING))
+
+
+@pytest.mark.parametrize("identifier", ["FAVOR-1", "FAVOR-2", "FAVOR-3", "FAVOR-4"])
+@pytest.mark.parametrize("what", ["source", "statement"])
+def test_wrong_features_or_a_wrong_statement_break_the_exact_claims(identifier, what, monkeypatch):
+    from validation import exponentials
+    from validation.claims import favor as checks
+
+    if what == "source":  # without exp(±|x|²/2)
+        for name, function in list(checks.SOURCES.items()):
+            monkeypatch.setitem(
+                checks.SOURCES,
+                name,
+                lambda x, w, *, normalized, function=function: 1.001 * function(x, w, normalized=normalized),
+            )
+    else:
+        for table in (checks.ESTIMATES, checks.STATED):
+            for name, terms in list(table.items()):
+                monkeypatch.setitem(table, name, exponentials.product(terms, exponentials.exponential(s=1 / 64)))
+    assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+def _leaks(q, k, v, projection, *, causal=False, **options):
+    """Chunked causal sums that forget the triangle: the last chunk's future is seen."""
+    return ORIGINAL_FAVOR(q, k, v, projection, causal=False, **options)
+
+
+def _no_block_structure(rng, n_features, width, norms="chi"):
+    return favor.gaussian(rng, n_features, width)
+
+
+def _unit_norms(rng, n_features, width):
+    return ORIGINAL_SIMPLEX(rng, n_features, width) * 1.1
+
+
+def _all_pairs(q, k, v, projection, **options):
+    q @ k.swapaxes(-1, -2) if isinstance(q, np.ndarray) else q.__array_namespace__().matmul(
+        q, q.__array_namespace__().matrix_transpose(k)
+    )
+    return ORIGINAL_FAVOR(q, k, v, projection, **options)
+
+
+def _shifted_output(q, k, v, projection, **options):
+    return ORIGINAL_FAVOR(q, k, v, projection, **options) + 2.0**-100
+
+
+def _blurred(q, k, v, projection, **options):
+    """An error that no number of features removes."""
+    return ORIGINAL_FAVOR(q, k, v, projection, **options) + 0.05
+
+
+ORIGINAL_FAVOR, ORIGINAL_SIMPLEX = favor.favor_attention, favor.simplex_gaussian
+
+
+@pytest.mark.parametrize(
+    ("identifier", "name", "broken"),
+    [
+        ("FAVOR-6", "orthogonal_gaussian", _no_block_structure),
+        ("FAVOR-7", "favor_attention", _leaks),
+        ("FAVOR-8", "favor_attention", _shifted_output),
+        ("FAVOR-9", "favor_attention", _blurred),
+        ("FAVOR-10", "favor_attention", _all_pairs),
+        ("FAVOR-11", "simplex_gaussian", _unit_norms),
+        ("FAVOR-12", "favor_attention", _leaks),
+    ],
+)
+def test_a_broken_favor_breaks_its_claim(identifier, name, broken, monkeypatch):
+    if identifier == "FAVOR-12":  # one of the two forms compared is causal
+
+        def alternating(*arrays, dialect, **options):
+            causal = dialect.kernels["softmax"].query_shift == "row"
+            return ORIGINAL_FAVOR(*arrays, dialect=dialect, causal=causal, **options)
+
+        broken = alternating
+    monkeypatch.setattr(favor, name, broken)
+    assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+@pytest.mark.parametrize("identifier", ["FAVOR-5", "FAVOR-5.unbounded", "FAVOR-5.equal-norms"])
+def test_limits_depend_on_the_formulas(identifier, monkeypatch):
+    from validation import exponentials
+    from validation.claims import favor as checks
+
+    factor = exponentials.exponential(r=-1, s=-1, t=-1) if "." in identifier else exponentials.exponential(s=3)
+    for name in ("positive", "trigonometric"):
+        monkeypatch.setitem(checks.STATED, name, exponentials.product(checks.STATED[name], factor))
+    assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+def test_rows_that_do_sum_to_one_break_the_refutation(monkeypatch):
+    monkeypatch.setattr(
+        favor, "favor_attention", lambda *arrays, dialect, **options: ORIGINAL_FAVOR(*arrays, **options)
+    )
+    assert not CLAIMS["FAVOR-8.stabilised"].holds(CLAIMS["FAVOR-8.stabilised"].check(SETTING))
+
+
+def test_a_wrong_pair_coefficient_breaks_favor_6_and_couplings_favor_11(monkeypatch):
+    from validation.claims import favor as checks
+
+    original, moment = checks._pair_coefficient, checks._pair_moment
+    monkeypatch.setattr(checks, "_pair_coefficient", lambda d, k: original(d, k) * (1 if k < 9 else 3))
+    assert not CLAIMS["FAVOR-6"].holds(CLAIMS["FAVOR-6"].check(SETTING))
+    monkeypatch.setattr(checks, "_pair_moment", lambda d, k, coupling: moment(d, k, -coupling))
+    assert not CLAIMS["FAVOR-11"].holds(CLAIMS["FAVOR-11"].check(SETTING))
+    monkeypatch.setattr(checks, "_pair_moment", lambda d, k, coupling: moment(d, k, 0 * coupling))
+    broken = CLAIMS["FAVOR-11.trigonometric"]
+    assert not broken.holds(broken.check(SETTING))
 
 
 def test_claims_are_immutable():

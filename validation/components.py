@@ -15,7 +15,7 @@ import flint
 import numpy as np
 
 import weights_io
-from refimpl import activation, attention, gpt2, normalization, softmax, special, taylor
+from refimpl import activation, attention, favor, gpt2, normalization, softmax, special, taylor
 from refimpl.errors import ConfigError
 from refimpl.number_system import exact, pi, square_root
 from validation import perturbed, tolerance, truth
@@ -72,7 +72,9 @@ class Component:
             known = ", ".join(self.dialects) or "none"
             raise ConfigError(f"{self.name} has no such dialect", expected=known, got=repr(dialect))
         kept = [
-            case for case in self.cases(np.random.default_rng(seed), dtype) if dialect in (None, *case.params.values())
+            case
+            for case in self.cases(np.random.default_rng(seed), dtype)
+            if dialect is None or any(isinstance(value, str) and value == dialect for value in case.params.values())
         ]
         return [Case(case.id, case.hard, tuple(_rounded(a, dtype) for a in case.arrays), case.params) for case in kept]
 
@@ -304,6 +306,93 @@ def _taylor_attention_explicit(q: Any, k: Any, v: Any, causal: bool) -> Any:
     return weights @ v / np.sum(weights, axis=-1, keepdims=True)
 
 
+def _random_features_cases(options: dict[str, dict[str, Any]]) -> Callable[[np.random.Generator, str], list[Case]]:
+    """Hard places of a feature map, for each of its named sets of conventions."""
+
+    def cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+        large = (
+            6.0 if tolerance.roundoff(dtype) < 2.0**-12 else 1.0
+        )  # 16-bit answers below one rounding of 1 would pass as 0
+        places = {
+            "ordinary": ("unit normal, more features than a block", rng.normal(size=(2, 5, 4)), 6),
+            "large": (f"magnitudes near {large:.2g}: |x|²/2 against W x", large / 2 * rng.normal(size=(1, 4, 4)), 8),
+            "origin": ("the zero vector beside others: every exponent is 0 there", np.eye(5, 4, -1)[None], 4),
+            "one feature": (
+                "m = 1: the maximum over features is the feature",
+                rng.normal(size=(2, 3, 2)),
+                1,
+            ),
+        }
+        return [
+            Case(f"{name}-{label}", hard, (x, favor.orthogonal_gaussian(rng, m, x.shape[-1])), params)
+            for label, params in options.items()
+            for name, (hard, x, m) in places.items()
+        ]
+
+    return cases
+
+
+_PLAIN: dict[str, Any] = {"scaled": False, "shift": "none", "normalized": True}
+_FEATURE_MAPS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
+    "positive_features": (
+        favor.positive_features,
+        {
+            "paper": {**_PLAIN, "epsilon": 0.0},
+            "query": {"scaled": True, "shift": "row", "epsilon": 1e-4, "normalized": True},
+            "key": {"scaled": True, "shift": "head", "epsilon": 1e-6, "normalized": True},
+        },
+    ),
+    "trigonometric_features": (
+        favor.trigonometric_features,
+        {"paper": _PLAIN, "google": {"scaled": True, "shift": "head", "normalized": True}},
+    ),
+    "hyperbolic_features": (
+        favor.hyperbolic_features,
+        {"paper": _PLAIN, "norm": {"scaled": True, "shift": "norm", "normalized": True}},
+    ),
+    "relu_features": (
+        favor.relu_features,
+        {
+            "paper": {"scaled": False, "epsilon": 1e-3, "normalized": True},
+            "pytorch": {"scaled": True, "epsilon": 1e-3, "normalized": False},
+            "inside": {"scaled": False, "epsilon": 1e-3, "normalized": "inside"},
+        },
+    ),
+}
+
+
+def _favor(q: Any, k: Any, v: Any, projection: Any, mask: Any, causal: bool, dialect: str) -> Any:
+    return favor.favor_attention(q, k, v, projection, mask=mask, causal=causal, dialect=dialect)
+
+
+def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    rough = (
+        dtype == "bfloat16"
+    )  # 8 bits of an exponent leave few of the weights: there the columns of V tell answers from nothing
+    small, columns = (0.1, np.array([4.0, -8.0, 16.0, -2.0])) if rough else (1.0, np.zeros(4))
+
+    def drawn(n: int, m: int, spread: float = small) -> tuple[Any, ...]:
+        q, k = (spread * rng.normal(size=(2, 2, rows, 2 if rough else 4)) for rows in (n, m))
+        v = columns + rng.normal(size=(2, 2, m, 4))
+        return q, k, v, favor.orthogonal_gaussian(rng, 2 if rough else 8, q.shape[-1])
+
+    padding = np.arange(6) < np.array([6, 4])[:, None, None]
+    q, k, v, projection = drawn(6, 6)
+    loud = (q, np.where(padding[..., None], k, 20.0), v, projection)
+    wide = 2.0 if tolerance.roundoff(dtype) < 2.0**-12 else small
+    return [
+        Case(f"{name}-{dialect}", hard, arrays, {"mask": mask, "causal": causal, "dialect": dialect})
+        for dialect in favor.dialects
+        for name, hard, arrays, mask, causal in (
+            ("full", "all keys; which epsilon, and where", drawn(5, 7), None, False),
+            ("causal", "prefix sums; off by one leaks the future", drawn(6, 6), None, True),
+            ("cached", "three queries at the end of seven keys", drawn(3, 7), None, True),
+            ("loud padding", "masked keys must not enter sums nor maxima", loud, padding, False),
+            ("wide", f"inputs of scale {wide:.2g}: the epsilons decide", drawn(4, 4, wide), None, True),
+        )
+    ]
+
+
 def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str, Any]]:
     """A recorded tiny model: its configuration, its parameters (float32, by our names) and the oracle's answers."""
     folder = RECORDED / name
@@ -394,6 +483,19 @@ COMPONENTS: dict[str, Component] = {
             softmax.sparse_softmax_cross_entropy,
             _sparse_loss_cases,
             chosen=_sparse_loss_chosen,
+        ),
+        *(
+            Component(
+                name, f"f(x, projection, {', '.join(options['paper'])})", function, _random_features_cases(options)
+            )
+            for name, (function, options) in _FEATURE_MAPS.items()
+        ),
+        Component(
+            "favor_attention",
+            "f(q, k, v, projection, mask, causal, dialect)        (b,h,n,d), (b,h,m,d) twice, (r,d), bool (b,1,m) or None",
+            _favor,
+            _favor_cases,
+            tuple(favor.dialects),
         ),
         Component(
             "gpt2",

@@ -101,7 +101,13 @@ def enclose(
     """
     while True:
         with precision(bits):
-            result = definition(*map(_exact, arrays), **options)
+            try:
+                result = definition(*map(_exact, arrays), **options)
+            except UndecidedError:
+                if 2 * bits > highest:
+                    raise
+                bits *= 2
+                continue
             widest = float(np.max(radii(result) / np.maximum(1.0, np.abs(midpoints(result))), initial=0.0))
         if widest <= target:
             return result

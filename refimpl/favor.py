@@ -1,0 +1,522 @@
+"""FAVOR+: softmax attention estimated by random features, in work and memory linear in the length.
+
+    SM(x, y) = exp(x·y) = E φ(x)·φ(y),     w_1 .. w_m ~ N(0, I_d) the rows of the projection W,     u = W x,     h = |x|²/2
+    φ_pos(x)  = exp(-h)/√m   [exp(u)]                                      positive: the features of the Performer                  (1)
+    φ_hyp(x)  = exp(-h)/√2m  [exp(u), exp(-u)]                             hyperbolic                                               (2)
+    φ_trig(x) = exp(h)/√m    [sin(u), cos(u)]                              trigonometric                                            (3)
+    φ_relu(x) = 1/√m         [relu(u) + ε]                                 generalized: another kernel, positive too                (4)
+    O = D⁻¹ Â V,   Â_ij = φ(q_i d^-1/4)·φ(k_j d^-1/4),   D = diag(Â 1)     bidirectional, or with j <= i                            (5)
+
+Implementations subtract a maximum from the exponents, add an epsilon to features or denominators, and scale or do not: every such convention
+is an argument, and `dialects` names the combinations that known implementations use. Without epsilons the maxima cancel in (5).
+
+Projections come from `refimpl.projections`, whose functions are named here too.
+
+References: K. Choromanski et al., "Rethinking attention with Performers", arXiv 2009.14794, section 2: (5) is its eq. (4), the general form of
+the features its eq. (5), (1) and (2) its lemma 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from refimpl.activation import relu
+from refimpl.errors import ConfigError, DtypeError, ShapeError, UndecidedError
+from refimpl.linear_attention import linear_attention, sees_a_key, weighted_mean
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    exact,
+    is_ball,
+    largest,
+    namespace,
+    rounded_once,
+    square_root,
+)
+from refimpl.projections import gaussian, orthogonal_gaussian, redraw, simplex_gaussian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "Dialect",
+    "Features",
+    "dialects",
+    "favor_attention",
+    "gaussian",
+    "hyperbolic_features",
+    "named_dialect",
+    "orthogonal_gaussian",
+    "positive_features",
+    "redraw",
+    "relu_features",
+    "simplex_gaussian",
+    "trigonometric_features",
+]
+
+Shift = Literal["none", "row", "head", "sequence", "norm"]
+_AXES: dict[str, tuple[int, ...]] = {"row": (-1,), "head": (-2, -1), "sequence": (-3, -2, -1), "norm": (-2, -1)}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The conventions of one feature map inside attention; the names are those of the feature functions."""
+
+    map: Literal["positive", "trigonometric", "hyperbolic", "relu"]
+    scaled: bool = True
+    query_shift: Shift = "none"
+    key_shift: Shift = "none"
+    epsilon: float = 0.0
+    normalized: bool | Literal["inside"] = True
+
+
+# --- features -----------------------------------------------------------------------------------------------------------------
+
+
+def _check_features(x: Array, projection: Array | None) -> None:
+    check_floating("x", x)
+    if x.ndim < 1 or (projection is not None and (projection.ndim != 2 or projection.shape[-1] != x.shape[-1])):
+        raise ShapeError(
+            "the projection has the wrong width",
+            where="projection",
+            expected=f"(m, {x.shape[-1]}), for vectors of width {x.shape[-1]}" if x.ndim else "x (..., d)",
+            got=tuple(projection.shape) if projection is not None else tuple(x.shape),
+            remedy="draw it as orthogonal_gaussian(rng, n_features, width)",
+        )
+    if projection is not None and projection.shape[0] < 1:
+        raise ShapeError("the projection has no rows", where="projection", expected="m >= 1 features", got=0)
+    if projection is not None and projection.dtype != x.dtype:
+        raise DtypeError(
+            "the projection must have the dtype of what it projects",
+            where="projection",
+            expected=x.dtype,
+            got=projection.dtype,
+            remedy="projections are drawn in float64: round the projection to this dtype when it is moved",
+        )
+
+
+def _scaled(x: Array, scaled: bool) -> Array:  # (..., d) -> (..., d)
+    """x d^-1/4, so that φ(q)·φ(k) estimates exp(q·k/√d); x itself where `scaled` is false."""
+    return x / square_root(square_root(x.shape[-1], x), x) if scaled else x
+
+
+def _projected(x: Array, projection: Array) -> Array:  # (..., d), (m, d) -> (..., m)
+    xp = namespace(x, projection)
+    return xp.matmul(x, xp.matrix_transpose(projection)) if x.ndim > 1 else xp.matmul(projection, x)
+
+
+def _half_square(x: Array) -> Array:  # (..., d) -> (..., 1)
+    return namespace(x).sum(x * x, axis=-1, keepdims=True) / 2
+
+
+def _positive(features: Features, x: Array, projection: Array, shift: Array | None) -> Array:
+    xp, u = namespace(x), _projected(x, projection)
+    if shift is not None:  # a maximum: no exponent exceeds 0, and that of a masked key, which is 0 here, must not
+        u = u - shift if is_ball(u) else xp.minimum(u - shift, 0.0)
+    exponentials = xp.exp(u - _half_square(x))
+    exponentials = exponentials + exact(features.epsilon, x) if features.epsilon else exponentials
+    return exponentials / square_root(projection.shape[0], x) if features.normalized else exponentials
+
+
+def _trigonometric(features: Features, x: Array, projection: Array, shift: Array | None) -> Array:
+    xp, u, h = namespace(x), _projected(x, projection), _half_square(x)
+    waves = xp.exp(h if shift is None else h - shift) * xp.concat([xp.sin(u), xp.cos(u)], axis=-1)
+    return waves / square_root(projection.shape[0], x) if features.normalized else waves
+
+
+def _hyperbolic(features: Features, x: Array, projection: Array, shift: Array | None) -> Array:
+    xp, u, h = namespace(x), _projected(x, projection), _half_square(x)
+    offset = h if shift is None else h + shift
+    exponentials = xp.exp(xp.concat([u - offset, -u - offset], axis=-1))
+    return exponentials / square_root(2 * projection.shape[0], x) if features.normalized else exponentials
+
+
+def _rectified(features: Features, x: Array, projection: Array | None, shift: Array | None) -> Array:
+    u = x if projection is None else _projected(x, projection)
+    root = square_root(u.shape[-1], x)
+    rectified = relu(u / root if features.normalized == "inside" else u)
+    rectified = rectified + exact(features.epsilon, x) if features.epsilon else rectified
+    return rectified / root if features.normalized is True else rectified
+
+
+_MAPS: dict[str, Any] = {
+    "positive": _positive,
+    "trigonometric": _trigonometric,
+    "hyperbolic": _hyperbolic,
+    "relu": _rectified,
+}
+
+
+def _measured(features: Features, shift: str, x: Array, projection: Array) -> Array:  # (..., d) -> (..., m) or (..., 1)
+    """What the shift of a feature map is the maximum of: |x'|² for "norm"; else u, |u| (hyperbolic) or h (trigonometric)."""
+    x = _scaled(x, features.scaled)
+    if shift == "norm":
+        return 2 * _half_square(x)
+    if features.map == "trigonometric":
+        return _half_square(x)
+    u = _projected(x, projection)
+    return namespace(u).abs(u) if features.map == "hyperbolic" else u
+
+
+def _spans(length: int, chunk: int) -> list[slice]:
+    return [slice(low, min(low + chunk, length)) for low in range(0, length, chunk)]
+
+
+def _check_shift(kind: str, shift: str) -> None:
+    known = {"relu": ("none",), "hyperbolic": ("none", *_AXES)}.get(kind, ("none", *list(_AXES)[:-1]))
+    if shift not in known:
+        raise ConfigError(
+            "unknown shift", where=f"shift of {kind} features", expected=f"one of {', '.join(known)}", got=repr(shift)
+        )
+
+
+def _shift(
+    features: Features, shift: str, x: Array, projection: Array | None, mask: Array | None = None, chunk: int = 128
+) -> Array | None:  # (..., n, d), bool (..., n) -> (..., n, 1), (..., 1, 1) or None
+    """The maximum that is subtracted, over the rows that `mask` allows (0 where it allows none), from `chunk` rows at a time."""
+    _check_shift(features.map, shift)
+    if shift == "none" or projection is None:
+        return None
+    if shift == "row" or x.ndim < 2:
+        return largest(_measured(features, shift, x, projection), (-1,))
+    xp, axes = namespace(x), tuple(axis for axis in _AXES[shift] if -axis <= x.ndim)
+    low = exact(float("-inf"), x) if is_ball(x) else float(xp.finfo(x.dtype).min)
+    pieces = []
+    for span in _spans(x.shape[-2], chunk):
+        allowed, rows = None if mask is None else mask[..., span, None], x[..., span, :]
+        rows = rows if allowed is None else xp.where(allowed, rows, exact(0, x))  # so that no NaN is computed with
+        measure = _measured(features, shift, rows, projection)
+        measure = measure if allowed is None else xp.where(allowed, measure, low)
+        pieces.append(largest(measure, axes))
+    found = largest(xp.concat(pieces, axis=-1), (-1,))
+    return found if mask is None else xp.where(found > low, found, exact(0, x))
+
+
+def _mapped(features: Features, x: Array, projection: Array | None, shift: Array | None) -> Array:
+    return _MAPS[features.map](features, _scaled(x, features.scaled), projection, shift)
+
+
+def _alone(features: Features, x: Array, projection: Array | None) -> Array:
+    """The features of `x` outside attention, with its own maximum."""
+    _check_features(x, projection)
+    return _mapped(features, x, projection, _shift(features, features.key_shift, x, projection))
+
+
+@rounded_once
+def positive_features(
+    x: Array,
+    projection: Array,
+    *,
+    scaled: bool = False,
+    shift: Shift = "none",
+    epsilon: float = 0.0,
+    normalized: bool = True,
+) -> Array:  # (..., n, d), (m, d) -> (..., n, m)
+    """φ_pos(x) = (exp(u - h - c) + ε)/√m with u = W x', h = |x'|²/2; the paper's has x' = x, c = 0 and ε = 0.
+
+    Parameters
+    ----------
+    x : array, (..., n, d), floating or balls
+    projection : array, (m, d), the dtype of `x`
+    scaled : x' = x d^-1/4 instead of x
+    shift : which maximum c of u is subtracted: "none" (c = 0), "row" (over the features), "head" (over length and features),
+        "sequence" (over heads, length and features)
+    epsilon : ε, added after the exponential and before the division by √m; on balls the binary double
+    normalized : whether to divide by √m
+
+    Returns
+    -------
+    array, (..., n, m), the dtype of `x`; every entry is >= 0, and > 0 unless it underflows
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        if `x` is not floating, the projection does not have its dtype or width, or the shift is unknown.
+    """
+    return _alone(Features("positive", scaled, shift, shift, epsilon, normalized), x, projection)
+
+
+@rounded_once
+def trigonometric_features(
+    x: Array, projection: Array, *, scaled: bool = False, shift: Shift = "none", normalized: bool = True
+) -> Array:  # (..., n, d), (m, d) -> (..., n, 2m)
+    """φ_trig(x) = exp(h - c)/√m [sin u, cos u]; products of these features may be negative.
+
+    Parameters, returns and errors as `positive_features`, but c is a maximum of h: over the length for "head" (Google's), over heads and
+    length for "sequence", the row's own for "row".
+    """
+    return _alone(Features("trigonometric", scaled, shift, shift, 0.0, normalized), x, projection)
+
+
+@rounded_once
+def hyperbolic_features(
+    x: Array, projection: Array, *, scaled: bool = False, shift: Shift = "none", normalized: bool = True
+) -> Array:  # (..., n, d), (m, d) -> (..., n, 2m)
+    """φ_hyp(x) = 1/√(2m) [exp(u - h - c), exp(-u - h - c)].
+
+    Parameters, returns and errors as `positive_features`, but c is a maximum of |u|; for "norm", of |x'|² over the length (fast-transformers').
+    """
+    return _alone(Features("hyperbolic", scaled, shift, shift, 0.0, normalized), x, projection)
+
+
+@rounded_once
+def relu_features(
+    x: Array,
+    projection: Array | None,
+    *,
+    scaled: bool = False,
+    epsilon: float = 1e-3,
+    normalized: bool | Literal["inside"] = True,
+) -> Array:  # (..., n, d), (m, d) -> (..., n, m)
+    """φ_relu(x) = (relu(u) + ε)/√m with u = W x': the generalized attention kernel with f = relu.
+
+    Parameters
+    ----------
+    x : array, (..., n, d), floating or balls
+    projection : array, (m, d), the dtype of `x`; None for u = x' (then m = d)
+    scaled : x' = x d^-1/4 instead of x
+    epsilon : ε; on balls the binary double
+    normalized : True: as above; "inside": relu(u/√m) + ε; False: relu(u) + ε
+
+    Returns
+    -------
+    array, (..., n, m), the dtype of `x`
+
+    Raises
+    ------
+    DtypeError, ShapeError
+        if `x` is not floating, or the projection does not have its dtype or width.
+    """
+    return _alone(Features("relu", scaled, "none", "none", epsilon, normalized), x, projection)
+
+
+# --- dialects -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The conventions of one implementation: its feature maps by kernel, and what it does to the denominator D_i = Σ_j Â_ij.
+
+    "bare": D. "added": D + ε. "guarded": D + 2ε where |D| <= ε, else D. "keys": φ(q)·(Σ_j φ(k_j) + ε), ε added to every entry of the sum.
+    """
+
+    kernels: Mapping[str, Features]
+    denominator: Literal["bare", "added", "guarded", "keys"] = "bare"
+    causal_denominator: Literal["bare", "added", "guarded", "keys"] = "bare"
+    epsilon: float = 0.0
+
+
+_PAPER = Features("positive", query_shift="row", key_shift="head")
+_GOOGLE = Features("positive", query_shift="row", key_shift="head", epsilon=1e-6)
+
+dialects: dict[str, Dialect] = {
+    "paper": Dialect(
+        {
+            "softmax": _PAPER,
+            "relu": Features("relu", scaled=False, epsilon=1e-3),
+            "hyperbolic": Features("hyperbolic"),
+            "trigonometric": Features("trigonometric"),
+        }
+    ),
+    "performer-pytorch": Dialect(
+        {
+            "softmax": Features("positive", query_shift="row", key_shift="head", epsilon=1e-4),
+            "relu": Features("relu", epsilon=1e-3, normalized=False),
+        },
+        causal_denominator="keys",
+        epsilon=1e-6,
+    ),
+    "google-jax": Dialect(
+        {
+            "softmax": _GOOGLE,
+            "relu": Features("relu", scaled=False, epsilon=1e-3, normalized=False),
+            "trigonometric": Features("trigonometric", query_shift="head", key_shift="head"),
+        },
+        denominator="guarded",
+        causal_denominator="guarded",
+        epsilon=1e-6,
+    ),
+    "google-tf": Dialect(
+        {"softmax": _GOOGLE, "relu": Features("relu", scaled=False, epsilon=1e-3, normalized="inside")}
+    ),
+    "fast-transformers": Dialect(
+        {
+            "softmax": Features("hyperbolic"),
+            "stabilized": Features("hyperbolic", query_shift="norm", key_shift="norm"),
+            "relu": Features("relu", scaled=False, normalized=False),
+        },
+        denominator="added",
+        causal_denominator="added",
+        epsilon=1e-6,
+    ),
+    "tf-models": Dialect(
+        {
+            "softmax": Features("positive", query_shift="sequence", key_shift="sequence"),
+            "relu": Features("relu", epsilon=1e-3),
+        },
+        denominator="added",
+        causal_denominator="added",
+        epsilon=1e-6,
+    ),
+}
+
+
+def named_dialect(dialect: str | Dialect) -> Dialect:
+    """The dialect of that name, or the dialect given; raises ConfigError that lists the names there are."""
+    if isinstance(dialect, Dialect):
+        return dialect
+    if dialect not in dialects:
+        raise ConfigError("unknown dialect", where="favor", expected=f"one of {', '.join(dialects)}", got=repr(dialect))
+    return dialects[dialect]
+
+
+def _features(dialect: Dialect, kernel: str, projection: Array | None) -> Features:
+    if kernel not in dialect.kernels:
+        raise ConfigError(
+            "this dialect has no such kernel",
+            where="favor_attention(kernel=...)",
+            expected=f"one of {', '.join(dialect.kernels)}",
+            got=repr(kernel),
+        )
+    features = dialect.kernels[kernel]
+    if projection is None and features.map != "relu":
+        raise ConfigError(
+            "this kernel needs a projection",
+            where="favor_attention(projection=None)",
+            expected='a projection, or kernel="relu"',
+            got=repr(kernel),
+        )
+    return features
+
+
+# --- attention ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_attention(q: Array, k: Array, v: Array, projection: Array | None, mask: Array | None) -> None:
+    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise ShapeError(
+            "query, key and value do not fit together",
+            where="favor_attention",
+            expected="q (..., n, d), k (..., m, d), v (..., m, e)",
+            got=f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}",
+        )
+    _check_features(q, projection)
+    check_floating("k", k)
+    check_floating("v", v)
+    if mask is None:
+        return
+    if "bool" not in str(mask.dtype):
+        raise DtypeError(
+            "a mask must be boolean", where="favor_attention", expected="bool, true where allowed", got=mask.dtype
+        )
+    keys = tuple(k.shape[:-1])
+    fits = 1 <= mask.ndim <= len(keys) and mask.shape[-1] == keys[-1]
+    if not fits or any(a not in (1, b) for a, b in zip(mask.shape[::-1], keys[::-1], strict=False)):
+        raise ShapeError(
+            "the mask does not fit the keys",
+            where="favor_attention",
+            expected=f"a shape that broadcasts to (..., m) = {keys}, with all m keys",
+            got=tuple(mask.shape),
+            remedy="FAVOR+ has no n x m mask; give a mask of the keys, and causal=True for the triangle",
+        )
+
+
+def _guarded(denominators: Array, epsilon: float) -> Array:  # (..., n, 1) -> (..., n, 1)
+    """D + 2ε where |D| <= ε, else D; on balls that overlap ε the question is undecided, and the answer an error."""
+    xp, limit = namespace(denominators), exact(epsilon, denominators)
+    size = xp.abs(denominators)
+    small = size <= limit
+    if is_ball(denominators) and not xp.all(small | (size > limit)):
+        raise UndecidedError(
+            "undecided: a denominator may lie on either side of the guard",
+            where="favor_attention",
+            expected=f"|D| <= {epsilon} or |D| > {epsilon}",
+            got="a ball that contains the bound",
+            remedy="compute with more bits",
+        )
+    return xp.where(small, denominators + 2 * limit, denominators)
+
+
+def _stabilised(
+    denominators: Array, rule: str, epsilon: float, q: Array, q_map: Callable[[Array], Array], chunk: int
+) -> Array:  # (..., n, 1) -> (..., n, 1)
+    """The denominators as a dialect has them."""
+    if rule == "bare":
+        return denominators
+    if rule == "added":
+        return denominators + exact(epsilon, denominators)
+    if rule == "guarded":
+        return _guarded(denominators, epsilon)
+    xp = namespace(q)
+    sums = [xp.sum(q_map(q[..., span, :]), axis=-1, keepdims=True) for span in _spans(q.shape[-2], chunk)]
+    return denominators + exact(epsilon, denominators) * xp.concat(sums, axis=-2)
+
+
+@rounded_once
+def favor_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    projection: Array | None,
+    *,
+    causal: bool = False,
+    mask: Array | None = None,
+    dialect: str | Dialect = "paper",
+    kernel: str = "softmax",
+    chunk: int = 128,
+) -> Array:  # (..., n, d), (..., m, d), (..., m, e), (r, d) -> (..., n, e)
+    """O_i = Σ_j φ(q_i)·φ(k_j) v_j / Σ_j φ(q_i)·φ(k_j), over all keys j or over j <= i; for "softmax" an estimate of softmax(Q Kᵀ/√d) V.
+
+    Features are made for `chunk` positions at a time, and sums over keys are running sums: memory beside inputs and output does not hold
+    the features of all positions, nor anything of size n x m.
+
+    Parameters
+    ----------
+    q, k, v : array, (..., n, d), (..., m, d), (..., m, e), floating or balls, one dtype
+    projection : array, (r, d), the same dtype; None for kernel "relu" without one
+    causal : query i sees the keys up to its own position; the n <= m queries are the last n of the m positions. Key maxima are nevertheless
+        over the whole sequence, as in every implementation: with epsilon = 0 that cancels, otherwise the future shows by way of epsilon
+    mask : boolean array that broadcasts to (..., m), true where the key takes part, or None. Masked keys and values have no influence at
+        all, on maxima neither
+    dialect : a name in `dialects`, or a `Dialect`
+    kernel : one of the dialect's kernels: "softmax" and "relu" for all of them
+    chunk : int >= 1, positions that are handled at once; the answer depends on it by rounding only
+
+    Returns
+    -------
+    array, (..., n, e), the dtype of `q`; zeros for a query that sees no key. Where a bare denominator underflows, NaN.
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        if arguments are not floating, do not fit, or the mask is not boolean; for an unknown dialect or kernel, or chunk < 1.
+    UndecidedError
+        on balls, where a dialect compares a denominator with its epsilon and the ball contains both answers.
+    """
+    convention = named_dialect(dialect)
+    features = _features(convention, kernel, projection)
+    _check_attention(q, k, v, projection, mask)
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+        raise ConfigError(
+            "chunk must be a whole number", where="favor_attention", expected="chunk >= 1", got=repr(chunk)
+        )
+    q_map = _feature_map(features, features.query_shift, q, projection, None, chunk)
+    k_map = _feature_map(features, features.key_shift, k, projection, mask, chunk)
+    numerators, denominators = linear_attention(
+        q, k, v, q_map=q_map, k_map=k_map, causal=causal, mask=mask, chunk=chunk
+    )
+    rule = convention.causal_denominator if causal else convention.denominator
+    denominators = _stabilised(denominators, rule, convention.epsilon, q, q_map, chunk)
+    seen = None if mask is None else sees_a_key(mask, q.shape[-2], causal=causal)
+    return weighted_mean(numerators, denominators, seen)
+
+
+def _feature_map(
+    features: Features, shift: Shift, x: Array, projection: Array | None, mask: Array | None, chunk: int
+) -> Callable[[Array], Array]:
+    """The feature map as a function of any rows of `x`; a maximum over all rows is taken here, beforehand."""
+    if shift == "row":
+        return lambda rows: _mapped(features, rows, projection, _shift(features, shift, rows, projection))
+    found = _shift(features, shift, x, projection, mask, chunk)
+    return lambda rows: _mapped(features, rows, projection, found)
