@@ -4,19 +4,24 @@
 
 The scores that are returned, and that a RealFormer layer hands to the next, carry no mask. A query that may attend to nothing gets zeros.
 
+With relative position embeddings R (NEZHA; `refimpl.positions.relative_positions`), which enter scores and values:
+
+    S_ij = q_i·(k_j + R_ij)/√d + S_previous            o_i = Σ_j p_ij (v_j + R_ij)
+
 References: A. Vaswani et al., "Attention is all you need", arXiv 1706.03762, eq. (1); R. He et al., "RealFormer", arXiv 2012.11747,
-section 3.
+section 3; J. Wei et al., "NEZHA", arXiv 1909.00204, section 2.2; L. Dong et al., "Unified language model pre-training for natural language
+understanding and generation", arXiv 1905.03197, section 2.3 (the sequence-to-sequence mask).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from refimpl.errors import ShapeError
+from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root
 from refimpl.softmax import masked_softmax
 
-__all__ = ["causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads"]
+__all__ = ["causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
 
 
 def causal_mask(n_query: int, n_key: int, *, xp: Any, device: Any = None) -> Array:  # -> bool (n_query, n_key)
@@ -37,6 +42,38 @@ def causal_mask(n_query: int, n_key: int, *, xp: Any, device: Any = None) -> Arr
         raise ShapeError("more queries than keys", where="causal_mask", expected=f"n_query <= {n_key}", got=n_query)
     query = xp.arange(n_query, device=device)[:, None] + (n_key - n_query)
     return xp.arange(n_key, device=device)[None, :] <= query
+
+
+def unilm_mask(segment_ids: Array) -> Array:  # int (batch, n) -> bool (batch, 1, n, n)
+    """mask[b, 0, i, j] = (c_j <= c_i) with c = cumsum(segment_ids): segment 0 sees itself whole, what follows sees what came before it.
+
+    Where the zeros come first, as in a source (0) and its target (1), that is: a source token sees the source, a target token the source and the
+    target up to itself. Zeros after the last non-zero id, where padding has them, share its c: it would see them, so hide padding with a mask.
+
+    Parameters
+    ----------
+    segment_ids : int array, (batch, n), 0 or above
+
+    Returns
+    -------
+    boolean array, (batch, 1, n, n)
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        if the ids are not whole numbers, do not have two axes, or one of them is negative.
+    """
+    if "int" not in str(segment_ids.dtype):
+        expected, remedy = "an integer dtype", "0 for the source, 1 for the target"
+        raise DtypeError("segment ids must be whole numbers", expected=expected, got=segment_ids.dtype, remedy=remedy)
+    if segment_ids.ndim != 2:
+        raise ShapeError("segment_ids must have two axes", expected="(batch, n)", got=tuple(segment_ids.shape))
+    xp = namespace(segment_ids)
+    if bool(xp.any(segment_ids < 0)):
+        lowest = int(xp.min(segment_ids))
+        raise ConfigError("a segment id is negative", where="unilm_mask", expected="0 or above", got=lowest)
+    count = xp.cumulative_sum(segment_ids, axis=-1)  # of a narrow dtype, in the default one: so the standard says
+    return (count[:, None, :] <= count[:, :, None])[:, None, :, :]
 
 
 def split_heads(x: Array, heads: int) -> Array:  # (batch, length, heads * w) -> (batch, heads, length, w)
@@ -73,9 +110,35 @@ def _check_attention(q: Array, k: Array, v: Array) -> None:
         )
 
 
+def _check_added(q: Array, k: Array, v: Array, relative: Array | None, mean_over: int) -> None:
+    pairs = (q.shape[-2], k.shape[-2], q.shape[-1])
+    if relative is not None and (tuple(relative.shape) != pairs or v.shape[-1] != pairs[-1]):
+        raise ShapeError(
+            "relative positions must fit queries, keys and values",
+            where="scaled_dot_product_attention(relative=...)",
+            expected=f"(n, m, d) = {pairs}, and values of width {pairs[-1]}",
+            got=f"relative {tuple(relative.shape)}, v {tuple(v.shape)}",
+        )
+    if not isinstance(mean_over, int) or isinstance(mean_over, bool) or mean_over < 1:
+        where = "scaled_dot_product_attention(mean_over=...)"
+        raise ConfigError("mean_over counts layers", where=where, expected="a whole number from 1", got=repr(mean_over))
+
+
+def _rowwise(x: Array, table: Array) -> Array:  # (..., n, k), (n, k, m) -> (..., n, m)
+    """y_i = x_i T_i: a product with another matrix for every row."""
+    return namespace(x, table).matmul(x[..., :, None, :], table)[..., 0, :]
+
+
 @rounded_once
 def scaled_dot_product_attention(
-    q: Array, k: Array, v: Array, *, mask: Array | None = None, previous_scores: Array | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    previous_scores: Array | None = None,
+    relative: Array | None = None,
+    mean_over: int = 1,
 ) -> tuple[Array, Array]:  # (..., n, d), (..., m, d), (..., m, e) -> (..., n, e), (..., n, m)
     """O = softmax(S) V with S = Q Kᵀ/√d + S_previous, restricted to the allowed pairs.
 
@@ -85,20 +148,28 @@ def scaled_dot_product_attention(
     mask : boolean array that broadcasts to (..., n, m), true where query i may see key j; None allows all. Masked scores have no influence,
         whatever they hold; values must be finite, masked or not, since they are multiplied by 0
     previous_scores : array that broadcasts to (..., n, m), added to the scores (RealFormer), or None
+    relative : array, (n, m, d), added to key and value j where query i looks at them (NEZHA), or None; then e = d
+    mean_over : int, the number of layers whose scores S is the sum of: the weights are softmax(S/mean_over) (RealFormer's running mean)
 
     Returns
     -------
     output : array, (..., n, e); zeros for a query that may see no key
-    scores : array, (..., n, m); S, in which no mask has left a trace
+    scores : array, (..., n, m); S, the sum, in which no mask has left a trace
 
     Raises
     ------
-    DtypeError, ShapeError
-        if an argument is not floating, or the shapes do not fit together.
+    DtypeError, ShapeError, ConfigError
+        if an argument is not floating, the shapes do not fit together, or mean_over is no number of layers.
     """
     _check_attention(q, k, v)
+    _check_added(q, k, v, relative, mean_over)
     xp = namespace(q, k, v)
-    scores = xp.matmul(q, xp.matrix_transpose(k)) / square_root(q.shape[-1], q)
+    products = xp.matmul(q, xp.matrix_transpose(k))
+    if relative is not None:
+        products = products + _rowwise(q, xp.matrix_transpose(relative))
+    scores = products / square_root(q.shape[-1], q)
     if previous_scores is not None:
         scores = scores + previous_scores
-    return xp.matmul(masked_softmax(scores, mask), v), scores
+    weights = masked_softmax(scores if mean_over == 1 else scores / mean_over, mask)
+    output = xp.matmul(weights, v)
+    return output if relative is None else output + _rowwise(weights, relative), scores

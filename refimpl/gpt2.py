@@ -18,13 +18,16 @@ Z. Zhang et al., "CPM: a large-scale generative Chinese pre-trained language mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from refimpl.activation import gelu
-from refimpl.attention import causal_mask, merge_heads, scaled_dot_product_attention, split_heads
-from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError
+from refimpl.attention import causal_mask
+from refimpl.blocks import Form, GELUForm, pre_ln
+from refimpl.errors import ConfigError, ShapeError, TokenError
+from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids
+from refimpl.inputs import rows as _rows
 from refimpl.normalization import layer_norm
-from refimpl.number_system import Array, device_of, is_ball, namespace, rounded_once
+from refimpl.number_system import Array, device_of, namespace
+from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +50,6 @@ __all__ = [
     "named_dialect",
 ]
 
-GELUForm = Literal["tanh", "none"]
-
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -68,8 +69,8 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
-        wrong = [f"{name} = {size!r}" for name, size in sizes.items() if not _is_positive(size)]
-        if self.n_inner is not None and not _is_positive(self.n_inner):
+        wrong = [f"{name} = {size!r}" for name, size in sizes.items() if not is_positive(size)]
+        if self.n_inner is not None and not is_positive(self.n_inner):
             wrong.append(f"n_inner = {self.n_inner!r}")
         if wrong:
             raise ConfigError("a size is not a positive whole number", where="GPT2Config", got=", ".join(wrong))
@@ -95,49 +96,6 @@ class GPT2Config:
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
 
-def _is_positive(size: object) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0
-
-
-class Linear(NamedTuple):
-    """x @ weight + bias, with weight (in, out) and bias (out,)."""
-
-    weight: Array
-    bias: Array
-
-    def __call__(self, x: Array) -> Array:  # (..., in) -> (..., out)
-        """x @ weight + bias."""
-        return _affine(x, self.weight, self.bias)
-
-
-@rounded_once
-def _product(x: Array, y: Array) -> Array:  # (..., n, k), (k, m) -> (..., n, m)
-    return namespace(x, y).matmul(x, y)
-
-
-@rounded_once
-def _affine(x: Array, weight: Array, bias: Array) -> Array:  # (..., in), (in, out), (out,) -> (..., out)
-    return namespace(x, weight).matmul(x, weight) + bias
-
-
-class Norm(NamedTuple):
-    """The scale and bias of a layer norm, both (width,)."""
-
-    scale: Array
-    bias: Array
-
-
-class Block(NamedTuple):
-    """One layer's parameters, in the order in which the layer uses them."""
-
-    attention_norm: Norm
-    query_key_value: Linear  # (d, 3d): the columns are Q, then K, then V, each with the heads side by side
-    attention_output: Linear  # (d, d)
-    feed_forward_norm: Norm
-    feed_forward_in: Linear  # (d, inner)
-    feed_forward_out: Linear  # (inner, d)
-
-
 class GPT2Weights(NamedTuple):
     """All parameters of a GPT-2."""
 
@@ -151,20 +109,7 @@ class GPT2Weights(NamedTuple):
     def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
         """Every parameter's dotted name and shape, for instance "blocks.0.attention_norm.scale": (768,)."""
         d, inner = config.n_embd, config.inner
-        layer: dict[str, tuple[int, ...]] = {
-            "attention_norm.scale": (d,),
-            "attention_norm.bias": (d,),
-            "query_key_value.weight": (d, 3 * d),
-            "query_key_value.bias": (3 * d,),
-            "attention_output.weight": (d, d),
-            "attention_output.bias": (d,),
-            "feed_forward_norm.scale": (d,),
-            "feed_forward_norm.bias": (d,),
-            "feed_forward_in.weight": (d, inner),
-            "feed_forward_in.bias": (inner,),
-            "feed_forward_out.weight": (inner, d),
-            "feed_forward_out.bias": (d,),
-        }
+        layer = Block.shapes(d, inner)
         shapes: dict[str, tuple[int, ...]] = {
             "token_embedding": (config.vocab_size, d),
             "position_embedding": (config.n_positions, d),
@@ -182,26 +127,13 @@ class GPT2Weights(NamedTuple):
         Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
         the arrays had in their file, for that message.
         """
-        _check_weights(arrays, cls.shapes(config), source or {})
-
-        def layer(i: int) -> Block:
-            def pair(name: str, first: str, kind: Any) -> Any:
-                return kind(arrays[f"blocks.{i}.{name}.{first}"], arrays[f"blocks.{i}.{name}.bias"])
-
-            return Block(
-                pair("attention_norm", "scale", Norm),
-                pair("query_key_value", "weight", Linear),
-                pair("attention_output", "weight", Linear),
-                pair("feed_forward_norm", "scale", Norm),
-                pair("feed_forward_in", "weight", Linear),
-                pair("feed_forward_out", "weight", Linear),
-            )
+        check_weights(arrays, cls.shapes(config), source or {})
 
         return cls(
             arrays["token_embedding"],
             arrays["position_embedding"],
-            tuple(layer(i) for i in range(config.n_layer)),
-            Norm(arrays["final_norm.scale"], arrays["final_norm.bias"]),
+            tuple(Block.from_named(arrays, f"blocks.{i}.") for i in range(config.n_layer)),
+            Norm.from_named(arrays, "final_norm."),
             None if config.tie_word_embeddings else arrays["output_embedding"],
         )
 
@@ -209,44 +141,9 @@ class GPT2Weights(NamedTuple):
         """The arrays by their dotted names: the inverse of `from_named`."""
         named = {"token_embedding": self.token_embedding, "position_embedding": self.position_embedding}
         for i, layer in enumerate(self.blocks):
-            for name, part in layer._asdict().items():
-                named |= {f"blocks.{i}.{name}.{field}": array for field, array in part._asdict().items()}
+            named |= layer.named(f"blocks.{i}.")
         named |= {f"final_norm.{field}": array for field, array in self.final_norm._asdict().items()}
         return named if self.output_embedding is None else named | {"output_embedding": self.output_embedding}
-
-
-def _is_finite(array: Array) -> bool:
-    if is_ball(array):
-        return all(ball.is_finite() for ball in array.ravel())
-    xp = namespace(array)
-    wide = xp.astype(array, xp.float32) if str(array.dtype) == "bfloat16" else array
-    return bool(xp.all(xp.isfinite(wide)))
-
-
-def _check_weights(
-    arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: Mapping[str, str]
-) -> None:
-    def called(name: str) -> str:
-        return f"{source[name]} ({name})" if name in source else name
-
-    found = {name: tuple(array.shape) for name, array in arrays.items()}
-    right = [name for name in shapes if found.get(name) == shapes[name]]
-    problems = [f"missing: {called(name)} {shapes[name]}" for name in shapes if name not in found]
-    problems += [f"unexpected: {called(name)} {shape}" for name, shape in found.items() if name not in shapes]
-    problems += [
-        f"wrong shape: {called(name)} expected {shapes[name]}, got {shape}"
-        for name, shape in found.items()
-        if name in shapes and name not in right
-    ]
-    kinds = sorted({str(array.dtype) for name, array in arrays.items() if name in shapes})
-    problems += [f"mixed dtypes: {', '.join(kinds)}"] if len(kinds) > 1 else []
-    problems += [f"not finite: {called(name)} holds NaN or infinity" for name in right if not _is_finite(arrays[name])]
-    if problems:
-        raise ConfigError(
-            f"the weights do not fit the configuration ({len(problems)} problems)",
-            got="\n    ".join(["", *problems]),
-            remedy="check that config.json belongs to these weights (n_layer, n_embd, n_positions, vocab_size, n_inner, tied head)",
-        )
 
 
 @dataclass(frozen=True)
@@ -293,86 +190,6 @@ class KeyValueCache(NamedTuple):
         )
 
 
-def _as_array(name: str, values: Any, like: Array) -> Array:
-    """`values`, converted beside `like` unless it is an array already."""
-    if hasattr(values, "dtype"):
-        return values
-    try:
-        return namespace(like).asarray(values, device=device_of(like))
-    except (ValueError, TypeError) as error:
-        raise ShapeError(
-            f"{name} is not a rectangular array of whole numbers",
-            where=name,
-            got=str(error),
-            remedy="pad the rows to one length and pass mask=, true at the real tokens",
-        ) from None
-
-
-def check_token_ids(token_ids: Any, vocab_size: int, like: Array) -> Array:  # -> int (batch, length)
-    """`token_ids` as an integer array beside `like`, refused before any gather if one of them is outside the vocabulary.
-
-    The comparison matters on every backend: NumPy counts negative ids from the end, and a GPU wraps ids that are too large.
-    """
-    xp = namespace(like)
-    ids = _as_array("token_ids", token_ids, like)
-    if ids.ndim != 2:
-        remedy = "for a single sequence pass token_ids[None, :]"
-        raise ShapeError(
-            "token_ids must have two axes", expected="(batch, length)", got=tuple(ids.shape), remedy=remedy
-        )
-    if 0 in ids.shape:
-        raise TokenError(
-            "the prompt is empty", where="token_ids", expected="at least one token a row", got=tuple(ids.shape)
-        )
-    if "int" not in str(ids.dtype):
-        raise TokenError(
-            "token ids must be whole numbers", where="token_ids", expected="an integer dtype", got=ids.dtype
-        )
-    ids = xp.astype(ids, xp.int64)  # a narrow dtype may not hold the vocabulary's size
-    outside = (ids < 0) | (ids >= vocab_size)
-    if bool(xp.any(outside)):
-        row, column = (int(axis[0]) for axis in xp.nonzero(outside))
-        raise TokenError(
-            "token id out of range",
-            where=f"token_ids[{row}, {column}]",
-            expected=f"0 <= id < {vocab_size}",
-            got=int(ids[row, column]),
-            remedy="encode the text with this model's own tokenizer",
-        )
-    return ids
-
-
-def _check_mask(mask: Any, ids: Array) -> Array:  # -> bool (batch, length)
-    xp = namespace(ids)
-    if mask is None:
-        return xp.ones(ids.shape, dtype=xp.bool, device=device_of(ids))
-    mask = _as_array("mask", mask, ids)
-    if tuple(mask.shape) != tuple(ids.shape):
-        raise ShapeError("the mask must have the shape of token_ids", expected=tuple(ids.shape), got=tuple(mask.shape))
-    if "bool" not in str(mask.dtype) and ("int" not in str(mask.dtype) or bool(xp.any((mask != 0) & (mask != 1)))):
-        raise DtypeError(
-            "the mask must say true or false",
-            expected="booleans, or whole numbers 0 and 1; true (1) at real tokens",
-            got=mask.dtype,
-            remedy="an additive mask of 0 and -inf is the opposite: pass additive_mask == 0",
-        )
-    return xp.astype(mask, xp.bool)
-
-
-def _check_positions(positions: Array, mask: Array) -> None:
-    if "int" not in str(positions.dtype):
-        raise TokenError(
-            "positions must be whole numbers", where="positions", expected="an integer dtype", got=positions.dtype
-        )
-    if tuple(positions.shape) not in (tuple(mask.shape), tuple(mask.shape[-1:]), (1, mask.shape[-1])):
-        raise ShapeError(
-            "positions must fit token_ids",
-            where="positions",
-            expected=f"{tuple(mask.shape)} or {tuple(mask.shape[-1:])}",
-            got=tuple(positions.shape),
-        )
-
-
 def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Config) -> Array:  # -> int (batch, length)
     """The given positions, or the count of real tokens before each token; refused where the table ends."""
     xp = namespace(mask)
@@ -380,8 +197,8 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
         counted = xp.cumulative_sum(xp.astype(mask, xp.int64), axis=-1) - 1 + read
         positions = xp.where(mask, counted, xp.zeros_like(counted))
     else:
-        positions = _as_array("positions", positions, mask)
-    _check_positions(positions, mask)
+        positions = as_array("positions", positions, mask)
+    check_positions(positions, tuple(mask.shape))
     positions = xp.broadcast_to(positions, mask.shape)
     lowest, highest = int(xp.min(positions)), int(xp.max(positions))
     if lowest < 0 or highest >= config.n_positions:
@@ -393,11 +210,6 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
             remedy="shorten the prompt or generate fewer tokens",
         )
     return positions
-
-
-def _rows(table: Array, ids: Array) -> Array:  # (n, d), int (batch, length) -> (batch, length, d)
-    xp = namespace(table, ids)
-    return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[-1]))
 
 
 def block(
@@ -423,15 +235,9 @@ def block(
     -------
     array (batch, n, d), and all m keys and values
     """
-    xp = namespace(x)
-    eps, d = config.layer_norm_epsilon, config.n_embd
-    qkv = layer.query_key_value(layer_norm(x, *layer.attention_norm, eps))
-    q, k, v = (split_heads(qkv[..., i * d : (i + 1) * d], config.n_head) for i in range(3))
-    if before is not None:
-        k, v = xp.concat([before[0], k], axis=2), xp.concat([before[1], v], axis=2)
-    x = x + layer.attention_output(merge_heads(scaled_dot_product_attention(q, k, v, mask=mask)[0]))
-    inner = gelu(layer.feed_forward_in(layer_norm(x, *layer.feed_forward_norm, eps)), activation)
-    return x + layer.feed_forward_out(inner), (k, v)
+    form = Form(config.n_head, config.layer_norm_epsilon, activation)
+    x, seen = pre_ln(layer, x, form, mask=mask, before=before)
+    return x, (seen.keys, seen.values)
 
 
 def _read(
@@ -446,7 +252,7 @@ def _read(
     """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
     convention = named_dialect(dialect)
     ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
-    xp, real = namespace(weights.token_embedding, ids), _check_mask(mask, ids)
+    xp, real = namespace(weights.token_embedding, ids), check_mask(mask, ids)
     if cache is not None and cache.allowed.shape[0] != ids.shape[0]:
         expected, got = f"{cache.allowed.shape[0]} rows, as in the cache", f"{ids.shape[0]} rows"
         raise ShapeError("the cache holds another batch", where="token_ids", expected=expected, got=got)
@@ -483,7 +289,7 @@ def forward(
     """Logits of the tokens given, which follow those in `cache`, and the cache that holds both. Arguments as `logits`."""
     states, cache = _read(weights, config, token_ids, positions, mask, cache, dialect)
     head = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
-    return _product(states[-1], namespace(head).matrix_transpose(head)), cache
+    return product(states[-1], namespace(head).matrix_transpose(head)), cache
 
 
 def logits(
@@ -548,7 +354,7 @@ class CachedDecoder:
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, KeyValueCache]:  # -> (batch, vocab), cache
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
         ids = check_token_ids(token_ids, self.config.vocab_size, self.weights.token_embedding)
-        real = _check_mask(mask, ids)
+        real = check_mask(mask, ids)
         if not bool(namespace(real).all(real[:, -1])):
             remedy = "move the padding to the left of each prompt"
             raise ShapeError(

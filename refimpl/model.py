@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from refimpl import backend as backends
-from refimpl import decoding, gpt2
+from refimpl import bert, decoding, gpt2
 from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
 from refimpl.number_system import device_of, namespace
+from refimpl.positions import extend
 from refimpl.softmax import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from refimpl.number_system import Array
     from refimpl.text import Tokenizer
@@ -36,6 +37,7 @@ __all__ = ["EMBEDDED", "Model", "Score", "load"]
 
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
+BUILT = ("gpt2", "bert", "nezha")
 
 
 class Score(NamedTuple):
@@ -74,11 +76,11 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
     ) -> None:
-        self.weights = weights
-        self.config = config
+        self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
+        self.config: Any = config
         self.backend = backend
         self.tokenizer = tokenizer
-        self.dialect = dialect
+        self.dialect: Any = dialect
         self.defaults = defaults or {}
 
     def __repr__(self) -> str:
@@ -88,6 +90,11 @@ class Model:
     def logits(self, token_ids: Any, mask: Any = None) -> Array:  # int (batch, length) -> (batch, length, vocab)
         """The definition's logits, `refimpl.gpt2.logits`, on this model's backend."""
         return gpt2.logits(self.weights, self.config, token_ids, mask=mask, dialect=self.dialect)
+
+    def encode(self, token_ids: Any, segment_ids: Any = None, mask: Any = None) -> Array:  # -> (batch, length, d)
+        """The last layer's vectors, of an encoder (`refimpl.encoder.Encoder`). Raises ConfigError: a GPT-2 is none."""
+        remedy = "use refimpl.gpt2.hidden_states, or load a BERT or NEZHA"
+        raise ConfigError("the model is no encoder", where="Model.encode", got=repr(self), remedy=remedy)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -314,18 +321,16 @@ def _resolve(path: str | Path) -> tuple[Path, Path]:
     return given.parent, given.parent if megatron.FILE.fullmatch(given.name) else given  # one shard: all of them
 
 
-def _check_choices(dtype: str | None, architecture: str | None, positions: int | None) -> None:
+def _check_choices(dtype: str | None, architecture: str | None) -> None:
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError("unknown dtype", where="refimpl.load(dtype=...)", expected=", ".join(DTYPES), got=repr(dtype))
-    if architecture not in (None, "gpt2"):
+    if architecture not in (None, *BUILT):
         raise NotBuiltYetError(
             "this architecture is not read yet",
             where="refimpl.load(architecture=...)",
-            expected="gpt2",
+            expected=", ".join(BUILT),
             got=architecture,
         )
-    if positions is not None:
-        raise NotBuiltYetError("extending the position table is not built yet", where="refimpl.load(positions=...)")
 
 
 def _scheme(checkpoint: Checkpoint, architecture: str | None) -> Scheme:
@@ -334,11 +339,11 @@ def _scheme(checkpoint: Checkpoint, architecture: str | None) -> Scheme:
 
     candidates = [scheme for scheme in SCHEMES.values() if architecture in (None, scheme.architecture)]
     scheme = detect(checkpoint, candidates)
-    if scheme.architecture != "gpt2":
+    if scheme.architecture not in BUILT:
         raise NotBuiltYetError(
             f"the weights can be opened and converted, but the model {scheme.architecture} is not built yet",
             where=checkpoint,
-            expected="a GPT-2",
+            expected="a GPT-2, BERT or NEZHA",
             got=f"the names of {scheme.name}",
             remedy="use weights_io.open, weights_io.schemes.to_canonical or `refimpl weights convert`",
         )
@@ -395,15 +400,18 @@ def _array(ours: Checkpoint, name: str, dtype: str) -> Any:
         return ours[name].astype(dtype)
 
 
-def _weights(
-    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: gpt2.GPT2Config, dtype: str, made: Any
-) -> gpt2.GPT2Weights:
-    """The parameters in place, each put through `made`; of what has no place only the shape is looked at."""
+def _arrays(
+    checkpoint: Checkpoint,
+    ours: Checkpoint,
+    explanation: Explanation,
+    wanted: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    made: Any,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parameters by name, each put through `made`, and what the file calls each; of what has no place only the shape is looked at."""
     for name, theirs in explanation.clashes.items():
         raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
     source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
-    wanted = gpt2.GPT2Weights.shapes(config)
-    _check_tied(ours, source, config)
     arrays = {
         name: made(_array(ours, name, dtype))
         if ours.info(name).shape == wanted.get(name)
@@ -412,7 +420,32 @@ def _weights(
         if name in wanted or name != "output_embedding"
     }
     strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
-    return gpt2.GPT2Weights.from_named(arrays | strangers, config, source=source | {name: name for name in strangers})
+    return arrays | strangers, source | {name: name for name in strangers}
+
+
+def _weights(
+    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: gpt2.GPT2Config, dtype: str, made: Any
+) -> gpt2.GPT2Weights:
+    """The parameters of a GPT-2 in place."""
+    arrays, source = _arrays(checkpoint, ours, explanation, gpt2.GPT2Weights.shapes(config), dtype, made)
+    _check_tied(ours, source, config)
+    return gpt2.GPT2Weights.from_named(arrays, config, source=source)
+
+
+def _encoder_weights(
+    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: bert.BertConfig, dtype: str, made: Any
+) -> bert.BertWeights:
+    """The parameters of a BERT or NEZHA in place, with the heads that the file has; a head equal to the token embedding is tied to it."""
+    from weights_io.schemes.scheme import same_bits
+
+    groups = {name.split(".")[0] for name in ours}
+    if {"output_embedding", "token_embedding"} <= groups and same_bits(
+        ours["output_embedding"], ours["token_embedding"]
+    ):
+        groups -= {"output_embedding"}
+    wanted = bert.BertWeights.shapes(config, groups)
+    arrays, source = _arrays(checkpoint, ours, explanation, wanted, dtype, made)
+    return bert.BertWeights.from_named(arrays, config, source=source)
 
 
 def _outline(info: TensorInfo, dtype: str) -> Any:  # -> zeros of that shape, which take no memory
@@ -455,26 +488,28 @@ def load(
     backend: str = "auto",
     dtype: str | None = None,
     architecture: str | None = None,
-    dialect: str | gpt2.Dialect | None = None,
+    dialect: str | gpt2.Dialect | bert.Dialect | None = None,
     positions: int | None = None,
     heads: int | None = None,
 ) -> Model:
-    """Open a model: an embedded one by its name ("tang"), or a GPT-2 in any format and under any names that are known.
+    """Open a model: an embedded one by its name ("tang"), or a GPT-2, BERT, RoBERTa or NEZHA in any format, under any names that are known.
 
     Parameters
     ----------
     path : name; or a folder, file, shard index, prefix of a TensorFlow checkpoint, or one of CPM's shards, which opens all of them
     backend : "numpy", "cupy" or "auto" (see `refimpl.backend.get`)
     dtype : "float16", "float32", "float64", in which weights are kept and computed with; None is "float32"
-    architecture : "gpt2" or None, which infers it
+    architecture : "gpt2", "bert", "nezha" or None, which infers it
     dialect : "openai", "cpm", "bert4keras" or a `gpt2.Dialect`; None is that of the naming scheme: "cpm" for Megatron's names, "bert4keras" for
-        TensorFlow's and for any names beside a config.json of bert4keras, otherwise "openai"
-    positions : not built yet
+        TensorFlow's and for any names beside a config.json of bert4keras, otherwise "openai". Of an encoder: "huggingface", "bert4keras",
+        "bert4keras-0.9" or a `bert.Dialect`; None is "bert4keras" for TensorFlow's names, otherwise "huggingface"
+    positions : int, how many positions the model is to have: a learned table of n is extended hierarchically (`refimpl.positions.extend`),
+        up to n²; None leaves it
     heads : attention heads, for weights without a config.json whose width is not that of a released model
 
     Returns
     -------
-    Model
+    Model; of an encoder, a `refimpl.encoder.Encoder`
 
     Raises
     ------
@@ -486,16 +521,22 @@ def load(
     from weights_io.schemes import explain
     from weights_io.schemes.scheme import canonical_view
 
-    _check_choices(dtype, architecture, positions)
-    gpt2.named_dialect(dialect or "openai")
+    _check_choices(dtype, architecture)
     folder, opened = _resolve(path)
     chosen = backends.get(backend)
     with weights_io.open(opened) as checkpoint:
         scheme = _scheme(checkpoint, architecture)
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
-        config = _config(folder, ours, scheme, heads, dialect)
+        if scheme.architecture != "gpt2":
+            return _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions)
+        convention: Any = dialect
+        gpt2.named_dialect(convention or "openai")
+        config = _config(folder, ours, scheme, heads, convention)
         weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
+    if positions is not None:
+        weights = extend(weights, to=positions)
+        config = dataclasses.replace(config, n_positions=positions)
     prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
     tokenizer = open_tokenizer(folder, prepare)
     return Model(
@@ -503,6 +544,32 @@ def load(
         config,
         chosen,
         tokenizer,
-        dialect=_dialect(dialect, scheme, config, folder),
+        dialect=_dialect(convention, scheme, config, folder),
         defaults=_defaults(folder),
     )
+
+
+def _encoder(
+    checkpoint: Checkpoint,
+    ours: Checkpoint,
+    explanation: Explanation,
+    scheme: Scheme,
+    folder: Path,
+    backend: backends.Backend,
+    dtype: str | None,
+    dialect: Any,
+    positions: int | None,
+) -> Model:
+    """A BERT, RoBERTa or NEZHA: config.json must be there, since the number of heads does not show in weights."""
+    from refimpl.encoder import Encoder
+    from refimpl.text import open_tokenizer
+    from weights_io.schemes.bert_config import bert_config
+
+    default = "bert4keras" if scheme.dialect == "bert4keras" else "huggingface"
+    bert.named_dialect(dialect or default)
+    config = bert_config(folder / "config.json", {name: ours.info(name).shape for name in ours}, scheme)
+    weights = _encoder_weights(checkpoint, ours, explanation, config, dtype or "float32", backend.asarray)
+    if positions is not None:
+        weights = extend(weights, to=positions, offset=config.position_offset)
+        config = dataclasses.replace(config, max_position_embeddings=positions + config.position_offset)
+    return Encoder(weights, config, backend, open_tokenizer(folder, None), dialect=dialect or default)

@@ -6,8 +6,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, errors, favor, gpt2, softmax, taylor
+from refimpl import attention, backend, bert, blocks, errors, favor, gpt2, model, positions, softmax, taylor
+from refimpl.number_system import exact
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
+from validation.claims import realformer as CHECKS  # noqa: N812
 
 SETTING = Setting(backend.get("numpy"))
 
@@ -22,6 +24,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
+    wanted |= {f"HIERPOS-{i}" for i in range(1, 5)} | {f"REALFORMER-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
 
@@ -52,8 +55,8 @@ def _horner(x, order):
     return total
 
 
-def _unmasked(q, k, v, *, mask=None, previous_scores=None):
-    return ORIGINAL_ATTENTION(q, k, v, previous_scores=previous_scores)
+def _unmasked(q, k, v, *, mask=None, **others):
+    return ORIGINAL_ATTENTION(q, k, v, **others)
 
 
 ORIGINAL_ATTENTION = attention.scaled_dot_product_attention
@@ -128,14 +131,90 @@ BROKEN = [
     ("TAYLOR-5", taylor, "exp_taylor", _horner),
     ("TAYLOR-6", taylor, "laguerre_rule", lambda order, like: [(1.0, 1.0, 1.0), (3.0, 1.0, -1.0)]),
     ("TAYLOR-7", taylor, "square_root", lambda value, like: 1),
-    ("GPT2-1", gpt2, "scaled_dot_product_attention", _unmasked),
+    ("GPT2-1", blocks, "scaled_dot_product_attention", _unmasked),
     ("GPT2-1", gpt2, "causal_mask", _mask_off_by_one),
     ("GPT2-2", gpt2, "_positions", _positions_without_cache),
     ("GPT2-4", gpt2, "_positions", _positions_of_the_array),
-    ("GPT2-6", gpt2, "gelu", lambda x, approximate: ORIGINAL_GELU(x, "none")),
+    ("GPT2-6", blocks, "gelu", lambda x, approximate: ORIGINAL_GELU(x, "none")),
     ("GPT2-6", gpt2, "causal_mask", _mask_off_by_one),
+    ("HIERPOS-1", positions, "hierarchical_positions", lambda *args: _computed_throughout(*args)),
+    ("HIERPOS-1", positions, "hierarchical_positions", lambda *args: _swapped(*args)),
+    ("HIERPOS-2.embedded", positions, "hierarchical_positions", lambda *args: _without_alpha(*args)),
+    ("HIERPOS-3.half", positions, "_check_alpha", lambda alpha: None),
+    ("HIERPOS-4", model, "extend", lambda *args, **options: _shifted(*args, **options)),
+    ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _masked_scores(*args, **options)),
+    ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
+    ("REALFORMER-1", blocks, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
+    (
+        "REALFORMER-1.mean",
+        CHECKS,
+        "scaled_dot_product_attention",
+        lambda *args, **options: _ignores_mean(*args, **options),
+    ),
+    ("REALFORMER-2", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
+    ("REALFORMER-2", blocks, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
+    ("REALFORMER-3", bert.BertWeights, "shapes", lambda *args: _parameter_of_its_own(*args)),
+    ("REALFORMER-4.network", blocks, "post_ln", blocks.pre_ln),
+    ("REALFORMER-5", blocks, "pre_ln", blocks.post_ln),
+    ("REALFORMER-5", blocks, "pre_ln", lambda *args, **options: _unnormed(*args, **options)),
+    ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
 ]
-ORIGINAL_GELU = gpt2.gelu
+ORIGINAL_GELU = blocks.gelu
+
+
+def _computed_throughout(table, at, alpha=0.4):
+    """Without the selection of the table's own rows."""
+    u, n = positions.hierarchical_bases(table, alpha), table.shape[0]
+    return exact(alpha, table) * u[at // n] + exact(1 - alpha, table) * u[at % n]
+
+
+def _swapped(table, at, alpha=0.4):
+    n = table.shape[0]
+    return ORIGINAL_HIERARCHICAL(table, np.where(at < n, at, at % n * n + at // n), alpha)
+
+
+def _without_alpha(table, at, alpha=0.4):
+    return ORIGINAL_HIERARCHICAL(table, at % table.shape[0], alpha)
+
+
+def _shifted(weights, *, to, **options):
+    longer = ORIGINAL_EXTEND(weights, to=to, **options)
+    return longer._replace(position_embedding=np.roll(longer.position_embedding, 1, axis=0))
+
+
+def _masked_scores(q, k, v, *, mask=None, **others):
+    """The mask goes into the scores that are handed on."""
+    output, scores = ORIGINAL_ATTENTION(q, k, v, mask=mask, **others)
+    return output, scores if mask is None or scores.dtype == object else np.where(mask, scores, scores - 1e4)
+
+
+def _forgets(q, k, v, *, previous_scores=None, **others):
+    """The previous scores are added, and not handed on."""
+    output, _ = ORIGINAL_ATTENTION(q, k, v, previous_scores=previous_scores, **others)
+    return output, ORIGINAL_ATTENTION(q, k, v, **others)[1]
+
+
+def _decaying(q, k, v, *, previous_scores=None, **others):
+    previous = None if previous_scores is None else previous_scores * 0.999 + 1e-3
+    return ORIGINAL_ATTENTION(q, k, v, previous_scores=previous, **others)
+
+
+def _ignores_mean(q, k, v, *, mean_over=1, **others):
+    return ORIGINAL_ATTENTION(q, k, v, **others)
+
+
+def _parameter_of_its_own(config, groups=bert.HEADS):
+    return ORIGINAL_SHAPES(config, groups) | ({} if config.residual_attention == "none" else {"gate": (1,)})
+
+
+def _unnormed(layer, x, form, **options):
+    mixed, seen = blocks.self_attention(layer, x, form.heads)
+    return x + mixed + blocks.feed_forward(layer, x + mixed, form.activation), seen
+
+
+ORIGINAL_HIERARCHICAL = positions.hierarchical_positions
+ORIGINAL_EXTEND = positions.extend
+ORIGINAL_SHAPES = bert.BertWeights.shapes
 
 
 @pytest.mark.parametrize(
@@ -152,7 +231,7 @@ def test_a_broken_engine_breaks_the_claim(identifier, module, name, replacement,
 def test_batch_dependence_is_found(monkeypatch):
     """A layer norm that looks at its neighbours in the batch, by a millionth, breaks GPT2-3."""
     monkeypatch.setattr(
-        gpt2,
+        blocks,
         "layer_norm",
         lambda x, scale, bias, eps: ORIGINAL_NORM(
             x + 1e-6 * gpt2.namespace(x).mean(x, axis=0, keepdims=True), scale, bias, eps
@@ -320,6 +399,26 @@ def test_a_wrong_pair_coefficient_breaks_favor_6_and_couplings_favor_11(monkeypa
     monkeypatch.setattr(checks, "_pair_moment", lambda d, k, coupling: moment(d, k, 0 * coupling))
     broken = CLAIMS["FAVOR-11.trigonometric"]
     assert not broken.holds(broken.check(SETTING))
+
+
+@pytest.mark.parametrize(
+    "identifier", ["HIERPOS-2", "HIERPOS-3", "HIERPOS-2.any", "HIERPOS-1.formula", "HIERPOS-2.embedded"]
+)
+def test_wrong_coordinates_break_the_exact_claims(identifier, monkeypatch):
+    """Coordinates in which α and 1 - α change places for one vector; a table whose first column alone counts; a rank that is too small."""
+    from validation.claims import positions as checks
+
+    original = checks._difference
+    monkeypatch.setattr(checks, "_difference", lambda a, b: original(a, b[::-1]))
+    monkeypatch.setattr(checks, "_exact_row", lambda table, i, j, alpha: (i + 4 * j,))
+    monkeypatch.setattr(checks, "_rank_at_least", lambda rows: len(rows) - 1)
+    monkeypatch.setattr(checks, "_embedded_table", lambda: np.ones((128, 192), np.float32))
+    assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):
+    monkeypatch.setattr(CHECKS, "Fraction", lambda a, b=1: __import__("fractions").Fraction(a, b + (b == 2)))
+    assert not CLAIMS["REALFORMER-4"].holds(CLAIMS["REALFORMER-4"].check(SETTING))
 
 
 def test_claims_are_immutable():

@@ -18,7 +18,7 @@ from models import TINY, UNTIED
 from systems import ALL_DTYPES, BALLS, HOST, NUMPY, System, rounded
 
 import weights_io
-from refimpl import gpt2
+from refimpl import blocks, gpt2
 from validation import perturbed, tolerance, truth
 from weights_io.schemes import SCHEMES, to_canonical
 from weights_io.schemes.config import read_gpt2
@@ -93,9 +93,10 @@ def test_a_model_stays_in_its_dtype_everywhere(dtype: str, monkeypatch: pytest.M
     model = models.weights(TINY, NUMPY, dtype)
     seen: list[str] = []
     for name in ("gelu", "layer_norm"):
-        original = getattr(gpt2, name)
-        monkeypatch.setattr(gpt2, name, _spy(original, seen))
-    monkeypatch.setattr(gpt2, "scaled_dot_product_attention", _spy(gpt2.scaled_dot_product_attention, seen))
+        original = getattr(blocks, name)
+        monkeypatch.setattr(blocks, name, _spy(original, seen))
+    monkeypatch.setattr(gpt2, "layer_norm", _spy(gpt2.layer_norm, seen))
+    monkeypatch.setattr(blocks, "scaled_dot_product_attention", _spy(blocks.scaled_dot_product_attention, seen))
     logits, cache = gpt2.forward(model, TINY, IDS, mask=MASK)
     states = gpt2.hidden_states(model, TINY, IDS)
     found = {str(a.dtype) for a in (logits, *states, *cache.keys, *cache.values)} | set(seen)

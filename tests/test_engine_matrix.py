@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from systems import ALL_DTYPES, HOST, NUMPY, System, rounded, unchanged
 
-from refimpl import activation, attention, linear_attention, normalization, softmax, special, taylor
+from refimpl import (
+    activation,
+    attention,
+    blocks,
+    linear_attention,
+    normalization,
+    parameters,
+    positions,
+    softmax,
+    special,
+    taylor,
+)
 from validation import tolerance, truth
 
 
@@ -102,6 +113,50 @@ def _linear_cases() -> list[Case]:
     ]
 
 
+def _attention_mean(q: Any, k: Any, v: Any, mask: Any, previous: Any) -> Any:
+    return attention.scaled_dot_product_attention(q, k, v, mask=mask, previous_scores=previous, mean_over=3)[0]
+
+
+def _layer(kind: str, names: list[str], heads: int, **options: Any) -> Any:
+    """One layer of `refimpl.blocks` as a function of x, its twelve parameters, and the arrays that `options` name by position after them."""
+
+    def definition(x: Any, *arrays: Any) -> Any:
+        layer = parameters.Block.from_named(dict(zip(names, arrays, strict=False)), "")
+        rest = {name: arrays[len(names) + i] for i, name in enumerate(options)}
+        return getattr(blocks, kind)(layer, x, blocks.Form(heads, 1e-5, "tanh"), **rest)[0]
+
+    return definition
+
+
+def _layer_cases() -> list[Case]:
+    rng = np.random.default_rng(20260102)
+    shapes = parameters.Block.shapes(4, 6)
+    arrays = [rng.normal(float(name.endswith("scale")), 0.2, shape) for name, shape in shapes.items()]
+    x, mask, previous = rng.normal(size=(2, 3, 4)), np.tri(3, dtype=bool), rng.normal(size=(2, 2, 3, 3))
+    inputs, names = (x, *arrays), list(shapes)
+    return [
+        Case("pre_ln", _layer("pre_ln", names, 2, mask=0), (*inputs, mask)),
+        Case("post_ln", _layer("post_ln", names, 2, mask=0), (*inputs, mask)),
+        Case("realformer", _layer("realformer", names, 2, mask=0, previous_scores=1), (*inputs, mask, previous)),
+    ]
+
+
+def _position_cases() -> list[Case]:
+    rng = np.random.default_rng(20260103)
+    table, at = rng.normal(size=(4, 6)), np.array([[0, 3, 4], [15, 9, 2]])
+    hierarchical = positions.hierarchical_positions
+
+    def relative(table: Any) -> Any:
+        return positions.relative_positions(3, 5, 4, like=table, clip=3)
+
+    return [
+        Case("hierarchical_bases", positions.hierarchical_bases, (table,)),
+        Case("hierarchical_positions", lambda table: hierarchical(table, at.tolist()), (table,)),
+        Case("hierarchical_positions-alpha", lambda table: hierarchical(table, at.tolist(), Fraction(-1, 3)), (table,)),
+        Case("relative_positions", relative, (table,)),
+    ]
+
+
 def _cases() -> list[Case]:
     rng = np.random.default_rng(20260101)
     wave = rng.normal(0, 2, (2, 3, 5))
@@ -110,7 +165,7 @@ def _cases() -> list[Case]:
     q, k, v = rng.normal(0, 1, (2, 2, 4, 6)), rng.normal(0, 1, (2, 2, 5, 6)), rng.normal(0, 1, (2, 2, 5, 3))
     seen = rng.random((2, 1, 4, 5)) < 0.5
     seen[0, 0, 1] = False
-    previous = rng.normal(0, 1, (2, 2, 4, 5))
+    previous, relative = rng.normal(0, 1, (2, 2, 4, 5)), rng.normal(0, 1, (4, 5, 6))
     scale, bias = rng.normal(1, 0.2, 5), rng.normal(0, 0.2, 5)
     elementwise = np.concatenate([wave.ravel(), [0.0, -0.0, 1e-3, -1e-3, 5.5, -5.5, 7.0, -7.0, 9.5]])
     taylor_cases = [
@@ -154,6 +209,11 @@ def _cases() -> list[Case]:
         Case("attention-mask-scores", _attention(1, "mask"), (*qkv, seen)),
         Case("attention-previous", _attention(0, "previous_scores"), (*qkv, previous)),
         Case("attention-previous-scores", _attention(1, "previous_scores"), (*qkv, previous)),
+        Case("attention-relative", _attention(0, "mask", "relative"), (q, k, k + 1, seen, relative)),
+        Case("attention-relative-scores", _attention(1, "mask", "relative"), (q, k, k + 1, seen, relative)),
+        Case("attention-mean", _attention_mean, (*qkv, seen, previous)),
+        *_layer_cases(),
+        *_position_cases(),
         Case("attention-both", _attention(0, "mask", "previous_scores"), (*qkv, seen, previous)),
         *_sparse_cases(mask),
         *_linear_cases(),

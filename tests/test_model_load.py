@@ -251,11 +251,19 @@ def test_choices_that_do_not_exist_are_refused_in_words(make: Any, tmp_path: Pat
     ):
         _load(folder, dtype="bfloat16")
     with _refused(
-        errors.NotBuiltYetError, "architecture is not read yet", "refimpl.load(architecture=...)", "gpt2", "bert"
+        errors.NotBuiltYetError,
+        "architecture is not read yet",
+        "refimpl.load(architecture=...)",
+        "gpt2, bert",
+        "got:      gpt",
     ):
-        _load(folder, architecture="bert")
-    with _refused(errors.NotBuiltYetError, "position table is not built yet", "refimpl.load(positions=...)"):
-        _load(folder, positions=2048)
+        _load(folder, architecture="gpt")
+    rows = _load(folder).config.n_positions
+    for wrong in (rows - 1, rows**2 + 1, 2.5 * rows):
+        with _refused(
+            errors.ConfigError, f"can be extended to {rows**2}", "positions", f"{rows} to {rows}²", repr(wrong)
+        ):
+            _load(folder, positions=wrong)
     with _refused(errors.BackendError, "unknown backend", "numpy | cupy | auto", "'torch'"):
         refimpl.load(folder, backend="torch")
     with _refused(errors.ConfigError, "no such model", "refimpl.load(path)", "tang", str(tmp_path / "absent")):
@@ -534,12 +542,8 @@ def test_a_configuration_beside_shards_is_used(tmp_path: Path, recorded: Any) ->
 @pytest.mark.parametrize(
     ("path", "architecture", "scheme"),
     [
-        (BERT4KERAS / "bert", "bert", "tensorflow-bert"),
         (BERT4KERAS / "gpt" / "model.ckpt", "gpt", "tensorflow-gpt"),
         (BERT4KERAS / "gpt2_ml", "gpt2_ml", "tensorflow-gpt2-ml"),
-        (BERT4KERAS / "nezha", "nezha", "tensorflow-nezha"),
-        (RECORDED / "hugging_face_bert" / "model", "bert", "hugging-face-bert"),
-        (RECORDED / "hugging_face_bert" / "model_bin_old", "bert", "hugging-face-bert"),
     ],
 )
 def test_other_architectures_are_named_and_not_built_yet(path: Path, architecture: str, scheme: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 
 import validation
-from refimpl import activation, attention, errors, gpt2, normalization, softmax, taylor
+from refimpl import activation, attention, errors, gpt2, normalization, positions, softmax, taylor
 from validation import components, conformance, tolerance, truth
 
 ELEMENTARY = [name for name in components.COMPONENTS if name != "gpt2"]
@@ -54,6 +54,15 @@ def _tiny_gpt2(dtype, **replaced):
 def _tiny_config(**changes):
     config = components.recorded_gpt2("gpt2_tiny")[0]
     return gpt2.GPT2Config(**{**config.__dict__, **changes})
+
+
+def _residual(q, k, v, previous, mask, mean_over):
+    options = {"mask": mask, "previous_scores": previous, "mean_over": mean_over}
+    return attention.scaled_dot_product_attention(q, k, v, **options)[0]
+
+
+def _relative_attention(q, k, v, relative, mask):
+    return attention.scaled_dot_product_attention(q, k, v, mask=mask, relative=relative)
 
 
 BUGS = {
@@ -106,6 +115,38 @@ BUGS = {
         "no mask": lambda q, k, v, mask: _attention(q, k, v, None),
         "softmax over queries": lambda q, k, v, mask: _attention(q, k, v, mask, transposed=True),
         "additive mask": lambda q, k, v, mask: _attention(q, k, v, mask, additive=True),
+    },
+    "residual_attention": {
+        "previous scores forgotten": lambda q, k, v, s, mask, mean_over: _residual(q, k, v, 0 * s, mask, mean_over),
+        "added before 1/sqrt d": lambda q, k, v, s, mask, mean_over: _residual(
+            q, k, v, s / np.sqrt(np.float32(q.shape[-1])), mask, mean_over
+        ),
+        "sum for mean": lambda q, k, v, s, mask, mean_over: _residual(q, k, v, s, mask, 1),
+        "mean of one layer's scores": lambda q, k, v, s, mask, mean_over: _residual(q / mean_over, k, v, s, mask, 1),
+        "no mask": lambda q, k, v, s, mask, mean_over: _residual(q, k, v, s, None, mean_over),
+    },
+    "relative_attention": {
+        "not in the values": lambda q, k, v, relative, mask: np.matmul(
+            softmax.masked_softmax(_relative_attention(q, k, v, relative, mask)[1], mask), v
+        ),
+        "not at all": lambda q, k, v, relative, mask: _relative_attention(q, k, v, None, mask)[0],
+        "distances negated": lambda q, k, v, relative, mask: _relative_attention(
+            q, k, v, np.ascontiguousarray(relative[::-1, ::-1]), mask
+        )[0],
+    },
+    "hierarchical_positions": {
+        "i and j exchanged": lambda table, at, alpha: positions.hierarchical_positions(
+            table, at % len(table) * len(table) + at // len(table), alpha
+        ),
+        "the table repeated": lambda table, at, alpha: table[at % len(table)],
+        "alpha 0.4 throughout": lambda table, at, alpha: positions.hierarchical_positions(table, at),
+        "off by one": lambda table, at, alpha: positions.hierarchical_positions(
+            table, np.minimum(at + 1, len(table) ** 2 - 1), alpha
+        ),
+        "bases not divided": lambda table, at, alpha: (
+            np.float32(alpha) * (table - np.float32(alpha) * table[:1])[at // len(table)]
+            + np.float32(1 - alpha) * (table - np.float32(alpha) * table[:1])[at % len(table)]
+        ),
     },
     "exp_taylor": {
         "exp": lambda x, order: np.exp(x),

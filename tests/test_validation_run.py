@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, errors, gpt2
+from refimpl import attention, backend, blocks, errors, gpt2
 from validation import checks, components, run
 from validation.checks import Check, Finding
 from validation.claims.registry import Setting
@@ -156,12 +156,15 @@ WRONG = [
         lambda n, m, xp, device=None: ORIGINAL["causal_mask"](n, m, xp=xp, device=device) | True,
     ),
 ]
-ORIGINAL = {name: getattr(gpt2, name) for name in ("gelu", "layer_norm", "split_heads", "causal_mask")}
+ORIGINAL = {name: getattr(blocks, name) for name in ("gelu", "layer_norm", "split_heads")} | {
+    "causal_mask": gpt2.causal_mask
+}
 
 
 @pytest.mark.parametrize(("identifier", "name", "replacement"), WRONG, ids=[f"{row[0]}-{row[1]}" for row in WRONG])
 def test_a_wrong_engine_fails_parity_and_agreement(identifier, name, replacement, monkeypatch):
-    monkeypatch.setattr(gpt2, name, replacement)
+    for module in (gpt2, blocks):
+        monkeypatch.setattr(module, name, replacement, raising=False)
     [check] = checks.all_checks(Setting(NUMPY), [identifier])
     with np.errstate(all="ignore"):
         result = run.validate(NUMPY, only=[identifier])
@@ -213,6 +216,11 @@ def test_fixtures_that_are_promised_must_be_there(monkeypatch, tmp_path):
 def test_no_check_gets_lost():
     """The identifiers, written down once more: a check that is no longer collected is noticed here."""
     expected = "TAYLOR-1 TAYLOR-2 TAYLOR-3 TAYLOR-4 TAYLOR-5 TAYLOR-5.horner TAYLOR-6 TAYLOR-6.order TAYLOR-7 "
+    expected += (
+        "HIERPOS-1 HIERPOS-1.formula HIERPOS-2 HIERPOS-2.embedded HIERPOS-2.any HIERPOS-3 HIERPOS-3.half HIERPOS-4 "
+    )
+    expected += "REALFORMER-1 REALFORMER-1.mean REALFORMER-1.bert4keras REALFORMER-2 REALFORMER-3 REALFORMER-4 REALFORMER-4.network "
+    expected += "REALFORMER-5 "
     expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
     expected += (
         "PARITY.gpt2_sharded PARITY.greedy PARITY.beam_search PARITY.filters PARITY.torch_components PARITY.embedded "
@@ -221,6 +229,14 @@ def test_no_check_gets_lost():
         "PARITY.outside.hf_gpt2 SYSTEMS.softmax SYSTEMS.log_softmax SYSTEMS.logsumexp SYSTEMS.gelu SYSTEMS.layer_norm "
     )
     expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang "
+    expected += "SYSTEMS.residual_attention SYSTEMS.relative_attention SYSTEMS.hierarchical_positions "
+    expected += "FAVOR-1 FAVOR-2 FAVOR-3 FAVOR-4 FAVOR-5 FAVOR-5.unbounded FAVOR-5.equal-norms FAVOR-6 FAVOR-7 FAVOR-8 FAVOR-8.stabilised "
+    expected += (
+        "FAVOR-9 FAVOR-9.unit-scale FAVOR-10 FAVOR-11 FAVOR-11.trigonometric FAVOR-12 SYSTEMS.positive_features "
+    )
+    expected += (
+        "SYSTEMS.trigonometric_features SYSTEMS.hyperbolic_features SYSTEMS.relu_features SYSTEMS.favor_attention "
+    )
     expected += "SPARSE-1 SPARSE-2 SPARSE-3 SPARSE-4 SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 

@@ -15,7 +15,7 @@ import flint
 import numpy as np
 
 import weights_io
-from refimpl import activation, attention, favor, gpt2, normalization, softmax, special, taylor
+from refimpl import activation, attention, favor, gpt2, normalization, positions, softmax, special, taylor
 from refimpl.errors import ConfigError
 from refimpl.number_system import exact, pi, square_root
 from validation import perturbed, tolerance, truth
@@ -189,6 +189,83 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
 
 def _attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
     return attention.scaled_dot_product_attention(q, k, v, mask=mask)[0]
+
+
+def _residual_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def given(n: int, m: int, d: int, size: float = 1.0) -> tuple[Any, ...]:
+        q, k, v = rng.normal(size=(2, 2, n, d)), rng.normal(size=(2, 2, m, d)), rng.normal(size=(2, 2, m, d))
+        return q, k, v, size * rng.normal(size=(2, 2, n, m))
+
+    causal, padding = np.tril(np.ones((6, 6), bool)), np.arange(6) < np.array([6, 4])[:, None, None, None]
+    large = _resolved(40, dtype)
+    q, k, v, _ = given(6, 6, 4)
+    return [
+        Case("full", "previous scores like those of the layer", given(5, 7, 8), {"mask": None, "mean_over": 1}),
+        Case("causal", "the mask acts on the sum", given(6, 6, 8), {"mask": causal, "mean_over": 1}),
+        Case(
+            "hidden",
+            "previous scores are largest where the mask hides them",
+            (q, k, v, np.where(padding, rng.normal(size=(2, 2, 6, 6)), large)),
+            {"mask": padding, "mean_over": 1},
+        ),
+        Case(
+            "deep",
+            f"a sum of {large:g} times one layer's scores",
+            given(6, 6, 4, large),
+            {"mask": causal, "mean_over": 1},
+        ),
+        Case("mean", "a running mean over 36 layers", given(6, 6, 4, 6.0), {"mask": causal, "mean_over": 36}),
+        Case(
+            "first",
+            "no layer before: previous scores 0",
+            (q, k, v, np.zeros((2, 2, 6, 6))),
+            {"mask": None, "mean_over": 1},
+        ),
+    ]
+
+
+def _residual_attention(q: Any, k: Any, v: Any, previous_scores: Any, mask: Any, mean_over: int) -> Any:
+    options = {"mask": mask, "previous_scores": previous_scores, "mean_over": mean_over}
+    return attention.scaled_dot_product_attention(q, k, v, **options)[0]
+
+
+def _relative_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def given(n: int, m: int, d: int, size: float = 1.0) -> tuple[Any, ...]:
+        table = positions.relative_positions(n, m, d, like=np.zeros(1), clip=3)
+        return rng.normal(size=(1, 2, n, d)), rng.normal(size=(1, 2, m, d)), rng.normal(size=(1, 2, m, d)), size * table
+
+    return [
+        Case("square", "added to keys, before 1/√d, and to values", given(6, 6, 4), {"mask": None}),
+        Case("causal", "distances on one side of 0", given(6, 6, 4), {"mask": np.tril(np.ones((6, 6), bool))}),
+        Case(
+            "cached",
+            "two queries at the end of seven keys: distances are counted from the end",
+            given(2, 7, 4),
+            {"mask": None},
+        ),
+        Case("loud", "relative embeddings ten times the content", given(5, 5, 6, 10.0), {"mask": None}),
+    ]
+
+
+def _relative_attention(q: Any, k: Any, v: Any, relative: Any, mask: Any) -> Any:
+    return attention.scaled_dot_product_attention(q, k, v, mask=mask, relative=relative)[0]
+
+
+def _hierarchical_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def case(name: str, hard: str, table: Any, at: Any, alpha: float = 0.4) -> Case:
+        return Case(name, hard, (table, np.asarray(at)), {"alpha": alpha})
+
+    table = rng.normal(size=(5, 8))
+    return [
+        case("all", "every one of n² rows; i and j must not be exchanged", table, np.arange(25)),
+        case("table", "the first n rows are the table", table, np.arange(5)),
+        case("scattered", "positions in any order and shape", table, [[24, 0, 7], [7, 23, 5]]),
+        case("last", "the last row, and the first beyond the table", table, [24, 5]),
+        case("narrow", "one column", rng.normal(size=(9, 1)), np.arange(81)),
+        case("alpha", "another alpha, beyond 1", table, np.arange(25), 1.5),
+        case("near half", "alpha near 1/2: (i, j) and (j, i) are near", table, np.arange(25), 0.4375),
+        case("single", "a table of one row", rng.normal(size=(1, 4)), [0, 0]),
+    ]
 
 
 def _taylor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
@@ -460,6 +537,19 @@ COMPONENTS: dict[str, Component] = {
             "f(q, k, v, mask)        (b,h,n,d), (b,h,m,d) twice, bool or None",
             _attention,
             _attention_cases,
+        ),
+        Component(
+            "residual_attention",
+            "f(q, k, v, previous_scores, mask, mean_over)",
+            _residual_attention,
+            _residual_cases,
+        ),
+        Component("relative_attention", "f(q, k, v, relative, mask)", _relative_attention, _relative_cases),
+        Component(
+            "hierarchical_positions",
+            "f(table, positions, alpha)",
+            positions.hierarchical_positions,
+            _hierarchical_cases,
         ),
         Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
         Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from validation.claims import favor, gpt2, sparse, taylor
+from validation.claims import favor, gpt2, positions, realformer, sparse, taylor
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
-__all__ = ["CLAIMS", "Claim", "Outcome", "Setting", "claim", "favor", "gpt2", "select", "sparse", "taylor"]
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "Outcome",
+    "Setting",
+    "claim",
+    "favor",
+    "gpt2",
+    "positions",
+    "realformer",
+    "select",
+    "sparse",
+    "taylor",
+]

@@ -1,0 +1,450 @@
+"""BERT, RoBERTa and NEZHA: post-LN encoders, with their heads; as language model and as sequence-to-sequence model; as RealFormer.
+
+    x₀ = LN(E[token] + S[segment] + P[position])                               NEZHA has no P, but relative positions in every layer
+    x_l = LN₂(y + FF(y)),  y = LN₁(x_{l-1} + SA(x_{l-1}))                      `refimpl.blocks.post_ln`, or `realformer`
+    pooled = tanh(W x_L[0] + b)                       next sentence = W pooled + b
+    masked LM = LN(GELU(W x_L + b)) Eᵀ + b_v          or Hᵀ where the head H is not tied to E
+
+`application` says what a token may see: the whole text ("encoder"), what precedes it ("lm"), or the source whole and the target up to itself
+("unilm", by segment). RoBERTa keeps `position_offset` = 2 rows before position 0, the second of them for padding.
+
+Dialects name the conventions of known implementations:
+
+* `"huggingface"`: `mask` says what is padding; the layer norms' eps is the configuration's.
+* `"bert4keras"`: version 0.11.5. Token id 0 is masked as a key except at position 0. Eps is 1e-12; in NEZHA 1e-7, but 1e-12 in the masked-LM head.
+  Residual attention adds the scores of the previous layer alone, not their sum (claim REALFORMER-1.bert4keras).
+* `"bert4keras-0.9"`: versions before: eps 1e-12 throughout, and residual attention as in the paper.
+
+References: J. Devlin et al., "BERT", arXiv 1810.04805, section 3, and the code released with it; Y. Liu et al., "RoBERTa", arXiv 1907.11692;
+J. Wei et al., "NEZHA", arXiv 1909.00204; L. Dong et al., "UniLM", arXiv 1905.03197; R. He et al., "RealFormer", arXiv 2012.11747.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from refimpl.activation import gelu, tanh
+from refimpl.attention import causal_mask, unilm_mask
+from refimpl.blocks import Form, GELUForm, realformer
+from refimpl.errors import ConfigError, ShapeError, TokenError
+from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids, rows
+from refimpl.normalization import layer_norm
+from refimpl.number_system import Array, device_of, namespace
+from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
+from refimpl.positions import relative_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "Application",
+    "BertConfig",
+    "BertWeights",
+    "Dialect",
+    "MaskedLM",
+    "dialects",
+    "encode",
+    "hidden_states",
+    "masked_lm_logits",
+    "named_dialect",
+    "next_sentence_logits",
+    "pooled",
+]
+
+Application = Literal["encoder", "lm", "unilm"]
+APPLICATIONS = ("encoder", "lm", "unilm")
+RESIDUALS = ("none", "sum", "mean")
+HEADS = ("pooler", "masked_lm", "next_sentence")
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The sizes and constants of a BERT, under the names of Hugging Face's config.json where it has them."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int | None = None  # width of the feed-forward layer; None: 4 hidden_size
+    max_position_embeddings: int | None = (
+        512  # rows of the position table, RoBERTa's first two among them; None: NEZHA, which has none
+    )
+    type_vocab_size: int = 2  # segments; 0: none
+    layer_norm_eps: float = 1e-12
+    activation: GELUForm = "none"
+    position_offset: int = 0  # rows of the table before position 0
+    pad_token_id: int | None = None  # where positions are counted: this id takes none. None: the position is the index
+    residual_attention: Literal["none", "sum", "mean"] = "none"  # RealFormer, and its running mean
+    clip: int = 64  # of NEZHA's relative positions
+
+    def __post_init__(self) -> None:
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "clip")
+        sizes = {name: getattr(self, name) for name in names}
+        optional = {name: getattr(self, name) for name in ("intermediate_size", "max_position_embeddings")}
+        sizes |= {name: size for name, size in optional.items() if size is not None}
+        wrong = [f"{name} = {size!r}" for name, size in sizes.items() if not is_positive(size)]
+        counts = {"type_vocab_size": self.type_vocab_size, "position_offset": self.position_offset}
+        wrong += [f"{name} = {size!r}" for name, size in counts.items() if size != 0 and not is_positive(size)]
+        if wrong:
+            raise ConfigError("a size is not a positive whole number", where="BertConfig", got=", ".join(wrong))
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                "the width does not divide into the heads",
+                where="BertConfig",
+                expected="hidden_size a multiple of num_attention_heads",
+                got=f"hidden_size = {self.hidden_size}, num_attention_heads = {self.num_attention_heads}",
+            )
+        if isinstance(self.layer_norm_eps, str) or not self.layer_norm_eps >= 0:
+            raise ConfigError("layer_norm_eps must not be negative", where="BertConfig", got=self.layer_norm_eps)
+        for name, known in (("activation", ("tanh", "none")), ("residual_attention", RESIDUALS)):
+            if getattr(self, name) not in known:
+                got = repr(getattr(self, name))
+                raise ConfigError(f"unknown {name}", where="BertConfig", expected=", ".join(known), got=got)
+        if self.max_position_embeddings is not None and self.position_offset >= self.max_position_embeddings:
+            raise ConfigError("position_offset leaves no positions", where="BertConfig", got=self.position_offset)
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layer."""
+        return 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
+
+
+class MaskedLM(NamedTuple):
+    """The masked-LM head: LN(GELU(W x + b)) Eᵀ + bias."""
+
+    transform: Linear  # (d, d)
+    norm: Norm
+    bias: Array  # (vocab,)
+
+
+class BertWeights(NamedTuple):
+    """All parameters of a BERT; heads that a file lacks are None."""
+
+    token_embedding: Array  # (vocab, d)
+    position_embedding: Array | None  # (positions, d); None: NEZHA
+    segment_embedding: Array | None  # (segments, d)
+    embedding_norm: Norm
+    blocks: tuple[Block, ...]
+    pooler: Linear | None  # (d, d)
+    masked_lm: MaskedLM | None
+    next_sentence: Linear | None  # (d, 2)
+    output_embedding: Array | None  # (vocab, d), or None where the head is tied to the token embedding
+
+    @staticmethod
+    def shapes(config: BertConfig, groups: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
+        """Every parameter's dotted name and shape, with the heads in `groups` ("pooler", "masked_lm", "next_sentence", "output_embedding")."""
+        v, d = config.vocab_size, config.hidden_size
+        heads: dict[str, dict[str, tuple[int, ...]]] = {
+            "pooler": {"weight": (d, d), "bias": (d,)},
+            "masked_lm": {
+                "transform.weight": (d, d),
+                "transform.bias": (d,),
+                "norm.scale": (d,),
+                "norm.bias": (d,),
+                "bias": (v,),
+            },
+            "next_sentence": {"weight": (d, 2), "bias": (2,)},
+        }
+        shapes: dict[str, tuple[int, ...]] = {"token_embedding": (v, d)}
+        if config.max_position_embeddings is not None:
+            shapes["position_embedding"] = (config.max_position_embeddings, d)
+        if config.type_vocab_size:
+            shapes["segment_embedding"] = (config.type_vocab_size, d)
+        shapes |= {"embedding_norm.scale": (d,), "embedding_norm.bias": (d,)}
+        layer = Block.shapes(d, config.inner)
+        shapes |= {f"blocks.{i}.{name}": s for i in range(config.num_hidden_layers) for name, s in layer.items()}
+        wanted = [group for group in HEADS if group in groups]
+        shapes |= {f"{group}.{name}": shape for group in wanted for name, shape in heads[group].items()}
+        return shapes | {"output_embedding": (v, d)} if "output_embedding" in groups else shapes
+
+    @classmethod
+    def from_named(
+        cls, arrays: Mapping[str, Array], config: BertConfig, *, source: Mapping[str, str] | None = None
+    ) -> BertWeights:
+        """Put named arrays (names as in `shapes`) in their places; a head is there as a whole or not at all.
+
+        Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
+        the arrays had in their file, for that message.
+        """
+        groups = {name.split(".")[0] for name in arrays}
+        check_weights(arrays, cls.shapes(config, groups), source or {})
+        head = None
+        if "masked_lm" in groups:
+            transform, norm = (
+                Linear.from_named(arrays, "masked_lm.transform."),
+                Norm.from_named(arrays, "masked_lm.norm."),
+            )
+            head = MaskedLM(transform, norm, arrays["masked_lm.bias"])
+        return cls(
+            arrays["token_embedding"],
+            arrays.get("position_embedding"),
+            arrays.get("segment_embedding"),
+            Norm.from_named(arrays, "embedding_norm."),
+            tuple(Block.from_named(arrays, f"blocks.{i}.") for i in range(config.num_hidden_layers)),
+            Linear.from_named(arrays, "pooler.") if "pooler" in groups else None,
+            head,
+            Linear.from_named(arrays, "next_sentence.") if "next_sentence" in groups else None,
+            arrays.get("output_embedding"),
+        )
+
+    def named(self) -> dict[str, Array]:
+        """The arrays by their dotted names: the inverse of `from_named`."""
+        found: dict[str, Array | None] = {
+            name: getattr(self, name) for name in ("token_embedding", "position_embedding", "segment_embedding")
+        }
+        found |= {f"embedding_norm.{field}": array for field, array in self.embedding_norm._asdict().items()}
+        for i, layer in enumerate(self.blocks):
+            found |= layer.named(f"blocks.{i}.")
+        for name in ("pooler", "next_sentence"):
+            part = getattr(self, name)
+            found |= {} if part is None else {f"{name}.{field}": array for field, array in part._asdict().items()}
+        if self.masked_lm is not None:
+            for part_name, part in (("transform", self.masked_lm.transform), ("norm", self.masked_lm.norm)):
+                found |= {f"masked_lm.{part_name}.{field}": array for field, array in part._asdict().items()}
+            found["masked_lm.bias"] = self.masked_lm.bias
+        found["output_embedding"] = self.output_embedding
+        return {name: array for name, array in found.items() if array is not None}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The conventions in which implementations of BERT differ; an eps of None is the configuration's."""
+
+    eps: float | None = None
+    relative_eps: float | None = None  # instead of it, where positions are relative (NEZHA)
+    head_eps: float | None = None  # of the masked-LM head
+    masked_key_id: int | None = None  # this token id is never attended to, except at position 0
+    residual: Literal["all", "previous"] = (
+        "all"  # whose scores residual attention adds: all layers' before, or the previous layer's alone
+    )
+
+
+dialects: dict[str, Dialect] = {
+    "huggingface": Dialect(),
+    "bert4keras": Dialect(1e-12, 1e-7, 1e-12, masked_key_id=0, residual="previous"),
+    "bert4keras-0.9": Dialect(1e-12, 1e-12, 1e-12, masked_key_id=0),
+}
+
+
+def named_dialect(dialect: str | Dialect) -> Dialect:
+    """The dialect of that name, or the dialect given; raises ConfigError that lists the names there are."""
+    if isinstance(dialect, Dialect):
+        return dialect
+    if dialect not in dialects:
+        raise ConfigError("unknown dialect", where="bert", expected=f"one of {', '.join(dialects)}", got=repr(dialect))
+    return dialects[dialect]
+
+
+def _eps(config: BertConfig, dialect: Dialect) -> float:
+    chosen = dialect.relative_eps if config.max_position_embeddings is None else dialect.eps
+    return config.layer_norm_eps if chosen is None else chosen
+
+
+def _segments(segment_ids: Any, ids: Array, config: BertConfig) -> Array:  # -> int (batch, length)
+    """The given segments, or 0 throughout; refused where there is no such segment."""
+    xp = namespace(ids)
+    if segment_ids is None:
+        return xp.zeros_like(ids)
+    given = as_array("segment_ids", segment_ids, ids)
+    if tuple(given.shape) != tuple(ids.shape):
+        what, got = "segment_ids must have the shape of token_ids", tuple(given.shape)
+        raise ShapeError(what, expected=tuple(ids.shape), got=got)
+    if "int" not in str(given.dtype):
+        raise TokenError("segment ids must be whole numbers", expected="an integer dtype", got=given.dtype)
+    given = xp.astype(given, xp.int64)
+    lowest, highest, kinds = int(xp.min(given)), int(xp.max(given)), config.type_vocab_size
+    if lowest < 0 or (kinds and highest >= kinds):
+        raise TokenError(
+            "segment id out of range",
+            where="segment_ids",
+            expected=f"0 <= segment < type_vocab_size = {kinds}",
+            got=f"from {lowest} to {highest}",
+        )
+    return given
+
+
+def _table_rows(positions: Any, ids: Array, config: BertConfig) -> Array:  # -> int (batch, length)
+    """The row of the position table for each token: offset + position, where padding that takes no position has the row before position 0."""
+    xp, highest = namespace(ids), (config.max_position_embeddings or 0) - config.position_offset
+    if positions is not None:
+        given, lowest = as_array("positions", positions, ids), 0
+        check_positions(given, tuple(ids.shape))
+        where = xp.broadcast_to(xp.astype(given, xp.int64), ids.shape)
+    elif config.pad_token_id is not None and config.position_offset:
+        real = ids != config.pad_token_id
+        counted = xp.cumulative_sum(xp.astype(real, xp.int64), axis=-1) - 1
+        where, lowest = xp.where(real, counted, xp.full_like(counted, -1)), -1
+    else:
+        where, lowest = xp.broadcast_to(xp.arange(ids.shape[1], device=device_of(ids)), ids.shape), 0
+    if int(xp.min(where)) < lowest or int(xp.max(where)) >= highest:
+        raise TokenError(
+            "the sequence runs past the position table",
+            where="positions",
+            expected=f"0 <= position < {highest}",
+            got=f"positions from {int(xp.min(where))} to {int(xp.max(where))}",
+            remedy="shorten the text, or extend the table (refimpl.positions.extend)",
+        )
+    return where + config.position_offset
+
+
+def _seen(
+    ids: Array, segments: Any, mask: Any, application: str, convention: Dialect
+) -> Array:  # -> bool (batch, 1, 1 or n, n)
+    """Which keys each query may see: what is no padding, and what the application allows."""
+    xp, allowed = namespace(ids), check_mask(mask, ids)
+    if convention.masked_key_id is not None:
+        first = xp.arange(ids.shape[1], device=device_of(ids))[None, :] == 0
+        allowed = allowed & ((ids != convention.masked_key_id) | first)
+    keys = allowed[:, None, None, :]
+    if application == "encoder":
+        return keys
+    if application == "lm":
+        return keys & causal_mask(ids.shape[1], ids.shape[1], xp=xp, device=device_of(ids))
+    return keys & unilm_mask(segments)
+
+
+def _check_application(application: Any, segment_ids: Any) -> None:
+    if application not in APPLICATIONS:
+        expected = ", ".join(APPLICATIONS)
+        raise ConfigError("unknown application", where="bert", expected=expected, got=repr(application))
+    if application == "unilm" and segment_ids is None:
+        remedy = "pass segment_ids=, 0 for the source and 1 for the target"
+        raise ConfigError("segments say what is source and what is target", where='application="unilm"', remedy=remedy)
+
+
+def _embedded(
+    weights: BertWeights, config: BertConfig, ids: Array, segments: Array, positions: Any, eps: float
+) -> Array:  # int (batch, n) -> (batch, n, d)
+    """x₀ = LN(E[token] + S[segment] + P[position])."""
+    x = rows(weights.token_embedding, ids)
+    if weights.segment_embedding is not None:
+        x = x + rows(weights.segment_embedding, segments)
+    if weights.position_embedding is not None:
+        x = x + rows(weights.position_embedding, _table_rows(positions, ids, config))
+    return layer_norm(x, *weights.embedding_norm, eps)
+
+
+def hidden_states(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any = None,
+    *,
+    mask: Any = None,
+    positions: Any = None,
+    application: Application = "encoder",
+    dialect: str | Dialect = "huggingface",
+) -> list[Array]:  # int (batch, n) -> num_hidden_layers + 1 times (batch, n, d)
+    """[x₀, x₁, .., x_L]: the embedding and each layer's output. Arguments as `encode`."""
+    convention = named_dialect(dialect)
+    _check_application(application, segment_ids)
+    ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
+    segments, like = _segments(segment_ids, ids, config), weights.token_embedding
+    seen, eps = _seen(ids, segments, mask, application, convention), _eps(config, convention)
+    states = [_embedded(weights, config, ids, segments, positions, eps)]
+    relative, n, w = None, ids.shape[1], config.hidden_size // config.num_attention_heads
+    if config.max_position_embeddings is None:
+        relative = relative_positions(n, n, w, like=like, clip=config.clip)
+    form, handed = Form(config.num_attention_heads, eps, config.activation), None
+    for number, layer in enumerate(weights.blocks, 1):
+        over = number if config.residual_attention == "mean" else 1
+        x, found = realformer(
+            layer, states[-1], form, mask=seen, relative=relative, previous_scores=handed, mean_over=over
+        )
+        states.append(x)
+        if config.residual_attention != "none":
+            handed = found.scores if convention.residual == "all" or handed is None else found.scores - handed
+    return states
+
+
+def encode(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any = None,
+    *,
+    mask: Any = None,
+    positions: Any = None,
+    application: Application = "encoder",
+    dialect: str | Dialect = "huggingface",
+) -> Array:  # int (batch, n) -> (batch, n, d)
+    """x_L[b, t]: the last layer's vector for every token.
+
+    Parameters
+    ----------
+    weights, config : the model; the weights decide backend, device and dtype
+    token_ids : int array or nested list, (batch, n); padding may hold any id of the vocabulary
+    segment_ids : int array or nested list, (batch, n); None: 0 throughout
+    mask : bool array or nested list, (batch, n), true at real tokens; None: all are real. What comes out at padding means nothing
+    positions : int array, (batch, n) or (n,); None: the index, or with a `position_offset` and a `pad_token_id` the count of tokens before it that
+        are no padding. Ignored where positions are relative
+    application : "encoder", "lm" or "unilm"
+    dialect : "huggingface", "bert4keras", "bert4keras-0.9" or a `Dialect`
+
+    Returns
+    -------
+    array, (batch, n, d), the dtype of the weights
+
+    Raises
+    ------
+    TokenError, ShapeError, DtypeError, ConfigError
+        for ids or segments that do not exist, empty input, positions past the table, wrong shapes, a mask that is not true or false, an unknown
+        application or dialect, "unilm" without segments.
+    """
+    return hidden_states(
+        weights,
+        config,
+        token_ids,
+        segment_ids,
+        mask=mask,
+        positions=positions,
+        application=application,
+        dialect=dialect,
+    )[-1]
+
+
+def _head(part: Any, name: str) -> Any:
+    if part is None:
+        raise ConfigError("the weights lack this head", where=name, expected=f"parameters called {name}.*")
+    return part
+
+
+def pooled(weights: BertWeights, hidden: Array) -> Array:  # (batch, n, d) -> (batch, d)
+    """tanh(W x_L[0] + b), of the last layer's vector for the first token. Raises ConfigError where the weights have no pooler."""
+    return tanh(_head(weights.pooler, "pooler")(hidden[:, 0, :]))
+
+
+def next_sentence_logits(weights: BertWeights, hidden: Array) -> Array:  # (batch, n, d) -> (batch, 2)
+    """W pooled + b: the scores of "follows" and "is a random sentence". Raises ConfigError where the weights have no such head."""
+    head = _head(weights.next_sentence, "next_sentence")
+    return head(pooled(weights, hidden))
+
+
+def masked_lm_logits(
+    weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
+) -> Array:  # (batch, n, d) -> (batch, n, vocab)
+    """LN(GELU(W x_L + b)) Eᵀ + b_v: the scores of the token at every place.
+
+    Parameters
+    ----------
+    weights, config, dialect : as `encode`
+    hidden : array, (batch, n, d), what `encode` returned
+
+    Returns
+    -------
+    array, (batch, n, vocab)
+
+    Raises
+    ------
+    ConfigError
+        if the weights have no such head, or the dialect is unknown.
+    """
+    head, convention = _head(weights.masked_lm, "masked_lm"), named_dialect(dialect)
+    eps = config.layer_norm_eps if convention.head_eps is None else convention.head_eps
+    words = layer_norm(gelu(head.transform(hidden), config.activation), *head.norm, eps)
+    table = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
+    return product(words, namespace(table).matrix_transpose(table)) + head.bias

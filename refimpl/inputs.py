@@ -1,0 +1,101 @@
+"""What models are given: token ids, masks, positions; checked on the host before any table is read.
+
+x[b, t] = E[ids[b, t]]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refimpl.errors import DtypeError, ShapeError, TokenError
+from refimpl.number_system import Array, device_of, namespace
+
+__all__ = ["as_array", "check_mask", "check_positions", "check_token_ids", "rows"]
+
+
+def as_array(name: str, values: Any, like: Array) -> Array:
+    """`values`, converted beside `like` unless it is an array already."""
+    if hasattr(values, "dtype"):
+        return values
+    try:
+        return namespace(like).asarray(values, device=device_of(like))
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"{name} is not a rectangular array of whole numbers",
+            where=name,
+            got=str(error),
+            remedy="pad the rows to one length and pass mask=, true at the real tokens",
+        ) from None
+
+
+def check_token_ids(token_ids: Any, vocab_size: int, like: Array) -> Array:  # -> int (batch, length)
+    """`token_ids` as an integer array beside `like`, refused before any gather if one of them is outside the vocabulary.
+
+    The comparison matters on every backend: NumPy counts negative ids from the end, and a GPU wraps ids that are too large.
+    """
+    xp = namespace(like)
+    ids = as_array("token_ids", token_ids, like)
+    if ids.ndim != 2:
+        remedy = "for a single sequence pass token_ids[None, :]"
+        raise ShapeError(
+            "token_ids must have two axes", expected="(batch, length)", got=tuple(ids.shape), remedy=remedy
+        )
+    if 0 in ids.shape:
+        raise TokenError(
+            "the prompt is empty", where="token_ids", expected="at least one token a row", got=tuple(ids.shape)
+        )
+    if "int" not in str(ids.dtype):
+        raise TokenError(
+            "token ids must be whole numbers", where="token_ids", expected="an integer dtype", got=ids.dtype
+        )
+    ids = xp.astype(ids, xp.int64)  # a narrow dtype may not hold the vocabulary's size
+    outside = (ids < 0) | (ids >= vocab_size)
+    if bool(xp.any(outside)):
+        row, column = (int(axis[0]) for axis in xp.nonzero(outside))
+        raise TokenError(
+            "token id out of range",
+            where=f"token_ids[{row}, {column}]",
+            expected=f"0 <= id < {vocab_size}",
+            got=int(ids[row, column]),
+            remedy="encode the text with this model's own tokenizer",
+        )
+    return ids
+
+
+def check_mask(mask: Any, ids: Array) -> Array:  # -> bool (batch, length)
+    """`mask` as booleans beside `ids`, all true where it is None; raises ShapeError or DtypeError for what is no mask of them."""
+    xp = namespace(ids)
+    if mask is None:
+        return xp.ones(ids.shape, dtype=xp.bool, device=device_of(ids))
+    mask = as_array("mask", mask, ids)
+    if tuple(mask.shape) != tuple(ids.shape):
+        raise ShapeError("the mask must have the shape of token_ids", expected=tuple(ids.shape), got=tuple(mask.shape))
+    if "bool" not in str(mask.dtype) and ("int" not in str(mask.dtype) or bool(xp.any((mask != 0) & (mask != 1)))):
+        raise DtypeError(
+            "the mask must say true or false",
+            expected="booleans, or whole numbers 0 and 1; true (1) at real tokens",
+            got=mask.dtype,
+            remedy="an additive mask of 0 and -inf is the opposite: pass additive_mask == 0",
+        )
+    return xp.astype(mask, xp.bool)
+
+
+def check_positions(positions: Array, shape: tuple[int, ...]) -> None:
+    """Raise TokenError or ShapeError unless positions are whole numbers that broadcast to `shape`, (batch, length)."""
+    if "int" not in str(positions.dtype):
+        raise TokenError(
+            "positions must be whole numbers", where="positions", expected="an integer dtype", got=positions.dtype
+        )
+    if tuple(positions.shape) not in (shape, shape[-1:], (1, shape[-1])):
+        raise ShapeError(
+            "positions must fit token_ids",
+            where="positions",
+            expected=f"{shape} or {shape[-1:]}",
+            got=tuple(positions.shape),
+        )
+
+
+def rows(table: Array, ids: Array) -> Array:  # (n, d), int (...) -> (..., d)
+    """y[t] = table[ids[t]], for ids that have been checked."""
+    xp = namespace(table, ids)
+    return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[-1]))

@@ -1,0 +1,306 @@
+"""Claims HIERPOS-1 to HIERPOS-4: more positions from a trained table, by hierarchical decomposition.
+
+u_i = (p_i - α p_1)/(1 - α),    q_{(i-1)n+j} = α u_i + (1-α) u_j;    here i and j are counted from 0
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import refimpl
+from refimpl import positions
+from refimpl.errors import ConfigError
+from validation import truth
+from validation.claims.registry import Outcome, Setting, claim
+
+SOURCE = "Su Jianlin, Hierarchical decomposition of position embeddings, kexue.fm/archives/7947 (2020)"
+ALPHAS = [Fraction(2, 5), Fraction(0.4), Fraction(1, 3), Fraction(-3, 2), Fraction(7, 4)]
+EMBEDDED = "tang"
+DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64))
+Row = tuple[Fraction, ...]
+
+
+def _exact_row(table: list[Row], i: int, j: int, alpha: Fraction) -> Row:
+    """q_{in+j} in rational arithmetic, by the formula."""
+    first, u = (
+        table[0],
+        {k: [(p - alpha * p1) / (1 - alpha) for p, p1 in zip(table[k], table[0], strict=True)] for k in (i, j)},
+    )
+    return tuple(alpha * u[i][c] + (1 - alpha) * u[j][c] for c in range(len(first)))
+
+
+def _rational(table: Any) -> list[Row]:
+    return [tuple(Fraction(float(value)) for value in row) for row in table]
+
+
+def _embedded_table() -> Any:
+    return refimpl.load(EMBEDDED, backend="numpy", dtype="float32").weights.position_embedding
+
+
+def _awkward_table(dtype: Any) -> Any:
+    """Rows of ordinary numbers, signed zeros, the smallest and the largest numbers of a dtype."""
+    info = ml_dtypes.finfo(dtype)
+    edges = [0.0, -0.0, float(info.smallest_subnormal), float(info.smallest_normal), float(info.max) / 4, 1.0]
+    rows = np.random.default_rng(0).normal(size=(10, len(edges)))
+    return np.concatenate([rows, [edges, edges[::-1]]]).astype(dtype)
+
+
+@claim(
+    "HIERPOS-1",
+    "q_j = p_j for j <= n; and the first n rows that are computed are bitwise the table",
+    source=SOURCE,
+    method="every table and α: u_1 = p_1, so q_j = α p_1 + (p_j - α p_1); both sides are linear in the p and (times 1-α) quadratic in α, so that "
+    "unit vectors p_1, p_j (or p_1 alone, j = 1) and three α decide it, exactly; definition on balls around the rationals; bitwise in four dtypes",
+    expected="proved",
+    cases=2 * 5 + 5 * 49 + 4 * 12 + 128,
+)
+def _first_rows(setting: Setting) -> Outcome:
+    cases, units = 0, [(Fraction(1), Fraction(0)), (Fraction(0), Fraction(1))]
+    for alpha, j in itertools.product(ALPHAS, range(2)):
+        cases += 1
+        if _exact_row(units, 0, j, alpha) != units[j]:
+            return Outcome("refuted", cases, f"α = {alpha}, j = {j}")
+    table, widest = np.random.default_rng(setting.seed).integers(-99, 99, (7, 3)) / 16, 0.0
+    with truth.precision(256):
+        for alpha in ALPHAS:
+            made = positions.hierarchical_positions(truth.balls(table), np.arange(49), alpha)
+            for t, row in enumerate(made):
+                cases += 1
+                exact = _exact_row(_rational(table), t // 7, t % 7, alpha)
+                gaps = [ball * value.denominator - value.numerator for ball, value in zip(row, exact, strict=True)]
+                widest = max(widest, *(float(gap.abs_upper()) for gap in gaps))
+                if not all(gap.contains(0) for gap in gaps) or not widest < 1e-40:
+                    return Outcome("refuted", cases, f"α = {alpha}, position {t}: {row} is not {exact}")
+    tables = [_awkward_table(dtype) for dtype in DTYPES if setting.backend.name == "numpy" or dtype != DTYPES[1]]
+    for given in [*tables, _embedded_table()]:
+        kept = setting.backend.asarray(given)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # rows that are not looked at, of tables up to the largest number
+            made = setting.backend.to_numpy(
+                positions.hierarchical_positions(kept, setting.backend.xp.arange(len(given)))
+            )
+        cases += len(given)
+        if made.tobytes() != given.tobytes():
+            return Outcome("refuted", cases, f"{given.dtype}: a bit of the first {len(given)} rows differs")
+    cases += 12 * (len(DTYPES) + 1 - len([*tables, None]))  # bfloat16, where the backend has it
+    return Outcome("proved", cases, f"balls agree with rationals to {widest:.0e}; no bit of any table differs")
+
+
+@claim(
+    "HIERPOS-1.formula",
+    "evaluated in floating point, the formula gives back the first n rows bit for bit",
+    source="implied by the published code, which computes them",
+    method="the embedded model's table in float32 and float64, α = 0.4: α u_1 + (1-α) u_j compared with p_j",
+    expected="refuted",
+    cases=2 * 128 * 192,
+)
+def _formula_rounds(setting: Setting) -> Outcome:
+    shown, cases = [], 0
+    for dtype in (np.float32, np.float64):
+        table, alpha = _embedded_table().astype(dtype), 0.4
+        u = (table - alpha * table[:1]) / (1 - alpha)
+        differ = alpha * u[:1] + (1 - alpha) * u != table
+        cases += table.size
+        if not differ.any():
+            return Outcome("not refuted", cases, f"{np.dtype(dtype)}")
+        shown.append(f"{np.dtype(dtype)}: {int(differ.sum())} of {table.size} numbers differ in their last bits")
+    return Outcome("refuted", cases, "; ".join(shown))
+
+
+def _difference(a: tuple[int, int], b: tuple[int, int]) -> list[tuple[int, int]]:
+    """Barycentric coordinates of α u_i + (1-α) u_j minus α u_k + (1-α) u_l over u_0 .. u_3, each as c + e α."""
+    (i, j), (k, m) = a, b
+    return [((j == r) - (m == r), (i == r) - (j == r) - (k == r) + (m == r)) for r in range(4)]
+
+
+def _common_roots(lines: list[tuple[int, int]]) -> set[Fraction] | None:
+    """All α at which every c + e α is 0; None where that is every α."""
+    roots = [None if (c, e) == (0, 0) else set() if e == 0 else {Fraction(-c, e)} for c, e in lines]
+    some = [each for each in roots if each is not None]
+    return set.intersection(*some) if some else None
+
+
+@claim(
+    "HIERPOS-2",
+    "n vectors yield n² positions: all distinct, if the u are affinely independent (possible only for n <= d + 1) and α is not 0, 1/2 or 1",
+    source=SOURCE,
+    method="affinely independent vectors have unique barycentric coordinates, and two pairs (i, j), (k, l) involve at most four of them: for "
+    "all 120 pairs of pairs out of four, the α at which the coordinates agree are computed exactly, and lie in {0, 1/2, 1}; n <= d + 1 since n - 1 "
+    "differences are independent in d dimensions",
+    expected="proved",
+    cases=120,
+)
+def _distinct(setting: Setting) -> Outcome:
+    cases, found = 0, set()
+    for a, b in itertools.combinations(list(itertools.product(range(4), repeat=2)), 2):
+        roots, cases = _common_roots(_difference(a, b)), cases + 1
+        if roots is None or not roots <= {0, Fraction(1, 2), 1}:
+            return Outcome("refuted", cases, f"positions {a} and {b} coincide for α in {roots}")
+        found |= roots
+    return Outcome("proved", cases, f"the excluded α that do make rows coincide: {', '.join(map(str, sorted(found)))}")
+
+
+def _as_integers(table: Any) -> list[list[int]]:
+    """The table times a power of two: whole numbers, exactly."""
+    rows = _rational(table)
+    scale = max(value.denominator for row in rows for value in row)  # denominators of floats are powers of two
+    return [[int(value * scale) for value in row] for row in rows]
+
+
+def _distinct_rows(table: Any, alpha: Fraction, most: int) -> int:
+    """How many of the n² rows α u_i + (1-α) u_j differ, exactly: as many as a p_i + (b-a) p_j, α = a/b, by an invertible affine map.
+
+    Rows that differ in their first columns differ: more columns are looked at until `most` rows, which cannot be exceeded, are told apart.
+    """
+    a, b, whole, columns, found = alpha.numerator, alpha.denominator, _as_integers(table), 1, 0
+    while found < most and columns < 4 * table.shape[1]:
+        parts = [([a * x for x in row[:columns]], [(b - a) * x for x in row[:columns]]) for row in whole]
+        found = len({tuple(map(operator.add, p, q)) for p, _ in parts for _, q in parts})
+        columns *= 4
+    return found
+
+
+def _rank_at_least(rows: Any, prime: int = 2**31 - 1) -> int:
+    """The rank of whole numbers modulo a prime, which their rank over the rationals cannot be below."""
+    left, rank = np.array([[value % prime for value in row] for row in rows], dtype=np.int64), 0
+    for column in range(left.shape[1]):
+        pivots = np.nonzero(left[rank:, column])[0]
+        if len(pivots):
+            left[[rank, rank + pivots[0]]] = left[[rank + pivots[0], rank]]
+            scaled = left[rank] * pow(int(left[rank, column]), -1, prime) % prime
+            left[rank + 1 :] = (left[rank + 1 :] - left[rank + 1 :, column : column + 1] * scaled % prime) % prime
+            rank += 1
+    return rank
+
+
+@claim(
+    "HIERPOS-2.embedded",
+    "all n² positions of the embedded model's table are distinct, at every α but 0, 1/2 and 1; and so are those that float32 computes at 0.4",
+    source="this project: the position table of the embedded model, n = 128",
+    method="the 127 differences to the first row have rank 127 modulo a prime, hence over the rationals: HIERPOS-2 applies; independently, all "
+    "128² rows in whole numbers (the table times a power of two) at α = 0.4 (the double) and 2/5, counted; all rows of float32, bit for bit",
+    expected="proved",
+    cases=3 * 128**2 + 128,
+)
+def _distinct_in_a_real_table(setting: Setting) -> Outcome:
+    table = _embedded_table()
+    n = len(table)
+    for alpha in (Fraction(0.4), Fraction(2, 5)):
+        found = _distinct_rows(table, alpha, n * n)
+        if found != n * n:
+            return Outcome("refuted", n * n, f"α = {alpha}: {found} of {n * n} rows are distinct")
+    made = positions.hierarchical_positions(setting.backend.asarray(table), setting.backend.xp.arange(n * n))
+    found = len({row.tobytes() for row in setting.backend.to_numpy(made)})
+    whole = _as_integers(table)
+    rank = _rank_at_least([[x - first for x, first in zip(row, whole[0], strict=True)] for row in whole[1:]])
+    verdict = "proved" if found == n * n and rank == n - 1 else "refuted"
+    return Outcome(
+        verdict,
+        3 * n * n + n,
+        f"{found} distinct float32 rows; n = {n}, d = {table.shape[1]}, differences of rank {rank}",
+    )
+
+
+@claim(
+    "HIERPOS-2.any",
+    "α = 0.4 gives n² distinct positions whatever the table, as long as its own rows are distinct",
+    source="implied wherever it is used without a condition",
+    method="exact counterexample at α = 2/5 with n = 4 > d + 1 = 2: p = 0, 1, 2, 3",
+    expected="refuted",
+    cases=16,
+)
+def _dependent_bases(setting: Setting) -> Outcome:
+    table = [(Fraction(k),) for k in range(4)]
+    seen: dict[Row, tuple[int, int]] = {}
+    for i, j in itertools.product(range(4), repeat=2):
+        row = _exact_row(table, i, j, Fraction(2, 5))
+        if row in seen:
+            return Outcome("refuted", 16, f"p = 0, 1, 2, 3: positions {seen[row]} and {(i, j)} are both {row[0]}")
+        seen[row] = (i, j)
+    return Outcome("not refuted", 16, "no two rows agree")
+
+
+@claim(
+    "HIERPOS-3",
+    "α = 1/2 makes positions (i, j) and (j, i) collide, in every table",
+    source=SOURCE,
+    method="α u_i + (1-α) u_j - α u_j - (1-α) u_i = (2α-1)(u_i - u_j): its coordinates over independent vectors are 0 at α = 1/2, exactly",
+    expected="proved",
+    cases=12,
+)
+def _half_collides(setting: Setting) -> Outcome:
+    pairs = list(itertools.permutations(range(4), 2))
+    for i, j in pairs:
+        if _common_roots(_difference((i, j), (j, i))) != {Fraction(1, 2)}:
+            return Outcome("refuted", len(pairs), f"{(i, j)}")
+    return Outcome("proved", len(pairs), "and at no other α, if the vectors are independent")
+
+
+@claim(
+    "HIERPOS-3.half",
+    "α = 1/2 serves as well as any other: n² distinct positions",
+    source="the formula, which does not exclude it",
+    method="exact counterexample on two independent vectors; on the embedded table, counted exactly; and the definition refuses α = 1/2",
+    expected="refuted",
+    cases=4 + 128**2,
+)
+def _half_refused(setting: Setting) -> Outcome:
+    units = [(Fraction(1), Fraction(0)), (Fraction(0), Fraction(1))]
+    one, other = _exact_row(units, 0, 1, Fraction(1, 2)), _exact_row(units, 1, 0, Fraction(1, 2))
+    table = _embedded_table()
+    n = len(table)
+    found = _distinct_rows(table, Fraction(1, 2), n * (n + 1) // 2)
+    try:
+        positions.hierarchical_bases(setting.backend.asarray(table), 0.5)
+    except ConfigError:
+        refused = True
+    else:
+        refused = False
+    if one != other or found != n * (n + 1) // 2 or not refused:
+        return Outcome("not refuted", 4 + n * n, f"{one}, {other}; {found} rows; refused: {refused}")
+    shown = ", ".join(map(str, one))
+    return Outcome(
+        "refuted",
+        4 + n * n,
+        f"p = (1, 0), (0, 1): positions 2 and 3 are both ({shown}); {found} = n(n+1)/2 of {n * n} embedded rows differ",
+    )
+
+
+@claim(
+    "HIERPOS-4",
+    "a model given at most n tokens returns bitwise what it returned before the extension; beyond n it answers with finite numbers",
+    source=SOURCE,
+    method="the embedded GPT-2 (n = 128) before and after extension to 128² positions: logits of 5 and 128 tokens in float32, of 5 in float64, bit "
+    "for bit; 144 tokens",
+    expected="not refuted",
+    cases=(5 + 128 + 5) * 4800,
+)
+def _unchanged_below(setting: Setting) -> Outcome:
+    cases, shown = 0, ""
+    for dtype, lengths in (("float32", (5, 128)), ("float64", (5,))):
+        plain = refimpl.load(EMBEDDED, backend=setting.backend.name, dtype=dtype)
+        n = plain.config.n_positions
+        longer = refimpl.load(EMBEDDED, backend=setting.backend.name, dtype=dtype, positions=n * n)
+        ids = np.random.default_rng(setting.seed).integers(0, plain.config.vocab_size, (1, n + 16))
+        for length in lengths:
+            before, after = (setting.backend.to_numpy(model.logits(ids[:, :length])) for model in (plain, longer))
+            cases += before.size
+            if before.tobytes() != after.tobytes():
+                return Outcome(
+                    "refuted", cases, f"{dtype}, {length} tokens: differ by {np.abs(before - after).max():.1e}"
+                )
+        if n in lengths:
+            beyond = setting.backend.to_numpy(longer.logits(ids))
+            shown = (
+                f"standard deviation {np.std(beyond[:, :n]):.2f} of logits below n, {np.std(beyond[:, n:]):.2f} above"
+            )
+            if not np.all(np.isfinite(beyond)):
+                return Outcome("refuted", cases, f"{dtype}: {n + 16} tokens give numbers that are not finite")
+    return Outcome("not refuted", cases, f"no bit differs; {shown}")

@@ -1,0 +1,338 @@
+"""Claims REALFORMER-1 to REALFORMER-5: residual attention, and what pre-LN and post-LN do to the stream.
+
+S_l = Q_l K_lᵀ/√d + S_{l-1},  S_0 = 0,  out = softmax(S_l) V_l. (REALFORMER-6, on gradients, waits for gradients.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+from typing import Any
+
+import flint
+import numpy as np
+
+from refimpl import bert, blocks
+from refimpl.activation import gelu
+from refimpl.attention import scaled_dot_product_attention, split_heads
+from refimpl.parameters import Block, Linear, Norm
+from validation import tolerance, truth
+from validation.claims.registry import Outcome, Setting, claim
+
+SOURCE = "R. He et al., RealFormer, arXiv 2012.11747, section 3"
+LAYERS, N, M, D = 6, 5, 7, 8
+RADIUS = 1e-20
+
+
+def _qkv(rng: np.random.Generator, layers: int = LAYERS) -> list[tuple[Any, ...]]:
+    return [tuple(rng.normal(size=(2, 2, length, D)) for length in (N, M, M)) for _ in range(layers)]
+
+
+def _masks(rng: np.random.Generator) -> list[Any]:
+    """None, causal, arbitrary with an empty row, and one that hides everything."""
+    arbitrary = rng.random((2, 1, N, M)) < 0.5
+    arbitrary[0, 0, 2] = False
+    return [None, np.tri(N, M, M - N, dtype=bool), arbitrary, np.zeros((1, 1, N, M), bool)]
+
+
+def _chain(layers: list[tuple[Any, ...]], mask: Any) -> Any:
+    """S_L of attention alone, each layer with the same mask."""
+    scores = None
+    for q, k, v in layers:
+        _, scores = scaled_dot_product_attention(q, k, v, mask=mask, previous_scores=scores)
+    return scores
+
+
+def _raw(q: Any, k: Any) -> Any:
+    """Q Kᵀ/√d as balls, without the definition."""
+    q, k = (a if a.dtype == object else truth.balls(a) for a in (q, k))
+    return np.matmul(q, np.swapaxes(k, -1, -2)) / flint.arb(q.shape[-1]).sqrt()
+
+
+def _balls_of_a_stack(seed: int) -> tuple[Any, Any]:
+    """S_L of three whole RealFormer layers under a mask, and the sum of the scores that their queries and keys give, as balls."""
+    rng, d, heads = np.random.default_rng(seed), 8, 2
+    layers = [_random_block(rng, d, 12, truth.balls) for _ in range(3)]
+    x, form = truth.balls(rng.normal(size=(1, 4, d))), blocks.Form(heads, 1e-12)
+    mask, scores, total = np.tri(4, dtype=bool), None, None
+    for layer in layers:
+        q, k = (split_heads(layer.query_key_value(x)[..., i * d : (i + 1) * d], heads) for i in range(2))
+        total = _raw(q, k) if total is None else total + _raw(q, k)
+        x, seen = blocks.realformer(layer, x, form, mask=mask, previous_scores=scores)
+        scores = seen.scores
+    return scores, total
+
+
+def _random_block(rng: np.random.Generator, d: int, inner: int, place: Any) -> Block:
+    shapes = Block.shapes(d, inner)
+    arrays = {name: rng.normal(float(name.endswith("scale")), 0.4, shape) for name, shape in shapes.items()}
+    return Block.from_named({name: place(array) for name, array in arrays.items()}, "")
+
+
+@claim(
+    "REALFORMER-1",
+    "S_L = Σ_l Q_l K_lᵀ/√d up to rounding, and no mask is in it",
+    source=SOURCE,
+    method="induction on L; six layers of attention: |S_L - Σ| <= γ_{d+L+1} Σ_l |Q_l||K_l|ᵀ/√d in float32, float64 (d terms of a product, the root, "
+    "the division, L - 1 sums), Σ enclosed; under four masks S_L is bitwise the same; three whole layers on balls: enclosures of radius < 1e-20 meet",
+    expected="not refuted",
+    cases=2 * 2 * 2 * N * M * 4 + 2 * 16,
+)
+def _sum_of_scores(setting: Setting) -> Outcome:
+    cases, worst, shown = 0, 0.0, ""
+    for dtype in ("float32", "float64"):
+        rng = np.random.default_rng(setting.seed)
+        given = [tuple(part.astype(dtype) for part in layer) for layer in _qkv(rng)]
+        kept = [tuple(map(setting.backend.asarray, layer)) for layer in given]
+        masks = [mask if mask is None else setting.backend.asarray(mask) for mask in _masks(rng)]
+        answers = [setting.backend.to_numpy(_chain(kept, mask)) for mask in masks]
+        enclosure = truth.enclose(lambda given=given: sum(_raw(q, k) for q, k, _ in given), target=1e-25)
+        sizes = sum(
+            np.abs(q).astype(np.float64) @ np.swapaxes(np.abs(k), -1, -2).astype(np.float64) for q, k, _ in given
+        ) / math.sqrt(D)
+        operations = (D + LAYERS + 1) * tolerance.roundoff(dtype)
+        multiple = float(np.max(truth.upper_distance(enclosure, answers[0]) / (operations / (1 - operations) * sizes)))
+        cases += sum(answer.size for answer in answers)
+        if not multiple <= 1 or any(answer.tobytes() != answers[0].tobytes() for answer in answers):
+            return Outcome(
+                "refuted", cases, f"{dtype}: {multiple:.2g} of the bound, or a mask left a trace in the scores"
+            )
+        if multiple > worst:
+            worst, shown = multiple, f"{dtype}: {multiple:.2f} of the bound"
+    with truth.precision(384):
+        scores, total = _balls_of_a_stack(setting.seed)
+        radius = float(max(truth.radii(scores).max(), truth.radii(total).max()))
+        meet = all(a.overlaps(b) for a, b in zip(scores.ravel(), total.ravel(), strict=True))
+    cases += scores.size
+    if not meet or not radius < RADIUS:
+        return Outcome("refuted", cases, f"three layers on balls: enclosures meet: {meet}, radius {radius:.1e}")
+    return Outcome("not refuted", cases, f"{shown}; balls meet within {radius:.0e}; no mask in any bit", worst)
+
+
+@claim(
+    "REALFORMER-1.mean",
+    "the running mean M_l = S_l/l obeys M_l = (Q_l K_lᵀ/√d + (l-1) M_{l-1})/l: dividing the sum by the layers is a running mean",
+    source="the code released with arXiv 2012.11747: the sum is handed on, the sum over the number of layers goes into softmax",
+    method="exact rationals, 40 layers; softmax(S_l/l) V of the source against softmax of the recursion on balls, 6 layers",
+    expected="proved",
+    cases=40 + LAYERS * 2 * 2 * N * D,
+)
+def _running_mean(setting: Setting) -> Outcome:
+    rng, total, mean = np.random.default_rng(setting.seed), Fraction(0), Fraction(0)
+    for number in range(1, 41):
+        raw = Fraction(int(rng.integers(-99, 99)), 7)
+        total, mean = total + raw, (raw + (number - 1) * mean) / number
+        if total / number != mean:
+            return Outcome("refuted", number, f"layer {number}: {total / number} is not {mean}")
+    cases, widest, scores, recursion = 40, 0.0, None, None
+    with truth.precision(256):
+        for number, layer in enumerate(_qkv(rng), 1):
+            q, k, v = map(truth.balls, layer)
+            out, scores = scaled_dot_product_attention(q, k, v, previous_scores=scores, mean_over=number)
+            _, raw = scaled_dot_product_attention(q, k, v)
+            recursion = raw if recursion is None else (raw + (number - 1) * recursion) / number
+            expected, _ = scaled_dot_product_attention(q * 0, k, v, previous_scores=recursion)
+            gaps = (out - expected).ravel()
+            widest, cases = max(widest, *(float(gap.abs_upper()) for gap in gaps)), cases + out.size
+            if not all(gap.contains(0) for gap in gaps) or not widest < RADIUS:
+                return Outcome("refuted", cases, f"layer {number}: outputs {widest:.1e} apart")
+    return Outcome("proved", cases, f"balls agree to {widest:.0e}")
+
+
+@claim(
+    "REALFORMER-2",
+    "with previous scores 0 it is ordinary attention, bit for bit; a RealFormer layer is then a post-LN layer",
+    source=SOURCE,
+    method="s + 0 is s in floating point (a zero may lose its sign, which exp does not see): outputs of attention under four masks and of a whole "
+    "layer, float16, float32, float64",
+    expected="not refuted",
+    cases=3 * (4 * 2 * 2 * N * D + 2 * N * D),
+)
+def _ordinary(setting: Setting) -> Outcome:
+    cases = 0
+    for dtype in ("float16", "float32", "float64"):
+        rng = np.random.default_rng(setting.seed)
+        q, k, v = (setting.backend.asarray(part.astype(dtype)) for part in _qkv(rng, 1)[0])
+        zeros = setting.backend.asarray(np.zeros((2, 2, N, M), dtype))
+        layer = _random_block(rng, D, 12, lambda a, dtype=dtype: setting.backend.asarray(a.astype(dtype)))
+        x = setting.backend.asarray(rng.normal(size=(2, N, D)).astype(dtype))
+        pairs = []
+        for mask in _masks(rng):
+            kept = None if mask is None else setting.backend.asarray(mask)
+            pairs.append(
+                [scaled_dot_product_attention(q, k, v, mask=kept, previous_scores=s)[0] for s in (zeros, None)]
+            )
+        form = blocks.Form(2, 1e-5)
+        residual, _ = blocks.realformer(layer, x, form, previous_scores=zeros[:, :, :, :N])
+        pairs.append([residual, blocks.post_ln(layer, x, form)[0]])
+        for pair in pairs:
+            one, other = map(setting.backend.to_numpy, pair)
+            cases += one.size
+            if one.tobytes() != other.tobytes():
+                return Outcome("refuted", cases, f"{dtype}: differ by {np.abs(one - other).max():.1e}")
+    return Outcome("not refuted", cases, "no bit differs")
+
+
+def _parameters(residual: Any, **sizes: int) -> int:
+    config = bert.BertConfig(residual_attention=residual, **sizes)
+    return sum(math.prod(shape) for shape in bert.BertWeights.shapes(config).values())
+
+
+@claim(
+    "REALFORMER-3",
+    "residual attention adds no parameter",
+    source=SOURCE,
+    method="the parameters of 27 BERTs, and of BERT base with its heads (110,106,428), counted with and without it",
+    expected="proved",
+    cases=28,
+)
+def _no_parameter(setting: Setting) -> Outcome:
+    base = {
+        "vocab_size": 30522,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 512,
+    }
+    sizes = [
+        {
+            "vocab_size": v,
+            "hidden_size": d,
+            "num_hidden_layers": n,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 9,
+        }
+        for v, d, n in itertools.product((5, 60, 700), (2, 16, 64), (1, 4, 36))
+    ]
+    for done, each in enumerate([*sizes, base], 1):
+        counts = [_parameters(residual, **each) for residual in ("none", "sum", "mean")]
+        if len(set(counts)) != 1 or (each is base and counts[0] != 110_106_428):
+            return Outcome("refuted", done, f"{each}: {counts}")
+    return Outcome("proved", len(sizes) + 1, f"BERT base: {counts[0]:,} with and without")
+
+
+@claim(
+    "REALFORMER-4",
+    "post-LN with independent branches of unit variance: the weight of x_0 after l of them is 2^{-l/2}",
+    source="R. Xiong et al., arXiv 2002.04745; folklore",
+    method="the model x_l = (x_{l-1} + f_l)/√2, which normalises a sum of two independent variables of unit variance: squared weights in exact "
+    "rationals for l <= 96",
+    expected="proved",
+    cases=96,
+)
+def _weight_in_the_model(setting: Setting) -> Outcome:
+    squares = [Fraction(1)]  # of the weights of x_0, f_1, f_2, ...
+    for number in range(1, 97):
+        squares = [square / 2 for square in squares] + [Fraction(1, 2)]
+        if squares[0] != Fraction(1, 2**number) or sum(squares) != 1:
+            return Outcome("refuted", number, f"after {number}: {squares[0]}, variance {sum(squares)}")
+    return Outcome("proved", 96, f"after the 24 branches of BERT base: 2^-12 = {2.0**-12:.2g}; the variance stays 1")
+
+
+WIDTH, NETWORKS, DEPTH, SAMPLES = 192, 6, 6, 8
+
+
+def _unit_block(rng: np.random.Generator, d: int) -> Block:
+    """A layer whose branches have unit variance on inputs of unit variance, where a token sees itself alone."""
+    inner = 4 * d
+    grid = np.linspace(-12, 12, 20001)
+    density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
+    second = float(np.sum(gelu(grid, "none") ** 2 * density) * (grid[1] - grid[0]))  # E GELU(z)²
+
+    def linear(rows: int, columns: int, variance: float) -> Linear:
+        return Linear(rng.normal(scale=math.sqrt(variance / rows), size=(rows, columns)), np.zeros(columns))
+
+    norm = Norm(np.ones(d), np.zeros(d))
+    return Block(norm, linear(d, 3 * d, 1), linear(d, d, 1), norm, linear(d, inner, 1), linear(inner, d, 1 / second))
+
+
+def _streams(seed: int, kind: Any) -> Any:  # -> (networks, depth + 1, samples, d)
+    """x_0, x_2, x_4, ... of random networks of one kind of layer, each of two branches."""
+    found = []
+    for number in range(NETWORKS):
+        rng = np.random.default_rng([seed, number])
+        x = rng.normal(size=(SAMPLES, 1, WIDTH))
+        x = (x - x.mean(axis=-1, keepdims=True)) / x.std(axis=-1, keepdims=True)
+        stream = [x[:, 0]]
+        for _ in range(DEPTH):
+            x, _ = kind(_unit_block(rng, WIDTH), x, blocks.Form(4, 0.0))
+            stream.append(x[:, 0])
+        found.append(stream)
+    return np.array(found)
+
+
+def _mean_and_error(values: Any) -> tuple[Any, Any]:  # (networks, depth + 1) -> two of (depth + 1,)
+    """The mean over networks, which are independent, and its standard error."""
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(NETWORKS)
+
+
+@claim(
+    "REALFORMER-4.network",
+    "in random post-LN networks, too, the weight of x_0 after l branches is 2^{-l/2}",
+    source="this project",
+    method="6 networks of 12 branches, width 192, one token each: the projection of x_l on x_0 within 6 standard errors (over networks) + 3/d "
+    "of 2^{-l/2}",
+    expected="not refuted",
+    cases=NETWORKS * DEPTH,
+)
+def _weight_in_networks(setting: Setting) -> Outcome:
+    streams = _streams(setting.seed, blocks.post_ln)
+    mean, error = _mean_and_error((streams * streams[:, :1]).mean(axis=-1).mean(axis=-1))
+    expected = 2.0 ** -np.arange(DEPTH + 1)
+    multiple = np.abs(mean - expected)[1:] / (6 * error[1:] + 3 / WIDTH)
+    shown = ", ".join(f"{2 * i}: {mean[i]:.3f}" for i in range(1, DEPTH + 1))
+    verdict = "not refuted" if np.all(multiple <= 1) else "refuted"
+    return Outcome(verdict, NETWORKS * DEPTH, f"weights after branches {shown}", float(multiple.max()))
+
+
+@claim(
+    "REALFORMER-5",
+    "pre-LN: the variance of the stream grows linearly in depth: 1 + l after l branches of unit variance",
+    source="R. Xiong et al., arXiv 2002.04745, lemma 2",
+    method="6 networks of 12 branches, width 192, one token each: the mean square of x_l within 6 standard errors (over networks) + 3 (1 + l)/d "
+    "of 1 + l",
+    expected="not refuted",
+    cases=NETWORKS * DEPTH,
+)
+def _variance_grows(setting: Setting) -> Outcome:
+    streams = _streams(setting.seed, blocks.pre_ln)
+    mean, error = _mean_and_error((streams**2).mean(axis=-1).mean(axis=-1))
+    expected = 1.0 + 2 * np.arange(DEPTH + 1)
+    multiple = np.abs(mean - expected)[1:] / (6 * error[1:] + 3 * expected[1:] / WIDTH)
+    shown = ", ".join(f"{2 * i}: {mean[i]:.2f}" for i in range(1, DEPTH + 1))
+    verdict = "not refuted" if np.all(multiple <= 1) else "refuted"
+    return Outcome(verdict, NETWORKS * DEPTH, f"variances after branches {shown}", float(multiple.max()))
+
+
+@claim(
+    "REALFORMER-1.bert4keras",
+    "residual attention as bert4keras 0.11.5 has it (residual_attention_scores=True) is RealFormer's",
+    source="bert4keras 0.11.5, since commit 20a4694 (2023-03-06); 0.9.8, 0.10.6 and 0.11.3 do accumulate",
+    method='its rule, S_l = raw_l + raw_{l-1} (dialect "bert4keras", which reproduces its recorded answers), against S_l = raw_l + S_{l-1}: '
+    "exact numbers, and a random BERT of four layers: two agree bit for bit, the third cannot",
+    expected="refuted",
+    cases=3 + 4,
+)
+def _previous_layer_alone(setting: Setting) -> Outcome:
+    raw = [Fraction(1), Fraction(2), Fraction(4)]
+    paper = list(itertools.accumulate(raw))
+    theirs = [score + (raw[i - 1] if i else 0) for i, score in enumerate(raw)]
+    config = bert.BertConfig(11, 8, 4, 2, max_position_embeddings=6, residual_attention="sum")
+    rng = np.random.default_rng(setting.seed)
+    arrays = {
+        name: setting.backend.asarray(rng.normal(float(name.endswith("scale")), 0.5, shape))
+        for name, shape in bert.BertWeights.shapes(config).items()
+    }
+    weights, ids = bert.BertWeights.from_named(arrays, config), setting.backend.asarray(rng.integers(1, 11, (2, 6)))
+    runs = [
+        [setting.backend.to_numpy(x) for x in bert.hidden_states(weights, config, ids, dialect=name)]
+        for name in ("bert4keras-0.9", "bert4keras")
+    ]
+    apart = [float(np.max(np.abs(a - b))) for a, b in zip(*runs, strict=True)][1:]
+    if paper[:2] != theirs[:2] or paper[2] == theirs[2] or apart[:2] != [0.0, 0.0] or not min(apart[2:]) > 1e-3:
+        return Outcome("not refuted", 7, f"{paper}, {theirs}; layers differ by {apart}")
+    shown = f"raw scores 1, 2, 4: S_3 = {paper[2]}, in 0.11.5 {theirs[2]}"
+    return Outcome(
+        "refuted", 7, f"{shown}; hidden states of layers 1 to 4 differ by {', '.join(f'{x:.2g}' for x in apart)}"
+    )

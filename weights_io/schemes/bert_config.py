@@ -1,0 +1,80 @@
+"""Configurations of BERT, RoBERTa and NEZHA: config.json as Hugging Face or bert4keras writes it; what it leaves out, the weights show.
+
+bert4keras calls the rows of the position table max_position, and may leave out the number of segments, both of which are shapes. RoBERTa is known
+by its names or its model_type: its first position has row pad_token_id + 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from refimpl.bert import BertConfig
+from refimpl.errors import ConfigError
+from weights_io.schemes.config import read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from weights_io.schemes.scheme import Scheme
+
+__all__ = ["bert_config"]
+
+ACTIVATIONS = {"gelu": "none", "gelu_erf": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_tanh": "tanh"}
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+SAME_AS = {"embedding_size": "hidden_size"}  # must equal, where given
+REFUSED: dict[str, tuple[Any, ...]] = {  # name -> what is implemented
+    "position_embedding_type": (None, "absolute"),
+    "is_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "attention_head_size": (None,),
+    "attention_key_size": (None,),
+    "hierarchical_position": (None, False),
+}
+ROBERTA_PADDING = 1
+
+
+def _refuse(path: Path, fields: Mapping[str, Any]) -> None:
+    absent = [name for name in NEEDED if name not in fields]
+    if absent:
+        raise ConfigError(
+            "config.json lacks sizes", where=path, expected=", ".join(NEEDED), got=f"without {', '.join(absent)}"
+        )
+    other = [f"{name} = {fields[name]!r}" for name, known in REFUSED.items() if fields.get(name) not in known]
+    other += [
+        f"{name} = {fields[name]}" for name, same in SAME_AS.items() if fields.get(name) not in (None, fields[same])
+    ]
+    if other:
+        raise ConfigError(
+            "the configuration asks for a variant that is not implemented", where=path, got=", ".join(other)
+        )
+    activation = fields.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ConfigError("unknown hidden_act", where=path, expected=", ".join(ACTIVATIONS), got=activation)
+
+
+def bert_config(path: Path, shapes: Mapping[str, tuple[int, ...]], scheme: Scheme) -> BertConfig:
+    """The configuration in a config.json, completed from canonical shapes.
+
+    Raises ConfigError for a file that is not there or lacks sizes (the number of heads does not show in weights), or asks for what is not
+    implemented.
+    """
+    fields = read_object(path)
+    _refuse(path, fields)
+    roberta = scheme.name == "hugging-face-roberta" or fields.get("model_type") in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+    )
+    padding = fields.get("pad_token_id", ROBERTA_PADDING) if roberta else None
+    rows = shapes.get("position_embedding", (None,))[0]
+    asked = fields.get("max_position", fields.get("max_position_embeddings", rows))
+    return BertConfig(
+        **{name: fields[name] for name in NEEDED},
+        max_position_embeddings=None if scheme.architecture == "nezha" else asked,
+        type_vocab_size=fields.get("type_vocab_size", shapes.get("segment_embedding", (0,))[0]),
+        layer_norm_eps=fields.get("layer_norm_eps", 1e-12),
+        activation=ACTIVATIONS[fields.get("hidden_act", "gelu")],  # type: ignore[arg-type]
+        position_offset=0 if padding is None else padding + 1,
+        pad_token_id=padding,
+    )
