@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -374,10 +373,6 @@ print(found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def _convert_in_child(source: Path, destination: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(source), str(destination), ""])
-
-
 @pytest.mark.parametrize("dtype", ["", "bfloat16"])
 def test_conversion_holds_one_tensor_at_a_time(dtype: str, tmp_path: Path) -> None:
     """Peak memory of the whole process, mapped pages and the interpreter included, for 16 tensors of 32 MB."""
@@ -395,23 +390,62 @@ def test_conversion_holds_one_tensor_at_a_time(dtype: str, tmp_path: Path) -> No
     assert 16 << 20 < int(child.stdout) <= 2 * size + (200 << 20)
 
 
-@pytest.mark.parametrize("kind", ["safetensors"])
-def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new(kind: str, tmp_path: Path) -> None:
-    source, destination = tmp_path / "a.safetensors", tmp_path / f"b.{kind}"
-    _sparse(source, 24, 8 << 20)
-    weights_io.save(destination, {"old": np.ones(3)})
-    outcomes = set()
-    for delay in (0.0, 0.15, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0, 1.5, None):
-        child = _convert_in_child(source, destination)
-        if delay is not None:
-            time.sleep(delay)
-            child.send_signal(signal.SIGKILL)
-        child.wait()
-        found = sorted(weights_io.open(destination))
-        assert found in (["old"], sorted(f"w{i}" for i in range(24)))
-        outcomes.add(found[0])
+KILLED = """
+import itertools, os, pathlib, shutil, signal, sys
+import numpy as np, weights_io
+from weights_io import conversion, numpy_files, pytorch, safetensors, tensorbundle, zip_archive
+
+source, destination, left, armed = sys.argv[1], pathlib.Path(sys.argv[2]), 0, False
+whole = destination.suffix == ".ckpt"  # a folder of its own, which must be new
+
+
+def step(*_):
+    global left
+    left -= armed
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def counted(function):
+    return lambda *arguments, **named: (step(), function(*arguments, **named))[1]
+
+
+os.fsync, os.replace, os.rename = counted(os.fsync), counted(os.replace), counted(os.rename)
+events = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "mmap.__new__")
+sys.addaudithook(lambda event, _: step() if event in events else None)
+for steps in itertools.count():
+    if not whole:
         weights_io.save(destination, {"old": np.ones(3)})
-    assert outcomes == {"old", "w0"}  # some were killed before the end, the last was not
+    elif destination.exists():
+        shutil.rmtree(destination)
+    child = os.fork()
+    if child == 0:
+        left, armed = steps, True
+        conversion.convert(weights_io.open(source), destination)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, *(sorted(weights_io.open(destination)) if destination.exists() else ["old"]))
+    if status != -signal.SIGKILL:
+        break
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "pth", "ckpt"])
+def test_a_kill_at_any_step_leaves_the_old_file_or_the_new(kind: str, tmp_path: Path) -> None:
+    """Killed before each file that is opened, mapped, flushed, renamed or removed, one after the other, until none is left."""
+    source, destination = tmp_path / "a.safetensors", tmp_path / f"b.{kind}"
+    new = {f"w{i}": np.arange(40.0) + i for i in range(3)}
+    weights_io.save(source, new)
+    command = [sys.executable, "-c", KILLED, str(source), str(destination)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    outcomes = [line.split(maxsplit=1) for line in told]
+    assert outcomes[-1] == ["0", "w0 w1 w2"]
+    assert {status for status, _ in outcomes[:-1]} == {str(-signal.SIGKILL)}
+    assert {names for _, names in outcomes} == {"old", "w0 w1 w2"}
+    assert [names for _, names in outcomes] == sorted(names for _, names in outcomes)  # once it is new, it stays new
+    assert len(outcomes) > 6
+    assert all(weights_io.open(destination)[name].tobytes() == array.tobytes() for name, array in new.items())
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
