@@ -61,7 +61,11 @@ _AXES: dict[str, tuple[int, ...]] = {"row": (-1,), "head": (-2, -1), "sequence":
 
 @dataclass(frozen=True)
 class Features:
-    """The conventions of one feature map inside attention; the names are those of the feature functions."""
+    """The conventions of one feature map inside attention; the names are those of the feature functions.
+
+    `shift_of` says what the maximum of positive features is taken of: of u = W x', as implementations do, or of the whole exponent u - |x'|²/2, which
+    leaves no exponent far below zero in every row. Without an epsilon both cancel.
+    """
 
     map: Literal["positive", "trigonometric", "hyperbolic", "relu"]
     scaled: bool = True
@@ -69,6 +73,7 @@ class Features:
     key_shift: Shift = "none"
     epsilon: float = 0.0
     normalized: bool | Literal["inside"] = True
+    shift_of: Literal["u", "exponent"] = "u"
 
 
 # --- features -----------------------------------------------------------------------------------------------------------------
@@ -111,10 +116,11 @@ def _half_square(x: Array) -> Array:  # (..., d) -> (..., 1)
 
 
 def _positive(features: Features, x: Array, projection: Array, shift: Array | None) -> Array:
-    xp, u = namespace(x), _projected(x, projection)
+    xp, u, h = namespace(x), _projected(x, projection), _half_square(x)
+    part, rest = (u - h, None) if features.shift_of == "exponent" else (u, h)
     if shift is not None:  # a maximum: no exponent exceeds 0, and that of a masked key, which is 0 here, must not
-        u = u - shift if is_ball(u) else xp.minimum(u - shift, 0.0)
-    exponentials = xp.exp(u - _half_square(x))
+        part = part - shift if is_ball(u) else xp.minimum(part - shift, 0.0)
+    exponentials = xp.exp(part if rest is None else part - rest)
     exponentials = exponentials + exact(features.epsilon, x) if features.epsilon else exponentials
     return exponentials / square_root(projection.shape[0], x) if features.normalized else exponentials
 
@@ -149,14 +155,16 @@ _MAPS: dict[str, Any] = {
 
 
 def _measured(features: Features, shift: str, x: Array, projection: Array) -> Array:  # (..., d) -> (..., m) or (..., 1)
-    """What the shift of a feature map is the maximum of: |x'|² for "norm"; else u, |u| (hyperbolic) or h (trigonometric)."""
+    """What the shift of a feature map is the maximum of: |x'|² for "norm"; else u, u - h, |u| (hyperbolic) or h (trigonometric)."""
     x = _scaled(x, features.scaled)
     if shift == "norm":
         return 2 * _half_square(x)
     if features.map == "trigonometric":
         return _half_square(x)
     u = _projected(x, projection)
-    return namespace(u).abs(u) if features.map == "hyperbolic" else u
+    if features.map == "hyperbolic":
+        return namespace(u).abs(u)
+    return u - _half_square(x) if features.shift_of == "exponent" else u
 
 
 def _spans(length: int, chunk: int) -> list[slice]:
@@ -307,7 +315,7 @@ class Dialect:
     epsilon: float = 0.0
 
 
-_PAPER = Features("positive", query_shift="row", key_shift="head")
+_PAPER = Features("positive", query_shift="row", key_shift="head", shift_of="exponent")
 _GOOGLE = Features("positive", query_shift="row", key_shift="head", epsilon=1e-6)
 
 dialects: dict[str, Dialect] = {
@@ -485,7 +493,9 @@ def favor_attention(
 
     Returns
     -------
-    array, (..., n, e), the dtype of `q`; zeros for a query that sees no key. Where a bare denominator underflows, NaN.
+    array, (..., n, e), the dtype of `q`; zeros for a query that sees no key. Features underflow where exponents are far below the maximum that is
+        subtracted: a row whose terms are all subnormal or 0 loses digits, or is inf or NaN. The paper's dialect subtracts the maximum of
+        the whole exponent, so that needs queries and keys far apart; maxima of u alone, as in the others, leave exp(-|x'|²/2)
 
     Raises
     ------

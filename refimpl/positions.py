@@ -11,7 +11,8 @@ NEZHA has no table. Its relative position embeddings are a fixed sinusoid of the
 
     R_ij = e_{clip(j - i, -64, 64) + 64}         e_{t, 2k} = sin(t/10000^{2k/w}),  e_{t, 2k+1} = cos(t/10000^{2k/w})
 
-which is added to the key and to the value that query i sees at j (`refimpl.attention.scaled_dot_product_attention`).
+which is how the released code and bert4keras have it (the paper's eqs. (6) and (7) write the sine of j - i itself, unclipped), and is added to
+the key and to the value that query i sees at j (`refimpl.attention.scaled_dot_product_attention`).
 
 References: Su Jianlin, "Hierarchical decomposition of position embeddings, so that BERT can handle longer texts" (in Chinese), 2020,
 kexue.fm/archives/7947; J. Wei et al., "NEZHA: neural contextualized representation for Chinese language understanding", arXiv 1909.00204,

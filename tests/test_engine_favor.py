@@ -157,8 +157,33 @@ def _table(dialect: str, kernel: str, x: Any, w: Any, *, query: bool) -> Any:
         top = h.max(axis=-2, keepdims=True) if dialect == "google-jax" else 0.0
         return np.exp(h - top) * np.concatenate([np.sin(u), np.cos(u)], axis=-1) / np.sqrt(m)
     over = (-3, -2, -1) if dialect == "tf-models" else (-1,) if query else (-2, -1)
+    if dialect == "paper":
+        return np.exp(u - h - (u - h).max(axis=over, keepdims=True)) / np.sqrt(m)
     epsilon = {"performer-pytorch": 1e-4, "google-jax": 1e-6, "google-tf": 1e-6}.get(dialect, 0.0)
     return (np.exp(u - h - u.max(axis=over, keepdims=True)) + epsilon) / np.sqrt(m)
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize("causal", [False, True])
+def test_queries_and_keys_ten_times_as_large_leave_the_paper_dialect_finite(size: float, causal: bool) -> None:
+    """|x'|²/2 is about 200: with maxima of u alone, float32 features of such rows are all 0."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(1, 2, 24, 16)) for _ in range(3))
+    given = [(size * a).astype(np.float32) for a in (q, q + 0.01 * k)] + [v.astype(np.float32)]
+    projection = favor.orthogonal_gaussian(rng, 64, 16)
+    got = favor.favor_attention(*given, projection.astype(np.float32), causal=causal)
+    wide = favor.favor_attention(
+        *(a.astype(np.float64) for a in given), projection.astype(np.float32).astype(np.float64), causal=causal
+    )
+    exponents = float(np.max(np.abs(given[0])) ** 2 * 16 * (1 + np.max(np.abs(projection))))
+    assert np.all(np.isfinite(got))
+    assert np.max(np.abs(got - wide)) <= 64 * UNIT32 * exponents * np.max(np.abs(v))
+
+
+def test_one_key_is_its_value_however_far_it_is() -> None:
+    for size in (1.0, 10.0, 10.25, 12.0):
+        x = np.full((1, 1), size, np.float32)
+        assert favor.favor_attention(x, -x, np.full((1, 1), 3, np.float32), np.ones((1, 1), np.float32)).item() == 3.0
 
 
 @pytest.mark.parametrize(
