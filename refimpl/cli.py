@@ -109,6 +109,9 @@ def _table(result: Any) -> Table:
 
 def _show(result: Any, report: Path) -> None:
     out.print(_table(result))
+    told = [line for line in result.lines if line.check.peer and line.finding.verdict == "agrees"]
+    for line in told:
+        out.print(f"\n[bold]{escape(line.check.peer)}[/bold]  {escape(line.finding.worst)}", highlight=False)
     failed = [line for line in result.lines if not line.passed]
     for line in failed:
         out.print(

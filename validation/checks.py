@@ -13,7 +13,7 @@ import numpy as np
 import refimpl
 import weights_io
 from refimpl import decoding, gpt2
-from validation import claims, components, conformance, number_systems, tolerance, truth
+from validation import claims, components, conformance, number_systems, peers, tolerance, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RELATIVE", "Check", "Finding", "agreement_checks", "all_checks", "claim_checks", "parity_checks"]
 
-RELATIVE = 1e-12  # of the largest logit: what float64 logits are held to
+RELATIVE = peers.RELATIVE  # of the largest logit: what float64 logits are held to
 EMBEDDED = "tang"
 BALL_COMPONENTS = [name for name in components.COMPONENTS if name != "gpt2"]
 
@@ -40,13 +40,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `cases` is announced before anything runs; fewer fail. None: answers that live elsewhere, not announced."""
+    """One line of the report. `cases` is announced before anything runs; fewer fail. None: answers that live elsewhere, not announced.
+
+    `peer` names the implementation, where what was found of it is told in full below the table.
+    """
 
     id: str
     section: str
     statement: str
     cases: int | None
     run: Callable[[Setting], Finding]
+    peer: str | None = None
 
 
 def claim_checks() -> list[Check]:
@@ -305,7 +309,25 @@ def parity_checks() -> list[Check]:
         ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
         ("outside.hf_gpt2", "transformers: a recorded GPT-2 kept outside the package", None, _outside),
     ]
-    return [Check(f"PARITY.{name}", "parity", statement, cases, run) for name, statement, cases, run in rows]
+    checks = [Check(f"PARITY.{name}", "parity", statement, cases, run) for name, statement, cases, run in rows]
+    return checks + [
+        Check(f"PARITY.{peer.id}", "parity", f"{peer.name}: {peer.what}", peer.cases, _peer(peer), peer.name)
+        for peer in peers.PEERS
+    ]
+
+
+def _peer(peer: peers.Peer) -> Callable[[Setting], Finding]:
+    """Equals its dialect, and departs from the paper for the reasons given: see `validation.peers`."""
+
+    def run(setting: Setting) -> Finding:
+        found = peers.compare(peer, setting)
+        if found is None:
+            return Finding(True, "not run", 0, f"set REFIMPL_FIXTURES to the folder that holds {peer.folder}")
+        if not found.multiple <= 1:
+            return Finding(False, "outside", found.cases, found.worst, found.multiple)
+        return Finding(True, "agrees", found.cases, found.line(peer.dialect), found.multiple)
+
+    return run
 
 
 # ------------------------------------------------------------------------------------------------------------- agreement
