@@ -101,12 +101,25 @@ def merge_heads(x: Array) -> Array:  # (batch, heads, length, w) -> (batch, leng
 def _check_attention(q: Array, k: Array, v: Array) -> None:
     for name, array in (("q", q), ("k", k), ("v", v)):
         check_floating(name, array)
-    if q.ndim < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise ShapeError(
             "query, key and value do not fit together",
             where="scaled_dot_product_attention",
             expected="q (..., n, d), k (..., m, d), v (..., m, e)",
             got=f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}",
+        )
+
+
+def _check_pairs(name: str, array: Array | None, scores: Array) -> None:
+    """Raise unless `array` broadcasts to the scores without making them larger."""
+    pairs = tuple(scores.shape)
+    fits = array is None or all(a in (1, b) for a, b in zip(array.shape[-1:-3:-1], pairs[-1:-3:-1], strict=False))
+    if array is not None and not fits:
+        raise ShapeError(
+            f"{name} does not fit the pairs of queries and keys",
+            where="scaled_dot_product_attention",
+            expected=f"a shape that broadcasts to (..., n, m), here {pairs}",
+            got=tuple(array.shape),
         )
 
 
@@ -159,7 +172,7 @@ def scaled_dot_product_attention(
     Raises
     ------
     DtypeError, ShapeError, ConfigError
-        if an argument is not floating, the shapes do not fit together, or mean_over is no number of layers.
+        if an argument is not floating, the mask not boolean, the shapes do not fit together, or mean_over is no number of layers.
     """
     _check_attention(q, k, v)
     _check_added(q, k, v, relative, mean_over)
@@ -168,6 +181,8 @@ def scaled_dot_product_attention(
     if relative is not None:
         products = products + _rowwise(q, xp.matrix_transpose(relative))
     scores = products / square_root(q.shape[-1], q)
+    _check_pairs("previous_scores", previous_scores, scores)
+    _check_pairs("mask", mask, scores)
     if previous_scores is not None:
         scores = scores + previous_scores
     weights = masked_softmax(scores if mean_over == 1 else scores / mean_over, mask)

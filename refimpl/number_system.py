@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Array",
+    "check_boolean",
     "check_floating",
     "clamp",
     "device_of",
@@ -86,6 +87,18 @@ def check_floating(name: str, x: Array) -> None:
             expected="float16, bfloat16, float32, float64, or an object array of flint.arb",
             got=x.dtype,
             remedy=f"convert it first, for instance xp.astype({name}, xp.float32)",
+        )
+
+
+def check_boolean(where: str, mask: Array) -> None:
+    """Raise DtypeError unless `mask` is an array of truth values: numbers that are added, such as 0 and -1e9, mean the opposite."""
+    if "bool" not in str(mask.dtype):
+        raise DtypeError(
+            "a mask must be boolean",
+            where=where,
+            expected="bool, true where allowed",
+            got=mask.dtype,
+            remedy="make it one: additive >= 0 for a mask of 0 and -1e9, ids != padding for tokens",
         )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
 from refimpl.number_system import (
     Array,
+    check_boolean,
     check_floating,
     device_of,
     exact,
@@ -99,11 +100,12 @@ def masked_softmax(x: Array, mask: Array | None, axis: int = -1) -> Array:  # (.
     Raises
     ------
     DtypeError
-        if `x` is not real floating point.
+        if `x` is not real floating point, or the mask not boolean.
     """
     if mask is None:
         return softmax(x, axis=axis)
     check_floating("x", x)
+    check_boolean("masked_softmax(mask)", mask)
     xp = namespace(x, mask)
     shift = shift_for_exp(xp.where(mask, x, _lowest(x)), axis)
     exponentials = xp.where(mask, xp.exp(_minus(xp.where(mask, x, shift), shift)), exact(0, x))
@@ -145,8 +147,7 @@ def _check_rows(name: str, x: Array, axis: int, mask: Array | None) -> None:
         raise ShapeError("there is nothing to choose from", where=name, expected=expected, got=f"shape {shape}")
     if mask is None:
         return
-    if "bool" not in str(mask.dtype):
-        raise DtypeError("a mask must be boolean", where=name, expected="bool, true where allowed", got=mask.dtype)
+    check_boolean(name, mask)
     if mask.ndim > x.ndim or any(a not in (1, b) for a, b in zip(mask.shape[::-1], shape[::-1], strict=False)):
         got = tuple(mask.shape)
         raise ShapeError("the mask does not fit", where=name, expected=f"a shape that broadcasts to {shape}", got=got)

@@ -12,7 +12,7 @@ import pytest
 from models import TINY, UNTIED
 from systems import BALLS, NUMPY, System
 
-from refimpl import errors, gpt2
+from refimpl import attention, errors, gpt2, softmax
 
 
 def _refused(kind: type[Exception], *words: str) -> Any:
@@ -318,3 +318,20 @@ def test_weights_of_mixed_dtypes_are_listed() -> None:
     arrays["final_norm.bias"] = NUMPY.floats(np.zeros(6), "float64")
     with _refused(errors.ConfigError, "(1 problems)", "mixed dtypes: float32, float64"):
         gpt2.GPT2Weights.from_named(arrays, TINY)
+
+
+@pytest.mark.parametrize("name", ["mask", "previous_scores"])
+def test_attention_refuses_what_would_make_the_scores_larger(name: str) -> None:
+    q, k = np.ones((2, 3, 4)), np.ones((2, 5, 4))
+    wide = {"mask": np.ones((7, 5), bool), "previous_scores": np.ones((7, 5))}[name]
+    with pytest.raises(errors.ShapeError, match=rf"{name} does not fit[\s\S]*\(2, 3, 5\)[\s\S]*\(7, 5\)"):
+        attention.scaled_dot_product_attention(q, k, k, **{name: wide})
+    with pytest.raises(errors.ShapeError, match="query, key and value do not fit"):
+        attention.scaled_dot_product_attention(q, k[0, 0], k)
+
+
+def test_a_mask_of_numbers_is_refused_rather_than_turned_round() -> None:
+    with pytest.raises(errors.DtypeError, match=r"a mask must be boolean[\s\S]*float64[\s\S]*additive >= 0"):
+        softmax.masked_softmax(np.array([1.0, 2, 3]), np.array([0.0, 0, -1e9]))
+    with pytest.raises(errors.DtypeError, match="a mask must be boolean"):
+        attention.scaled_dot_product_attention(*(np.ones((1, 2)),) * 3, mask=np.zeros((1, 1)))
