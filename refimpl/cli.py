@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -17,6 +17,9 @@ from refimpl import backend as backends
 from refimpl import weights_cli
 from refimpl.console import JsonOption, err, out, print_json
 from refimpl.errors import ConfigError, RefimplError, TextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["app", "main"]
 
@@ -213,15 +216,16 @@ def generate(
         sys.stdout.write("\n" if number == samples - 1 else "\n\n")
 
 
-def _texts(file: str) -> list[str]:
-    """The texts of a file, separated by blank lines."""
+def _texts(file: str, *, whole_file: bool = False) -> list[str]:
+    """The texts of a file, separated by blank lines, or the whole of it as one."""
     try:
         whole = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError("the file cannot be read", where=file, got=f"{type(error).__name__}: {error}") from None
-    texts = [part.strip("\n") for part in whole.split("\n\n") if part.strip()]
+    parts = [whole] if whole_file else whole.split("\n\n")
+    texts = [part.strip("\n") for part in parts if part.strip()]
     if not texts:
-        raise TextError("nothing to score", where=file, expected="at least one text; blank lines separate texts")
+        raise TextError("nothing to read", where=file, expected="at least one text; blank lines separate texts")
     return texts
 
 
@@ -258,6 +262,107 @@ def score(
         f"[bold]{whole.perplexity:.2f}", f"[bold]{tokens}", f"[bold]{whole.unknown}", f"[bold]all {len(texts)} texts"
     )
     out.print(table)
+
+
+@app.command()
+def encode(
+    model: Annotated[str, typer.Argument(help="Folder of a BERT, RoBERTa or NEZHA.")],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to encode.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="A UTF-8 text file; - is standard input. Blank lines separate texts.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="The file is one text, blank lines and all.")] = False,
+    pooling: Annotated[
+        str | None, typer.Option(help="mean, cls, pooler or none; without it, what the model's folder says.")
+    ] = None,
+    normalize: Annotated[
+        bool | None, typer.Option(help="Whether vectors get unit length; without it, what the folder says.")
+    ] = None,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut texts longer than the position table; they are refused otherwise.")
+    ] = False,
+    positions: Annotated[
+        int | None, typer.Option(help="Extend the position table hierarchically to so many positions.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the vectors to FILE.npy or FILE.safetensors.")] = None,
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Encode texts as vectors: refimpl encode FOLDER "A text." "Another."."""
+    texts = [*(text or []), *(_texts(file, whole_file=whole) if file is not None else [])]
+    write = _writer(output)
+    if not texts:
+        raise TextError("there is no text", where="refimpl encode", remedy="give texts after the model, or --file")
+    loaded: Any = refimpl.load(model, backend=backend, dtype=dtype, positions=positions)
+    vectors = loaded.embed(texts, pooling=pooling, normalize=normalize, truncate=truncate)
+    rows = loaded.framed(texts, truncate=truncate)
+    arrays = [loaded.backend.to_numpy(vector) for vector in (vectors if isinstance(vectors, list) else [vectors])]
+    write(arrays)
+    each = arrays if isinstance(vectors, list) else list(arrays[0])
+    if as_json:
+        answers = zip(texts, rows, each, strict=True)
+        print_json(
+            [
+                {"text": t, "tokens": len(r.ids), "cut": r.whole - len(r.ids), "embedding": e.tolist()}
+                for t, r, e in answers
+            ]
+        )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("tokens", "cut", "shape", "length"):
+        table.add_column(title, justify="right")
+    table.add_column("vector")
+    table.add_column("text")
+    for row, vector, one in zip(rows, each, texts, strict=True):
+        shape, norm = "×".join(map(str, vector.shape)), float((vector.astype("float64") ** 2).sum() ** 0.5)
+        first = " ".join(f"{value:.4f}" for value in vector.ravel()[:4]) + " ..."
+        table.add_row(
+            str(len(row.ids)),
+            str(row.whole - len(row.ids)),
+            shape,
+            f"{norm:.4f}",
+            first,
+            escape(one.splitlines()[0][:40]),
+        )
+    out.print(table)
+
+
+def _save_array(path: Path, array: Any) -> None:
+    import numpy as np
+
+    from refimpl.files import replace_file
+
+    try:
+        replace_file(path, lambda file: np.save(file, array, allow_pickle=False))
+    except OSError as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ConfigError("the file cannot be written", where=path, got=got) from None
+
+
+def _writer(path: Path | None) -> Callable[[list[Any]], None]:
+    """What writes vectors to a file of that name, so that a name that will not do is refused before anything is computed."""
+    import weights_io
+
+    if path is None:
+        return lambda arrays: None
+    if path.suffix not in (".npy", ".safetensors"):
+        got, what = path.name, "unknown kind of file"
+        raise ConfigError(what, where="--output", expected="a name that ends in .npy or .safetensors", got=got)
+
+    def write(arrays: list[Any]) -> None:
+        if path.suffix == ".npy" and len(arrays) > 1:
+            remedy = "write .safetensors, or pool them"
+            what = "texts of different lengths make no one array"
+            raise ConfigError(what, where="--output", got=f"{len(arrays)} texts without pooling", remedy=remedy)
+        if path.suffix == ".npy":
+            _save_array(path, arrays[0])
+        elif len(arrays) == 1:
+            weights_io.save(path, {"embeddings": arrays[0]})
+        else:
+            weights_io.save(path, {f"embeddings.{number}": array for number, array in enumerate(arrays)})
+
+    return write
 
 
 @app.command("backends")

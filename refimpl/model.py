@@ -96,12 +96,18 @@ class Model:
         remedy = "use refimpl.gpt2.hidden_states, or load a BERT or NEZHA"
         raise ConfigError("the model is no encoder", where="Model.encode", got=repr(self), remedy=remedy)
 
+    def embed(
+        self, texts: Any, *, pooling: str | None = None, normalize: bool | None = None, truncate: bool | int = False
+    ) -> Any:
+        """One vector for each text, of an encoder (`refimpl.encoder.Encoder`). Raises ConfigError: a GPT-2 is none."""
+        return self.encode(texts)
+
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the model came without a tokenizer",
-                expected="tokenizer.json, or vocab.json and merges.txt, in its folder",
-                remedy="put one there, or use model.logits, model.generate_ids and refimpl.decoding with token ids",
+                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder",
+                remedy="put one there, or use model.logits, model.generate_ids, model.encode or refimpl.decoding with token ids",
             )
         return self.tokenizer
 
@@ -572,4 +578,5 @@ def _encoder(
     if positions is not None:
         weights = extend(weights, to=positions, offset=config.position_offset)
         config = dataclasses.replace(config, max_position_embeddings=positions + config.position_offset)
-    return Encoder(weights, config, backend, open_tokenizer(folder, None), dialect=dialect or default)
+    tokenizer = open_tokenizer(folder, None)
+    return Encoder(weights, config, backend, tokenizer, dialect=dialect or default, folder=folder)

@@ -47,6 +47,7 @@ DEFINITIONS = (
     "parameters",
     "inputs",
     "positions",
+    "pooling",
     "blocks",
     "bert",
     "gpt2",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from refimpl.text.tokenizer import CharacterTokenizer, LibraryTokenizer, Tokenizer, open_tokenizer, simplify
+from refimpl.text.tokenizer import CharacterTokenizer, Framed, LibraryTokenizer, Tokenizer, open_tokenizer, simplify
 
-__all__ = ["CharacterTokenizer", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]
+__all__ = ["CharacterTokenizer", "Framed", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]

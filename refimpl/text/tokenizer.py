@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import TokenizerError
 
@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["CharacterTokenizer", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]
+__all__ = ["CharacterTokenizer", "Framed", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]
 
 INSTALL = 'pip install tokenizers   (the extra "text")'
+
+
+FRAMES = (("[CLS]", "[SEP]"), ("<s>", "</s>"))  # BERT's, RoBERTa's
+
+
+class Framed(NamedTuple):
+    """A text or a pair of texts as an encoder reads it, special tokens included."""
+
+    ids: list[int]
+    segments: list[int]
+    whole: int  # how many ids there would be had nothing been cut off
 
 
 class Tokenizer(Protocol):
@@ -102,14 +113,20 @@ class CharacterTokenizer:
 
 
 class LibraryTokenizer:
-    """A tokenizer of the `tokenizers` library, behind the same two methods."""
+    """A tokenizer of the `tokenizers` library, behind the same two methods, and `framed` for encoders.
+
+    A tokenizer.json may also ask for truncation and padding to some length (those of sentence-transformers ask for 128 tokens): both are
+    switched off, for nothing here is cut or filled up that the caller has not asked for.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = getattr(tokenizer, "_tokenizer", tokenizer)  # the library's older classes wrap one of these
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     @classmethod
     def open(cls, folder: Path) -> LibraryTokenizer:
-        """Open `tokenizer.json`, or GPT-2's older pair `vocab.json` and `merges.txt`; raises TokenizerError."""
+        """Open `tokenizer.json`, GPT-2's older pair `vocab.json` and `merges.txt`, or BERT's `vocab.txt`; raises TokenizerError."""
         try:
             import tokenizers
         except ImportError:
@@ -119,9 +136,13 @@ class LibraryTokenizer:
         try:
             if (folder / "tokenizer.json").is_file():
                 return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
-            return cls(
-                tokenizers.ByteLevelBPETokenizer.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-            )
+            if (folder / "vocab.json").is_file():
+                files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+                return cls(tokenizers.ByteLevelBPETokenizer.from_file(*files))
+            options = _word_piece_options(folder)
+            return cls(tokenizers.BertWordPieceTokenizer.from_file(str(folder / "vocab.txt"), **options))
+        except TokenizerError:
+            raise
         except Exception as error:  # the library raises Exception itself
             raise TokenizerError(
                 "the tokenizer cannot be read", where=folder, got=f"{type(error).__name__}: {error}"
@@ -135,14 +156,89 @@ class LibraryTokenizer:
         """The text of `ids`; special tokens are left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def _frame(self) -> None:
+        """Give a tokenizer that adds no special tokens those of BERT or RoBERTa, whichever its vocabulary has."""
+        if self._tokenizer.post_processor is not None and self._tokenizer.num_special_tokens_to_add(False):
+            return
+        from tokenizers import processors
 
-def _read_json(path: Path) -> dict[str, Any]:
+        for number, (begin, end) in enumerate(FRAMES):
+            first, last = self._tokenizer.token_to_id(begin), self._tokenizer.token_to_id(end)
+            if first is not None and last is not None:
+                made = (processors.BertProcessing, processors.RobertaProcessing)[number]
+                self._tokenizer.post_processor = made((end, last), (begin, first))
+                return
+        raise TokenizerError(
+            "the tokenizer does not say how a text begins and ends",
+            where="LibraryTokenizer.framed",
+            expected="a post-processor in tokenizer.json, or " + " or ".join(" and ".join(pair) for pair in FRAMES),
+            remedy="pass token ids to encode yourself",
+        )
+
+    def framed(self, text: str, pair: str | None = None, longest: int | None = None) -> Framed:
+        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP], as ids and segments, cut to at most `longest` ids.
+
+        What is cut is the end of the text; of a pair, first the end of the longer text until both are alike, then of both in turn.
+        """
+        self._frame()
+        parts = [self._tokenizer.encode(each, add_special_tokens=False) for each in (text, pair) if each is not None]
+        special = self._tokenizer.num_special_tokens_to_add(pair is not None)
+        lengths = [len(part) for part in parts]
+        whole = sum(lengths) + special
+        if longest is not None and longest <= special:
+            got, what = longest, "no room is left for the text"
+            raise TokenizerError(what, where="longest", expected=f"more than the {special} special tokens", got=got)
+        if longest is not None and whole > longest:
+            for part, length in zip(parts, _cut(lengths, longest - special), strict=True):
+                part.truncate(length)
+        framed = self._tokenizer.post_process(*parts, add_special_tokens=True)
+        return Framed(list(framed.ids), list(framed.type_ids), whole)
+
+    @property
+    def padding_id(self) -> int | None:
+        """The id of [PAD] or <pad>, or None; which id fills up a row makes no difference where a mask says that it is padding."""
+        found = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
+        return next((identity for identity in found if identity is not None), None)
+
+
+def _cut(lengths: list[int], room: int) -> list[int]:
+    """The lengths that are left in `room`: of two, the shorter keeps what fits beside half the room; the odd token is the longer's."""
+    if len(lengths) == 1:
+        return [room]
+    short = min(lengths)
+    kept = (short, room - short) if short <= room // 2 else (room // 2, room - room // 2)
+    return [kept[0], kept[1]] if lengths[0] <= lengths[1] else [kept[1], kept[0]]
+
+
+def _word_piece_options(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says of a WordPiece vocabulary; without one, what BERT's code does: lower case, no accents, Chinese split."""
+    path = folder / "tokenizer_config.json"
+    fields = _read_object(path) if path.is_file() else {}
+    return {
+        "lowercase": fields.get("do_lower_case", True),
+        "strip_accents": fields.get("strip_accents"),
+        "handle_chinese_chars": fields.get("tokenize_chinese_chars", True),
+    }
+
+
+def _parsed(path: Path) -> Any:
     try:
-        description = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise TokenizerError(
-            "tokenizer.json cannot be read", where=path, got=f"{type(error).__name__}: {error}"
+            f"{path.name} cannot be read", where=path, got=f"{type(error).__name__}: {error}"
         ) from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    description = _parsed(path)
+    if not isinstance(description, dict):
+        raise TokenizerError(f"{path.name} is no object", where=path, got=type(description).__name__)
+    return description
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    description = _parsed(path)
     if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise TokenizerError("tokenizer.json describes no model", where=path)
     return description
@@ -171,4 +267,5 @@ def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) ->
     if path.is_file() and _is_character_level(_read_json(path)):
         return CharacterTokenizer.from_json(path, prepare)
     older = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    return LibraryTokenizer.open(folder) if path.is_file() or older else None
+    known = path.is_file() or older or (folder / "vocab.txt").is_file()
+    return LibraryTokenizer.open(folder) if known else None
