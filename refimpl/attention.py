@@ -110,6 +110,16 @@ def _check_attention(q: Array, k: Array, v: Array) -> None:
         )
 
 
+def _check_a_key(k: Array) -> None:
+    if k.shape[-2] < 1:
+        raise ShapeError(
+            "there is no key to attend to",
+            where="scaled_dot_product_attention",
+            expected="k (..., m, d) with m >= 1",
+            got=f"k {tuple(k.shape)}",
+        )
+
+
 def _check_pairs(name: str, array: Array | None, scores: Array) -> None:
     """Raise unless `array` broadcasts to the scores without making them larger."""
     pairs = tuple(scores.shape)
@@ -175,6 +185,7 @@ def scaled_dot_product_attention(
         if an argument is not floating, the mask not boolean, the shapes do not fit together, or mean_over is no number of layers.
     """
     _check_attention(q, k, v)
+    _check_a_key(k)
     _check_added(q, k, v, relative, mean_over)
     xp = namespace(q, k, v)
     products = xp.matmul(q, xp.matrix_transpose(k))

@@ -410,8 +410,11 @@ def _check_attention(q: Array, k: Array, v: Array, projection: Array | None, mas
             got=f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}",
         )
     _check_features(q, projection)
-    check_floating("k", k)
-    check_floating("v", v)
+    for name, array in (("k", k), ("v", v)):
+        check_floating(name, array)
+        if array.dtype != q.dtype:
+            what, where = "query, key and value must have one dtype", f"favor_attention({name})"
+            raise DtypeError(what, where=where, expected=q.dtype, got=array.dtype)
     if mask is None:
         return
     if "bool" not in str(mask.dtype):

@@ -40,6 +40,10 @@ def _check_shapes(q: Array, k: Array, v: Array, *, causal: bool, chunk: int) -> 
             expected="q (..., n, d), k (..., m, d), v (..., m, e)",
             got=f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}",
         )
+    if q.shape[-2] < 1:
+        raise ShapeError(
+            "there is no query", where="linear_attention", expected="q (..., n, d), n >= 1", got=tuple(q.shape)
+        )
     if k.shape[-2] < 1 or (causal and q.shape[-2] > k.shape[-2]):
         expected = f"n_query <= {k.shape[-2]}" if k.shape[-2] else "at least one key"
         what = "more queries than keys" if k.shape[-2] else "there is no key to attend to"

@@ -12,7 +12,7 @@ import pytest
 from models import TINY, UNTIED
 from systems import BALLS, NUMPY, System
 
-from refimpl import attention, errors, gpt2, softmax
+from refimpl import attention, errors, favor, gpt2, linear_attention, softmax
 
 
 def _refused(kind: type[Exception], *words: str) -> Any:
@@ -335,3 +335,19 @@ def test_a_mask_of_numbers_is_refused_rather_than_turned_round() -> None:
         softmax.masked_softmax(np.array([1.0, 2, 3]), np.array([0.0, 0, -1e9]))
     with pytest.raises(errors.DtypeError, match="a mask must be boolean"):
         attention.scaled_dot_product_attention(*(np.ones((1, 2)),) * 3, mask=np.zeros((1, 1)))
+
+
+def test_attention_without_a_key_or_a_query_says_so() -> None:
+    some, none = np.ones((1, 3, 4)), np.ones((1, 0, 4))
+    with pytest.raises(errors.ShapeError, match=r"there is no key to attend to[\s\S]*\(1, 0, 4\)"):
+        attention.scaled_dot_product_attention(some, none, none)
+    with pytest.raises(errors.ShapeError, match=r"there is no query[\s\S]*\(1, 0, 4\)"):
+        linear_attention.linear_attention(none, some, some)
+
+
+def test_favor_wants_one_dtype() -> None:
+    x, projection = np.ones((1, 3, 4), np.float32), np.ones((2, 4), np.float32)
+    with pytest.raises(
+        errors.DtypeError, match=r"must have one dtype[\s\S]*favor_attention\(v\)[\s\S]*float32[\s\S]*float64"
+    ):
+        favor.favor_attention(x, x, x.astype(np.float64), projection)

@@ -414,7 +414,7 @@ def _rows(setting: Setting, dialect: str, causal: bool, spread: float, n: int = 
 
 @claim(
     "FAVOR-8",
-    "with positive features the attention weights are positive and each row sums to one, where the denominator is bare",
+    "in exact arithmetic, with positive features the attention weights are positive and each row sums to one, where the denominator is bare",
     source=f"{PAPER}, section 2.3",
     method="φ > 0 gives Â_ij > 0, and the weights are Â_ij/Σ_j Â_ij; the source on balls: paper and google-tf, full and causal, three scales",
     expected="proved",
