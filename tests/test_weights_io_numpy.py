@@ -494,6 +494,7 @@ STRICTER = {  # what NumPy reads and we do not: every rule of which a file of th
     "zip.end": "bytes after the archive, comments of another length",
     "zip.extra": "fields that are cut, repeated, or give another name",
     "zip.flags": "reserved flags",
+    "zip.folder": "only names tell folders from files",
     "zip.local": "of the local header only the name and the lengths are looked at",
     "zip.name": "absolute paths, parents, backslashes, names cut at a NUL, and names of no encoding",
     "zip.sizes": "sizes that cannot be, where another number is used",

@@ -44,6 +44,7 @@ RULES = {
     "zip.method": "Members are stored or deflated.",
     "zip.name": "A name is relative UTF-8 text without '..', backslash or NUL, and is marked as UTF-8 where it is not ASCII.",
     "zip.unique-names": "A name occurs once in an archive.",
+    "zip.folder": "What the MS-DOS attributes call a folder has a folder's name: it ends with /.",
     "zip.extra": "Extra fields fill their space, occur once each, and give no second name.",
     "zip.sizes": "A stored member is as large as its data, a deflated one at most 1032 times as large, a folder empty.",
     "zip.tiling": "Members follow each other from the first byte to the central directory, without gap or overlap.",
@@ -68,6 +69,7 @@ VERSION = 63  # the latest that a member may need, times ten
 DATE = 0x21  # 1980-01-01
 UNIX, REGULAR = 3 << 8, 0o100644 << 16  # made by, and the rights of a plain file
 
+FOLDER = 0x10  # of the MS-DOS attributes
 STORED, DEFLATED = 0, 8
 ENCRYPTED, DESCRIBED, UTF8 = 0x2041, 0x0008, 0x0800  # bits 0, 6 and 13; bit 3; bit 11
 FLAGS = DESCRIBED | UTF8 | 0x0006  # bits 1 and 2: how hard deflate tried
@@ -244,6 +246,7 @@ def _entry(source: Source, raw: bytes, at: int, begin: int) -> tuple[_Entry, int
         )
     name = _name(source, raw[name_at:extra_at], flags, where)
     _check_features(source, name, fields[2:5], disk, where)
+    _check_folder(source, name, fields[15], where)
     extras = _extras(source, raw[extra_at : extra_at + lengths[1]], name, where)
     size, stored, header = _extended(source, extras, (size, stored, header), name, where)
     _check_sizes(source, name, method, stored, size, where)
@@ -353,6 +356,20 @@ def _extended(source: Source, extras: dict[int, bytes], short: tuple[int, ...], 
         )
     values = iter(struct.unpack(f"<{len(wide) // 8}Q", wide))
     return [next(values) if number == ONES32 else number for number in short]
+
+
+def _check_folder(source: Source, name: str, attributes: int, where: int) -> None:
+    """Refuse a member with data that some readers take for a folder: torch.load then gives memory that nobody wrote to."""
+    if attributes & FOLDER and not name.endswith("/"):
+        raise _bad(
+            source,
+            "zip.folder",
+            "a member is marked as a folder",
+            offset=where,
+            field=repr(name),
+            expected=f"MS-DOS attributes without {FOLDER:#x}",
+            got=f"{attributes & 0xFF:#x}",
+        )
 
 
 def _check_sizes(source: Source, name: str, method: int, stored: int, size: int, where: int) -> None:

@@ -830,6 +830,16 @@ def _contents() -> list[Case]:
     ]
 
 
+def _later() -> list[Case]:
+    """Cases that came after the others: the numbers of files do not change."""
+    marked = archive(replace(ONE, central={"outer": 0x65726430 | 0x10}))
+    return [
+        _case(
+            "folder-by-attribute", "folder", "marked as a folder", marked, "an array that some readers skip as a folder"
+        )
+    ]
+
+
 def cases() -> list[Case]:
     """Archives that break one rule each."""
     parts = (
@@ -844,6 +854,7 @@ def cases() -> list[Case]:
         _locals,
         _descriptors,
         _contents,
+        _later,
     )
     return [case for part in parts for case in part()]
 
