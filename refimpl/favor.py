@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from refimpl.activation import relu
 from refimpl.errors import ConfigError, DtypeError, ShapeError, UndecidedError
-from refimpl.linear_attention import linear_attention, sees_a_key, weighted_mean
+from refimpl.linear_attention import (
+    check_chunk,
+    check_key_mask,
+    linear_attention,
+    sees_a_key,
+    spans,
+    weighted_mean,
+)
 from refimpl.number_system import (
     Array,
     check_floating,
@@ -167,10 +174,6 @@ def _measured(features: Features, shift: str, x: Array, projection: Array) -> Ar
     return u - _half_square(x) if features.shift_of == "exponent" else u
 
 
-def _spans(length: int, chunk: int) -> list[slice]:
-    return [slice(low, min(low + chunk, length)) for low in range(0, length, chunk)]
-
-
 def _check_shift(kind: str, shift: str) -> None:
     known = {"relu": ("none",), "hyperbolic": ("none", *_AXES)}.get(kind, ("none", *list(_AXES)[:-1]))
     if shift not in known:
@@ -191,7 +194,7 @@ def _shift(
     xp, axes = namespace(x), tuple(axis for axis in _AXES[shift] if -axis <= x.ndim)
     low = exact(float("-inf"), x) if is_ball(x) else float(xp.finfo(x.dtype).min)
     pieces = []
-    for span in _spans(x.shape[-2], chunk):
+    for span in spans(0, x.shape[-2], chunk):
         allowed, rows = None if mask is None else mask[..., span, None], x[..., span, :]
         rows = rows if allowed is None else xp.where(allowed, rows, exact(0, x))  # so that no NaN is computed with
         measure = _measured(features, shift, rows, projection)
@@ -415,22 +418,8 @@ def _check_attention(q: Array, k: Array, v: Array, projection: Array | None, mas
         if array.dtype != q.dtype:
             what, where = "query, key and value must have one dtype", f"favor_attention({name})"
             raise DtypeError(what, where=where, expected=q.dtype, got=array.dtype)
-    if mask is None:
-        return
-    if "bool" not in str(mask.dtype):
-        raise DtypeError(
-            "a mask must be boolean", where="favor_attention", expected="bool, true where allowed", got=mask.dtype
-        )
-    keys = tuple(k.shape[:-1])
-    fits = 1 <= mask.ndim <= len(keys) and mask.shape[-1] == keys[-1]
-    if not fits or any(a not in (1, b) for a, b in zip(mask.shape[::-1], keys[::-1], strict=False)):
-        raise ShapeError(
-            "the mask does not fit the keys",
-            where="favor_attention",
-            expected=f"a shape that broadcasts to (..., m) = {keys}, with all m keys",
-            got=tuple(mask.shape),
-            remedy="FAVOR+ has no n x m mask; give a mask of the keys, and causal=True for the triangle",
-        )
+    if mask is not None:
+        check_key_mask("favor_attention", mask, k)
 
 
 def _guarded(denominators: Array, epsilon: float) -> Array:  # (..., n, 1) -> (..., n, 1)
@@ -460,7 +449,7 @@ def _stabilised(
     if rule == "guarded":
         return _guarded(denominators, epsilon)
     xp = namespace(q)
-    sums = [xp.sum(q_map(q[..., span, :]), axis=-1, keepdims=True) for span in _spans(q.shape[-2], chunk)]
+    sums = [xp.sum(q_map(q[..., span, :]), axis=-1, keepdims=True) for span in spans(0, q.shape[-2], chunk)]
     return denominators + exact(epsilon, denominators) * xp.concat(sums, axis=-2)
 
 
@@ -510,10 +499,7 @@ def favor_attention(
     convention = named_dialect(dialect)
     features = _features(convention, kernel, projection)
     _check_attention(q, k, v, projection, mask)
-    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
-        raise ConfigError(
-            "chunk must be a whole number", where="favor_attention", expected="chunk >= 1", got=repr(chunk)
-        )
+    check_chunk("favor_attention", chunk)
     q_map = _feature_map(features, features.query_shift, q, projection, None, chunk)
     k_map = _feature_map(features, features.key_shift, k, projection, mask, chunk)
     numerators, denominators = linear_attention(

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import Array, check_floating, device_of, exact, namespace, rounded_once
+from refimpl.errors import ConfigError, ShapeError
+from refimpl.number_system import Array, check_boolean, check_floating, device_of, exact, namespace, rounded_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["linear_attention", "sees_a_key", "weighted_mean"]
+__all__ = ["check_chunk", "check_key_mask", "linear_attention", "sees_a_key", "spans", "weighted_mean"]
 
 FeatureMap = Any  # Callable[[Array], Array]: (..., c, d) -> (..., c, r), of any number c of positions
 
@@ -48,30 +48,31 @@ def _check_shapes(q: Array, k: Array, v: Array, *, causal: bool, chunk: int) -> 
         expected = f"n_query <= {k.shape[-2]}" if k.shape[-2] else "at least one key"
         what = "more queries than keys" if k.shape[-2] else "there is no key to attend to"
         raise ShapeError(what, where="linear_attention", expected=expected, got=q.shape[-2] if k.shape[-2] else 0)
+    check_chunk("linear_attention", chunk)
+
+
+def check_chunk(where: str, chunk: int) -> None:
+    """Raise ConfigError unless `chunk` is a whole number from 1."""
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
-        raise ConfigError(
-            "chunk must be a whole number", where="linear_attention", expected="chunk >= 1", got=repr(chunk)
-        )
+        raise ConfigError("chunk must be a whole number", where=where, expected="chunk >= 1", got=repr(chunk))
 
 
-def _check_mask(mask: Array, k: Array) -> None:
+def check_key_mask(where: str, mask: Array, k: Array) -> None:
     """Raise unless `mask` is boolean, has every key, and broadcasts to the keys."""
+    check_boolean(where, mask)
     expected = tuple(k.shape[:-1])
-    if "bool" not in str(mask.dtype):
-        raise DtypeError(
-            "a mask must be boolean", where="linear_attention", expected="bool, true where allowed", got=mask.dtype
-        )
     fits = 1 <= mask.ndim <= len(expected) and mask.shape[-1] == expected[-1]
     if not fits or any(a not in (1, b) for a, b in zip(mask.shape[::-1], expected[::-1], strict=False)):
         raise ShapeError(
             "the mask does not fit the keys",
-            where="linear_attention",
+            where=where,
             expected=f"a shape that broadcasts to (..., m) = {expected}, with all m keys",
             got=tuple(mask.shape),
+            remedy="there is no n x m mask here; give a mask of the keys, and causal=True for the triangle",
         )
 
 
-def _spans(start: int, stop: int, chunk: int) -> Iterator[slice]:
+def spans(start: int, stop: int, chunk: int) -> Iterator[slice]:
     """[start, stop) in pieces of at most `chunk`."""
     return (slice(low, min(low + chunk, stop)) for low in range(start, stop, chunk))
 
@@ -90,7 +91,7 @@ def _keys(k: Array, v: Array, mask: Array | None, span: slice, k_map: FeatureMap
 def _state(k: Array, v: Array, mask: Array | None, stop: int, chunk: int, k_map: FeatureMap | None) -> Array | None:
     """S = Σ_j ψ(k_j) [v_j, 1]ᵀ over the first `stop` keys: (..., r, e + 1); None for no keys."""
     total = None
-    for span in _spans(0, stop, chunk):
+    for span in spans(0, stop, chunk):
         features, values = _keys(k, v, mask, span, k_map)
         total = _plus(total, namespace(features).matmul(namespace(features).matrix_transpose(features), values))
     return total
@@ -106,7 +107,7 @@ def _causal_pieces(
     """Σ_{j<=i} a_ij [v_j, 1] for each chunk of queries i: the running sum S, and the products within the chunk."""
     xp, first = namespace(q, k, v), k.shape[-2] - q.shape[-2]
     state = _state(k, v, mask, first, chunk, k_map)
-    for span in _spans(0, q.shape[-2], chunk):
+    for span in spans(0, q.shape[-2], chunk):
         queries = q[..., span, :] if q_map is None else q_map(q[..., span, :])
         features, values = _keys(k, v, mask, slice(first + span.start, first + span.stop), k_map)
         turned, place = xp.matrix_transpose(features), xp.arange(span.stop - span.start, device=device_of(q))
@@ -121,7 +122,7 @@ def _full_pieces(
 ) -> Iterator[Array]:  # -> pieces of (..., n, e + 1)
     """Σ_j a_ij [v_j, 1] over all keys for each chunk of queries i."""
     state = _state(k, v, mask, k.shape[-2], chunk, k_map)
-    for span in _spans(0, q.shape[-2], chunk):
+    for span in spans(0, q.shape[-2], chunk):
         yield namespace(q).matmul(q[..., span, :] if q_map is None else q_map(q[..., span, :]), state)
 
 
@@ -161,7 +162,7 @@ def linear_attention(
     """
     _check_shapes(q, k, v, causal=causal, chunk=chunk)
     if mask is not None:
-        _check_mask(mask, k)
+        check_key_mask("linear_attention", mask, k)
     pieces = list((_causal_pieces if causal else _full_pieces)(q, k, v, mask, chunk, q_map, k_map))
     parts = [
         namespace(q).concat([piece[..., part] for piece in pieces], axis=-2) for part in (slice(-1), slice(-1, None))
