@@ -14,8 +14,8 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import weights_cli
-from refimpl.console import JsonOption, err, out, print_json
+from refimpl import vectors_cli, weights_cli
+from refimpl.console import JsonOption, err, out, print_json, validation_module
 from refimpl.errors import ConfigError, RefimplError, TextError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights_cli.app)
+app.add_typer(vectors_cli.app)
 
 BackendOption = Annotated[
     str, typer.Option("--backend", help="numpy, cupy or auto; auto reads REFIMPL_BACKEND and prints its choice.")
@@ -53,7 +54,7 @@ def validate(
 
     Exits with 1 if anything fails, is not a number, or runs fewer cases than announced.
     """
-    run = _validation_module("run")
+    run = validation_module("run")
     chosen = backends.get(backend)
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -69,22 +70,6 @@ def validate(
     else:
         _show(result, report)
     raise typer.Exit(0 if result.passed else 1)
-
-
-def _validation_module(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"validation.{name}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in ("flint", "mpmath", "array_api_strict"):
-            raise ConfigError(
-                "validation needs packages that are not installed",
-                expected="python-flint, mpmath, array-api-strict",
-                got=f"no module named {error.name}",
-                remedy='pip install python-flint mpmath array-api-strict   (the extra "validation")',
-            ) from None
-        raise
 
 
 COLUMNS = (("check", "left"), ("verdict", "left"), ("cases", "right"), ("of allowed", "right"), ("worst case", "left"))
@@ -158,7 +143,7 @@ def claims(
     seed: SeedOption = 0,
 ) -> None:
     """List the registered mathematical claims: statement, source, how each is decided, and the verdict declared."""
-    registry = _validation_module("claims")
+    registry = validation_module("claims")
     setting = registry.Setting(backends.get(backend), seed) if run else None
     rows, good = [], True
     for claim in registry.select(only):

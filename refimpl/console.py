@@ -1,7 +1,8 @@
-"""What all commands print with: the consoles, and the options they share."""
+"""What all commands share: the consoles, options, and the way to the optional package `validation`."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -10,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-__all__ = ["JsonOption", "err", "out", "print_json"]
+from refimpl.errors import ConfigError
+
+__all__ = ["JsonOption", "err", "out", "print_json", "validation_module"]
 
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
@@ -21,3 +24,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 def print_json(value: Any) -> None:
     """Print the command's answer as JSON."""
     print(json.dumps(value, ensure_ascii=False, indent=1))  # noqa: T201 - the command's answer
+
+
+def validation_module(name: str) -> Any:
+    """The module `validation.<name>`; raises ConfigError that says what to install where its packages are missing."""
+    try:
+        return importlib.import_module(f"validation.{name}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("flint", "mpmath", "array_api_strict"):
+            raise ConfigError(
+                "validation needs packages that are not installed",
+                expected="python-flint, mpmath, array-api-strict",
+                got=f"no module named {error.name}",
+                remedy='pip install python-flint mpmath array-api-strict   (the extra "validation")',
+            ) from None
+        raise

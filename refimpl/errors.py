@@ -22,6 +22,7 @@ __all__ = [
     "TokenError",
     "TokenizerError",
     "UndecidedError",
+    "VectorError",
     "explain",
 ]
 
@@ -73,6 +74,10 @@ class TextError(RefimplError, ValueError):
 
 class UndecidedError(RefimplError, ArithmeticError):
     """An answer depends on numbers that are not known well enough: overlapping balls have no order, wide ones no value."""
+
+
+class VectorError(RefimplError, ValueError):
+    """A file or stream of golden vectors, or of answers to them, is not what it should be."""
 
 
 class NotBuiltYetError(RefimplError, NotImplementedError):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from systems import BALLS, System, rounded, unchanged
 
 from refimpl import errors, favor
-from validation import conformance, counting, exponentials, tolerance, truth
+from validation import conformance, counting, exponentials, tolerance, truth, vectors
 
 RELATIVE = 1e-12
 UNIT32 = 2.0**-24
@@ -467,7 +467,7 @@ def test_each_dialect_conforms_to_itself_and_to_no_other(dialect: str) -> None:
             return favor.favor_attention(*arrays, **{**params, "dialect": other})
 
         report = conformance.check(implementation, "favor_attention", dialect=dialect, dtype="float64")
-        assert report.announced == 5
+        assert report.announced == len(vectors.load("favor_attention").select("float64", dialect)) > 0
         assert report.passed == (other == dialect), (other, str(report))
 
 

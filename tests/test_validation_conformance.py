@@ -1,5 +1,7 @@
 """`validation.check`: definitions conform, realistic bugs and null answers do not, and reports say why."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.special
@@ -237,10 +239,10 @@ def test_a_function_cannot_change_its_neighbours_inputs():
 
 def test_the_report_names_the_case_the_place_and_the_numbers():
     text = str(validation.check(BUGS["softmax"]["un-shifted"], "softmax"))
-    assert "softmax, float32: DOES NOT CONFORM, 6 of 8 cases" in text
-    assert "large            non-finite" in text
+    assert "softmax, float32: DOES NOT CONFORM" in text
+    assert re.search(r"softmax-\d+ large +non-finite", text)
     assert "a common offset of 300, which must drop out" in text
-    assert "got nan" in text
+    assert re.search(r"expected 0\.\d+ \(0x1\.[0-9a-f]+p-\d+\), got nan, where x = \d+\.\d+ \(0x1", text)
 
 
 def test_assert_conforms_raises_the_report():

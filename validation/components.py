@@ -6,6 +6,7 @@ that dtype before the truth is computed, so that the implementation and the trut
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -51,20 +52,31 @@ class Component:
     forms: tuple[Callable[..., Any], ...] = ()  # other published ways to evaluate it: their rounding is legal too
     # for a definition that chooses between entries: its forms with the choice that the exact inputs make, since rounded balls that tie have none
     chosen: Callable[..., tuple[Callable[..., Any], ...]] | None = None
-    sampled: Callable[..., Any] | None = None  # the sampled budget of a whole network; None: proved, from p-bit balls
+    documented: Callable[..., Any] | None = None  # where the equation is, if not in the definition's docstring
+    sampled: Callable[..., Any] | None = None  # the amplification of a whole network is sampled; None: proved
 
     @property
     def word(self) -> str:
         """What an answer within the budget is called."""
         return "within sample" if self.sampled else "within proof"
 
-    def budget(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
-        """The error allowed besides the last rounding: sampled, or the largest of the proved budgets of all forms."""
+    @property
+    def equation(self) -> str:
+        """What it computes: the first line of the docstring."""
+        return (inspect.getdoc(self.documented or self.definition) or "").partition("\n")[0]
+
+    def amplification(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
+        """The error allowed besides the last rounding, in units of u: sampled, or the largest of the proved ones of all forms."""
         if self.sampled:
-            return self.sampled(*arrays, dtype=dtype, **params)
+            return self.sampled(*arrays, **params)
         forms = self.chosen(*arrays, **params) if self.chosen else (self.definition, *self.forms)
-        budgets = [tolerance.proved_budget(form, *arrays, dtype=dtype, **params) for form in forms]
-        return np.max(np.stack(np.broadcast_arrays(*budgets)), axis=0)
+        proved = [tolerance.amplification(form, *arrays, dtype=dtype, **params) for form in forms]
+        return np.max(np.stack(np.broadcast_arrays(*proved)), axis=0)
+
+    def budget(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
+        """The error allowed besides the last rounding; a proved one allows for underflow too."""
+        allowance = 0.0 if self.sampled else tolerance.underflow(*arrays)
+        return tolerance.budget(self.amplification(*arrays, dtype=dtype, **params), allowance, dtype)
 
     def trials(self, dtype: str, seed: int, dialect: str | None) -> list[Case]:
         """The cases, floating arrays rounded to `dtype`; a dialect keeps those whose parameters name it."""
@@ -498,13 +510,13 @@ def unit_budget(
         weights = gpt2.GPT2Weights.from_named({name: wrap(a) for name, a in doubles.items()}, config)
         return gpt2.logits(weights, config, wrap(np.asarray(token_ids)), mask=wrap(given))
 
-    deviation = perturbed.sampled_deviation(run, roundoff=1.0, seed=seed)
+    deviation = perturbed.sampled_deviation(run, roundoff=1.0, seed=seed, noise=perturbed.ReproducibleNoise)
     return perturbed.sigmas(deviation.size) * deviation
 
 
-def _gpt2_budget(token_ids: Any, mask: Any, *, dtype: str) -> Any:
+def _gpt2_amplification(token_ids: Any, mask: Any) -> Any:
     config, arrays, _ = recorded_gpt2("gpt2_tiny")
-    return unit_budget(config, arrays, token_ids, mask) * tolerance.roundoff(dtype) * mask[..., None]
+    return unit_budget(config, arrays, token_ids, mask) * mask[..., None]
 
 
 def _gpt2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
@@ -537,14 +549,22 @@ COMPONENTS: dict[str, Component] = {
             "f(q, k, v, mask)        (b,h,n,d), (b,h,m,d) twice, bool or None",
             _attention,
             _attention_cases,
+            documented=attention.scaled_dot_product_attention,
         ),
         Component(
             "residual_attention",
             "f(q, k, v, previous_scores, mask, mean_over)",
             _residual_attention,
             _residual_cases,
+            documented=attention.scaled_dot_product_attention,
         ),
-        Component("relative_attention", "f(q, k, v, relative, mask)", _relative_attention, _relative_cases),
+        Component(
+            "relative_attention",
+            "f(q, k, v, relative, mask)",
+            _relative_attention,
+            _relative_cases,
+            documented=attention.scaled_dot_product_attention,
+        ),
         Component(
             "hierarchical_positions",
             "f(table, positions, alpha)",
@@ -586,13 +606,15 @@ COMPONENTS: dict[str, Component] = {
             _favor,
             _favor_cases,
             tuple(favor.dialects),
+            documented=favor.favor_attention,
         ),
         Component(
             "gpt2",
             "f(token_ids, mask)      logits of validation/recorded/gpt2_tiny/model",
             _gpt2,
             _gpt2_cases,
-            sampled=_gpt2_budget,
+            documented=gpt2.logits,
+            sampled=_gpt2_amplification,
         ),
     )
 }

@@ -33,7 +33,20 @@ from validation import truth
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BITS", "DTYPES", "FIRST_ORDER", "Verdict", "judge", "proved_budget", "roundoff", "smallest_normal"]
+__all__ = [
+    "BITS",
+    "DTYPES",
+    "FIRST_ORDER",
+    "ULP_BINS",
+    "Verdict",
+    "amplification",
+    "budget",
+    "judge",
+    "proved_budget",
+    "roundoff",
+    "smallest_normal",
+    "underflow",
+]
 
 DTYPES: dict[str, Any] = {
     "float16": np.dtype(np.float16),
@@ -42,6 +55,8 @@ DTYPES: dict[str, Any] = {
     "float64": np.dtype(np.float64),
 }
 BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+_ULP_EDGES = (0.5, 1.0, 2.0, 4.0, 16.0, 256.0, 65536.0)
+ULP_BINS = ("<= 0.5", "<= 1", "<= 2", "<= 4", "<= 16", "<= 256", "<= 65536", "more")
 FIRST_ORDER = 2.0**-60  # the size of the perturbations with which a budget is computed, beside those of the dtype
 LIBRARY_BITS = 2  # an operation may err by 2 units in the last place = 2^(2-p)
 
@@ -56,6 +71,7 @@ class Verdict:
     where: tuple[int, ...] = ()
     got: Any = None
     expected: Any = None
+    ulps: tuple[int, ...] = ()  # how many elements are off by how many units in the last place, by ULP_BINS
 
     @property
     def passed(self) -> bool:
@@ -93,47 +109,87 @@ def _known(array: Any, relative: float, rng: np.random.Generator) -> Any:  # (..
         )
 
 
-def proved_budget(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)
-    """The first-order radius of the definition in (p-2)-bit balls on inputs known to p bits, and the allowance for underflow."""
-    floating = [isinstance(a, np.ndarray) and a.dtype.kind not in "biuO" for a in arrays]
+def amplification(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)
+    """The first-order radius of the definition in (p-2)-bit balls on inputs known to p bits, in units of u = 2^-p."""
     rng = np.random.default_rng(0)
-    known = [_known(a, roundoff(dtype) * FIRST_ORDER, rng) if f else a for a, f in zip(arrays, floating, strict=True)]
+    known = [_known(a, roundoff(dtype) * FIRST_ORDER, rng) if _floating(a) else a for a in arrays]
     with truth.precision(BITS[dtype] - LIBRARY_BITS - round(math.log2(FIRST_ORDER))):
-        radius = truth.radii(definition(*known, **options)) / FIRST_ORDER
-    given = [a.astype(np.float64) for a, f in zip(arrays, floating, strict=True) if f]
+        return truth.radii(definition(*known, **options)) / (FIRST_ORDER * roundoff(dtype))
+
+
+def underflow(*arrays: Any) -> float:
+    """How many times the smallest number that is not flushed an answer may be off: terms in a sum, times the largest factor."""
+    given = [np.asarray(a, dtype=np.float64) for a in arrays if _floating(a)]
     factor = max([1.0, *(float(np.max(np.abs(a), initial=0.0)) for a in given[1:])])
-    return radius + _flushed(dtype) * factor * max(a.shape[-1] for a in given)
+    return factor * max(a.shape[-1] for a in given)
 
 
-def judge(got: Any, enclosure: Any, budget: Any, dtype: str, *, word: str = "within proof") -> Verdict:
-    """Compare an answer with the balls that contain the truth.
+def proved_budget(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)
+    """u times the amplification of rounding errors, and the allowance for underflow."""
+    return budget(amplification(definition, *arrays, dtype=dtype, **options), underflow(*arrays), dtype)
+
+
+def budget(amplified: Any, underflowed: float, dtype: str) -> Any:  # (...) -> float64 (...)
+    """The error allowed besides the last rounding: u · amplification + underflow · the smallest number that is not flushed."""
+    return np.asarray(amplified, dtype=np.float64) * roundoff(dtype) + _flushed(dtype) * underflowed
+
+
+def _floating(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind not in "biuO"
+
+
+def _ulp_histogram(error: Any, rounded: Any, dtype: str) -> tuple[int, ...]:
+    """Counts of elements by error in units of the last place that the dtype has at the truth; at least its smallest subnormal."""
+    size = np.abs(rounded.astype(np.float64))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        exponent = np.floor(np.log2(np.where(size > 0, size, 1.0)))
+        ulp = np.maximum(2.0 ** (exponent - BITS[dtype] + 1), float(ml_dtypes.finfo(DTYPES[dtype]).smallest_subnormal))
+        ulps = np.where(
+            np.isfinite(size) & np.isfinite(error),
+            error / np.where(size > 0, ulp, _flushed(dtype)),
+            np.where(error == 0, 0.0, np.inf),
+        )
+    bins = np.searchsorted(np.array(_ULP_EDGES), ulps.ravel(), side="left")
+    return tuple(int(count) for count in np.bincount(bins, minlength=len(ULP_BINS)))
+
+
+def judge(got: Any, known: Any, budget: Any, dtype: str, *, word: str = "within proof") -> Verdict:
+    """Compare an answer with what contains the truth.
 
     Parameters
     ----------
     got : the implementation's answer, converted to a NumPy array
-    enclosure : object array of balls
+    known : object array of balls, or a `truth.DoubleDouble`
     budget : float64 array or float, the error allowed besides the last rounding
     dtype : the dtype the answer should have
     word : what to call an answer within tolerance
     """
     answer = np.asarray(got)
-    if answer.shape != enclosure.shape or answer.dtype != DTYPES[dtype]:
-        expected = f"{DTYPES[dtype]} {enclosure.shape}"
+    if answer.shape != known.shape or answer.dtype != DTYPES[dtype]:
+        expected = f"{DTYPES[dtype]} {known.shape}"
         return Verdict("wrong shape or dtype", np.inf, np.inf, (), f"{answer.dtype} {answer.shape}", expected)
     if answer.size == 0:
         return Verdict("exact", 0.0, 0.0)
-    middle = truth.midpoints(enclosure)
+    middle = truth.midpoints(known)
     tolerance = np.broadcast_to(budget, answer.shape) + roundoff(dtype) * np.abs(middle) + _flushed(dtype)
     if not np.all((tolerance >= 0) & np.isfinite(tolerance)):
         raise ConfigError("a tolerance must be a number, finite and not negative", got=float(np.max(tolerance)))
     with np.errstate(over="ignore"):
         rounded = middle.astype(DTYPES[dtype])
     overflows = np.isinf(rounded.astype(np.float64))  # there infinity is the correct answer, and the only one
-    error = np.where(overflows & (answer == rounded), 0.0, truth.upper_distance(enclosure, answer))
-    with np.errstate(invalid="ignore"):
+    error = np.where(overflows & (answer == rounded), 0.0, truth.upper_distance(known, answer))
+    with np.errstate(invalid="ignore", over="ignore"):
         multiple = np.where(np.isfinite(error), error / tolerance, np.inf)
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(multiple)), answer.shape))
-    finding = (float(error[place]), float(multiple[place]), place, float(answer[place]), float(middle[place]))
+    histogram = _ulp_histogram(error, rounded, dtype)
+    finding = (
+        float(error[place]),
+        float(multiple[place]),
+        place,
+        float(answer[place]),
+        float(middle[place]),
+        histogram,
+    )
     if not np.all(np.isfinite(answer.astype(np.float64)) | overflows):
         return Verdict("non-finite", *finding)
     if not np.all(error <= tolerance):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -21,7 +23,44 @@ from refimpl.errors import UndecidedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["UndecidedError", "balls", "enclose", "midpoints", "precision", "radii", "upper_distance"]
+__all__ = [
+    "DoubleDouble",
+    "UndecidedError",
+    "balls",
+    "double_double",
+    "enclose",
+    "midpoints",
+    "precision",
+    "radii",
+    "rounded",
+    "upper_distance",
+]
+
+HIGHEST = 4096  # bits: what is beyond this undecided has no sign that anybody could need
+
+
+@dataclass(frozen=True)
+class DoubleDouble:
+    """The truth rounded twice: `high` is the float64 nearest to it, high + low the nearest multiple of 2^-53 ulp(high).
+
+    Both are decided by the truth alone, so that they are the same bits on every machine and with every version of every library.
+    """
+
+    high: Any  # float64 (...)
+    low: Any  # float64 (...)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the answer."""
+        return tuple(self.high.shape)
+
+    @property
+    def radii(self) -> Any:  # -> float64 (...)
+        """|truth - (high + low)| is at most half of 2^-53 ulp(high), and never less than what a float64 can say."""
+        return np.maximum(2.0**-54 * np.spacing(np.abs(self.high)), SMALLEST)
+
+
+SMALLEST = 2.0**-1074
 
 
 @contextlib.contextmanager
@@ -46,9 +85,11 @@ def balls(values: Any, relative_radius: float = 0.0) -> Any:  # (...) -> object 
     return np.frompyfunc(ball, 1, 1)(wide).astype(object).reshape(array.shape)
 
 
-def midpoints(enclosure: Any) -> Any:  # object (...) -> float64 (...)
-    """The midpoints, rounded to float64."""
-    return np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(enclosure).astype(np.float64)
+def midpoints(known: Any) -> Any:  # object (...) -> float64 (...)
+    """The midpoints of balls, or of double-doubles, rounded to float64."""
+    if isinstance(known, DoubleDouble):
+        return known.high
+    return np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(known).astype(np.float64)
 
 
 def _above(bound: Any) -> float:
@@ -65,15 +106,96 @@ def radii(enclosure: Any) -> Any:  # object (...) -> float64 (...)
     return np.frompyfunc(radius, 1, 1)(enclosure).astype(np.float64)
 
 
-def upper_distance(enclosure: Any, values: Any) -> Any:  # object (...), floating (...) -> float64 (...)
-    """A proved upper bound of |value - truth| for every element; infinity where the value is not finite."""
+def upper_distance(known: Any, values: Any) -> Any:  # (...), floating (...) -> float64 (...)
+    """A proved upper bound of |value - truth| for every element, from balls or double-doubles; infinity where the value is not finite."""
+    if isinstance(known, DoubleDouble):
+        return _distance_to_pairs(known, np.asarray(values, dtype=np.float64))
 
     def distance(ball: Any, value: float) -> float:
         gap = (ball - flint.arb(value)).abs_upper()
         return _above(gap) if gap.is_finite() else math.inf
 
     wide = np.asarray(values, dtype=np.float64)
-    return np.frompyfunc(distance, 2, 1)(enclosure, wide).astype(np.float64)
+    return np.frompyfunc(distance, 2, 1)(known, wide).astype(np.float64)
+
+
+def _distance_to_pairs(known: DoubleDouble, values: Any) -> Any:  # float64 (...) -> float64 (...)
+    """|(value - high) - low|, enlarged by what the three operations and `low` itself may be off."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs((values - known.high) - known.low)
+        enlarged = error * (1 + 2.0**-50) + 2 * known.radii
+    exact = (values == known.high) & (known.low == 0)
+    return np.where(np.isfinite(values), np.where(exact, 0.0, enlarged), np.inf)
+
+
+def _ends(ball: Any) -> tuple[Fraction, Fraction]:
+    """The ends of a finite ball."""
+    middle, radius = (_fraction(part) for part in (ball.mid(), ball.rad()))
+    return middle - radius, middle + radius
+
+
+def _fraction(number: Any) -> Fraction:
+    mantissa, exponent = map(int, number.man_exp())
+    return Fraction(mantissa) * Fraction(2) ** exponent
+
+
+def _nearest(low: Fraction, high: Fraction, step: Fraction | None, *, settle: bool) -> float | None:
+    """The float64 (the multiple of `step`) nearest to every number between two, or None where there is no such.
+
+    With `settle`, a tie as far as the two can tell is one, and goes to the even multiple, as an exact tie does.
+    """
+    unit = step or Fraction(math.ulp(low.numerator / low.denominator))
+    one, other = (round(end / unit) for end in (low, high))
+    if one == other:
+        return float(one * unit)
+    return float((one if one % 2 == 0 else other) * unit) if settle and abs(one - other) == 1 else None
+
+
+def _pair(ball: Any, settle: bool) -> tuple[float, float]:
+    """(high, low) of one ball, NaN where a rounding is in doubt."""
+    low, high = _ends(ball) if ball.is_finite() else (Fraction(0), Fraction(1))
+    nearest = _nearest(low, high, None, settle=settle)
+    if nearest is None:
+        return math.nan, math.nan
+    step = Fraction(math.ulp(nearest)) / 2**53
+    rest = _nearest(low - Fraction(nearest), high - Fraction(nearest), step, settle=settle)
+    return nearest, math.nan if rest is None else rest
+
+
+def rounded(enclosure: Any, *, settle: bool = False) -> DoubleDouble | None:  # object (...)
+    """The truth rounded to double-double, or None where balls are too wide to tell; `settle` takes what looks like a tie for one."""
+    pairs = np.array([_pair(ball, settle) for ball in enclosure.ravel()], dtype=np.float64).reshape(*enclosure.shape, 2)
+    high, low = np.ascontiguousarray(pairs[..., 0]), np.ascontiguousarray(pairs[..., 1])
+    return None if np.isnan(high + low).any() else DoubleDouble(high, low)
+
+
+def double_double(definition: Callable[..., Any], *arrays: Any, bits: int = 192, **options: Any) -> DoubleDouble:
+    """The exact results, rounded to double-double; precision is doubled until no rounding is in doubt.
+
+    Parameters as `enclose`. A result of 0 that balls do not show to be exact is decided once its radius is below 2^-1075. What still looks like a
+    tie between two neighbours at `HIGHEST` bits goes to the even one, as a tie does.
+
+    Raises
+    ------
+    UndecidedError
+        if a branch is not decided, or balls are wide, at the highest precision.
+    """
+    while True:
+        last = 2 * bits > HIGHEST
+        with precision(bits):
+            try:
+                known = rounded(definition(*map(_exact, arrays), **options), settle=last)
+            except UndecidedError:
+                if last:
+                    raise
+                known = None
+        if known is not None:
+            return known
+        if last:
+            raise UndecidedError(
+                "undecided", expected="results of which every rounding is certain", got=f"doubt at {bits} bits"
+            )
+        bits *= 2
 
 
 def enclose(

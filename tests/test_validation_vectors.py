@@ -1,0 +1,301 @@
+"""Golden vectors: what is published is proved, complete, the same on every machine, and refused where it was tampered with."""
+
+import dataclasses
+import json
+import shutil
+from fractions import Fraction
+
+import flint
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refimpl.errors import ConfigError, VectorError
+from validation import components, nulls, tolerance, truth, vectors
+from validation.vectors import answers, files, freeze
+from validation.vectors.__main__ import _again
+
+OPS = files.names()
+SMALL = "logsumexp"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A folder with a copy of one set."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(files.DATA / f"{SMALL}{suffix}", tmp_path)
+    return tmp_path
+
+
+def _edited(folder, change):
+    path = folder / f"{SMALL}.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    change(manifest)
+    path.write_text(json.dumps(manifest), "utf-8")
+
+
+# --- what is published --------------------------------------------------------------------------------------------------------
+
+
+def test_every_component_has_vectors_and_every_set_is_of_a_component():
+    assert sorted(components.COMPONENTS) == OPS
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_manifests_keep_their_schema(op):
+    schema = json.loads((files.DATA.parent / "schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads((files.DATA / f"{op}.json").read_text("utf-8")), schema)
+
+
+def test_all_of_it_is_below_eight_megabytes():
+    assert sum(path.stat().st_size for path in files.DATA.iterdir()) < 8e6
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_answers_computed_again_are_the_published_ones_bit_for_bit(op, tmp_path):
+    files.write(_again(files.read(op)), tmp_path)
+    for suffix in (".json", ".safetensors"):
+        assert (tmp_path / f"{op}{suffix}").read_bytes() == (files.DATA / f"{op}{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_freezing_again_adds_nothing_and_changes_nothing(op, tmp_path):
+    files.write(freeze.frozen(op), tmp_path)
+    for suffix in (".json", ".safetensors"):
+        assert (tmp_path / f"{op}{suffix}").read_bytes() == (files.DATA / f"{op}{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_proved_radii_are_far_below_what_is_asked(op):
+    """Half of 2^-53 ulp(high) is at most 2^-106 of the largest; asked for is 1e-17."""
+    for entry in json.loads((files.DATA / f"{op}.json").read_text("utf-8"))["vectors"]:
+        assert 0 < entry["expected"]["radius"] <= 2.0**-106 * entry["expected"]["largest"] + 2.0**-1074
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_stored_answers_lie_in_enclosures_found_another_way(op):
+    """Balls of other precision, to 1e-40: each holds high + low, enlarged by the radius that is claimed."""
+    subject = components.component(op)
+    for vector in vectors.load(op).vectors[:: 1 if op != "gpt2" else 3]:
+        balls = truth.enclose(
+            subject.definition, *vector.positional("float64"), target=1e-40, bits=300, **vector.params("float64")
+        )
+        for ball, high, low, radius in zip(
+            balls.ravel(),
+            *(a.ravel() for a in (vector.expected.high, vector.expected.low, vector.expected.radii)),
+            strict=True,
+        ):
+            assert (flint.arb(high) + flint.arb(low) + flint.arb(0, radius)).overlaps(ball)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_dtype_has_its_inputs_exactly(op):
+    for vector in vectors.load(op).vectors:
+        for dtype in vector.dtypes:
+            for given_one, exact in zip(vector.positional(dtype), vector.positional("float64"), strict=True):
+                assert np.array_equal(given_one.astype(exact.dtype), exact)
+
+
+@pytest.mark.parametrize("dtype", tolerance.DTYPES)
+@pytest.mark.parametrize("op", OPS)
+def test_null_answers_fail_on_every_vector(op, dtype):
+    """All of them, unless the right answer is itself one (to within two roundings): softmax over one element is 1 everywhere."""
+    previous = None
+    for vector in vectors.load(op).vectors:
+        right = vector.expected.high
+        if dtype in vector.dtypes:
+            judged = {
+                name: vector.judge(answer, dtype)
+                for name, answer in nulls.null_answers(right, vector.positional(dtype), previous, dtype).items()
+            }
+            found = vector.null_margins[dtype]
+            assert judged["NaN"].word == "non-finite"
+            assert {name: min(float(f"{judged[name].multiple:.3g}"), nulls.LARGEST) for name in found} == found
+            assert all(not judged[name].passed for name in found)
+            for name in set(judged) - set(found) - {"NaN"}:
+                gap = np.abs(
+                    np.asarray(nulls.null_answers(right, vector.positional(dtype), previous, dtype)[name], float)
+                    - right
+                )
+                near = gap <= 5 * tolerance.roundoff(dtype) * np.abs(right) + float(np.finfo(np.float32).tiny)
+                assert np.all(near) or not np.isfinite(judged[name].multiple)
+        previous = right
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_null_answer_fails_every_set(op):
+    """As a whole, in every dtype that the set has vectors for, no set is passed by any null answer."""
+    for dtype in tolerance.DTYPES:
+        chosen = vectors.load(op).select(dtype)
+        for name in nulls.NULLS if chosen else ():
+            missing = all(name not in vector.null_margins[dtype] for vector in chosen)
+            assert name == "NaN" or not missing or (name == "the input" and op == "gpt2"), (op, dtype, name)
+
+
+# --- what the dtypes and the truth are --------------------------------------------------------------------------------------------
+
+
+@given(st.fractions(), st.integers(-1100, 900))
+def test_the_nearest_float64_is_the_nearest(mantissa, exponent):
+    value = mantissa * Fraction(2) ** exponent
+    try:
+        expected = value.numerator / value.denominator
+    except OverflowError:
+        return
+    assert truth._nearest(value, value, None, settle=False) == expected
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300), st.floats(-0.5, 0.5))
+def test_double_doubles_are_within_their_radius(high, part):
+    with truth.precision(4000):
+        exact = flint.arb(high) + flint.arb(part) * flint.arb(np.spacing(abs(high)))
+    pair = truth.rounded(np.array([exact], dtype=object))
+    error = abs(truth._fraction(exact) - Fraction(pair.high[0]) - Fraction(pair.low[0]))
+    assert error <= Fraction(pair.radii[0])
+
+
+def test_a_ball_too_wide_to_round_is_in_doubt_and_a_tie_goes_to_the_even_neighbour():
+    with truth.precision(300):
+        doubtful = flint.arb(1) + flint.arb(2.0**-53) + flint.arb(0, 2.0**-200)
+    wide = np.array([doubtful], dtype=object)
+    assert truth.rounded(wide) is None
+    assert truth.rounded(wide, settle=True).high[0] == 1.0
+    assert truth.rounded(np.array([flint.arb(0, 1)], dtype=object), settle=True) is None
+
+
+def test_exact_zeros_that_balls_do_not_show_are_found():
+    """(1/3 + 1/3 + 1/3) - 1 is 0, but no ball of it has radius 0."""
+    known = truth.double_double(lambda x: x / 3 + x / 3 + x / 3 - x, np.array([1.0, 7.0]))
+    assert known.high.tolist() == known.low.tolist() == [0.0, 0.0]
+
+
+@given(st.integers(0, 2**32), st.floats(-3, 3))
+def test_distances_to_pairs_bound_the_distance_from_above(seed, offset):
+    rng = np.random.default_rng(seed)
+    high = rng.normal(size=4) * 2.0 ** rng.integers(-60, 60, 4)
+    low = np.spacing(np.abs(high)) * rng.uniform(-0.5, 0.5, 4)
+    pair, values = truth.DoubleDouble(high, low), high + offset * np.spacing(np.abs(high)) * 2.0 ** rng.integers(0, 40)
+    for bound, value, h, rest in zip(truth.upper_distance(pair, values), values, high, low, strict=True):
+        exact = abs(Fraction(value) - Fraction(h) - Fraction(rest))
+        assert exact <= Fraction(bound) <= exact * (1 + Fraction(1, 2**40)) + Fraction(np.spacing(abs(h))) / 2**50
+
+
+def test_judging_by_pairs_and_by_balls_is_the_same():
+    subject = components.component("softmax")
+    for case in subject.trials("float32", 3, None):
+        (x,) = case.arrays
+        wide = x.astype(np.float64)
+        budget = subject.budget(wide, dtype="float32")
+        for answer in (subject.definition(x), np.float32(1.001) * subject.definition(x), np.zeros_like(x)):
+            by_balls = tolerance.judge(answer, truth.enclose(subject.definition, wide, target=1e-40), budget, "float32")
+            by_pairs = tolerance.judge(answer, truth.double_double(subject.definition, wide), budget, "float32")
+            assert by_balls.word == by_pairs.word
+            assert by_pairs.multiple == pytest.approx(by_balls.multiple, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("op", ["softmax", "gelu", "attention", "sparse_softmax_cross_entropy", "favor_attention"])
+def test_stored_amplifications_cover_those_of_every_dtype(op):
+    """They are first-order, so nearly the same at every precision; the largest is kept, rounded up by less than 2^-7."""
+    subject = components.component(op)
+    for vector in vectors.load(op).vectors[::5]:
+        found = [
+            subject.amplification(*vector.positional("float64"), dtype=d, **vector.params("float64"))
+            for d in vector.dtypes
+        ]
+        assert np.all(vector.amplification >= np.max(found, axis=0))
+        assert np.all(vector.amplification <= np.max(found, axis=0) * (1 + 2.0**-7))
+
+
+# --- reading refuses --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_reads(copied):
+    assert len(files.read(SMALL, copied).vectors) == len(vectors.load(SMALL).vectors)
+
+
+def test_a_missing_vector_is_refused(copied):
+    _edited(copied, lambda manifest: manifest["vectors"].pop())
+    with pytest.raises(VectorError, match=r"vectors are missing(.|\n)*expected: \d+ ids"):
+        files.read(SMALL, copied)
+
+
+def test_an_id_used_twice_is_refused(copied):
+    def twice(manifest):
+        manifest["vectors"][1]["id"] = manifest["vectors"][0]["id"]
+
+    _edited(copied, twice)
+    with pytest.raises(VectorError, match="an id is used twice"):
+        files.read(SMALL, copied)
+
+
+def test_another_format_is_refused(copied):
+    _edited(copied, lambda manifest: manifest.update(format=2))
+    with pytest.raises(VectorError, match=r"no manifest of vectors(.|\n)*format 1(.|\n)*format 2"):
+        files.read(SMALL, copied)
+
+
+def test_a_tensor_that_was_edited_is_refused(copied):
+    path = copied / f"{SMALL}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        VectorError, match=r"not the one that was published(.|\n)*logsumexp-\d+(.|\n)*install the package again"
+    ):
+        files.read(SMALL, copied)
+
+
+def test_tensors_that_nobody_names_are_refused(copied):
+    _edited(copied, lambda manifest: manifest["vectors"][0]["sha256"].popitem())
+    with pytest.raises(VectorError, match="do not belong together"):
+        files.read(SMALL, copied)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match=r"no vectors of this name(.|\n)*softmax(.|\n)*'sofmax'"):
+        vectors.load("sofmax")
+    with pytest.raises(ConfigError, match=r"unknown dtype(.|\n)*'float8'"):
+        vectors.load("softmax").select("float8")
+    with pytest.raises(ConfigError, match=r"no such dialect(.|\n)*tanh, none(.|\n)*'erf'"):
+        vectors.load("gelu").select("float32", "erf")
+
+
+def test_a_vector_without_an_answer_is_not_written(tmp_path):
+    bare = dataclasses.replace(vectors.load(SMALL).vectors[0], expected=None)
+    with pytest.raises(ConfigError, match=r"without an answer(.|\n)*generate"):
+        files.write(dataclasses.replace(vectors.load(SMALL), vectors=(bare,)), tmp_path)
+
+
+# --- adding -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_new_cases_get_new_numbers_and_leave_the_others_alone(tmp_path):
+    """Another seed draws other inputs: they come after the published ones, which stay bit for bit."""
+    before = vectors.load(SMALL)
+    added = freeze.frozen(SMALL, seed=1)
+    files.write(added, tmp_path)
+    after = files.read(SMALL, tmp_path)
+    assert len(after.vectors) > len(before.vectors)
+    assert [v.id for v in after.vectors[: len(before.vectors)]] == [v.id for v in before.vectors]
+    assert len({v.id for v in after.vectors}) == len(after.vectors)
+    old, new = (
+        json.loads((folder / f"{SMALL}.json").read_text("utf-8"))["vectors"] for folder in (files.DATA, tmp_path)
+    )
+    assert new[: len(old)] == old
+
+
+def test_callers_cannot_change_a_vector():
+    vector = vectors.load("softmax").vectors[0]
+    vector.positional("float64")[0][...] = np.nan
+    assert np.isfinite(vector.positional("float64")[0]).all()
+
+
+def test_amplifications_are_rounded_up_to_eight_bits():
+    values = np.array([0.0, 1.0, 1.0 + 2.0**-30, 1e-300, 3.14159])
+    up = answers._rounded_up(values)
+    assert np.all(up >= values)
+    assert np.all(up <= values * (1 + 2.0**-7))
+    assert up.tolist()[:3] == [0.0, 1.0, 1.0 + 2.0**-7]

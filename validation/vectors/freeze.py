@@ -1,0 +1,114 @@
+"""Adding vectors: cases of the components, once chosen, are frozen with the dtypes that represent their inputs exactly.
+
+Inputs are drawn for each dtype in turn, rounded to it, and kept as float64. Those drawn for bfloat16 have eight significant bits and serve
+all dtypes whose range they are in; those drawn for float64 serve only that, and tell an implementation that computes in float32. A vector that
+is there stays as it is: only cases with other inputs are added, under new numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from validation import components, tolerance
+from validation.vectors import answers, files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["HAND", "fresh", "frozen"]
+
+HAND = "by hand"
+WIDER = {
+    "bfloat16": ("bfloat16", "float16", "float32", "float64"),
+    "float16": ("float16", "float32", "float64"),
+    "float32": ("float32", "float64"),
+    "float64": ("float64",),
+}
+
+
+def frozen(op: str, folder: Path = files.DATA, *, seed: int = 0) -> files.VectorSet:
+    """The set of a component's vectors, those in `folder` first and unchanged, with a new vector for every case that is not among them."""
+    subject = components.component(op)
+    kept = list(files.read(op, folder).vectors) if op in files.names(folder) else []
+    seen = {_key(vector.arguments) for vector in kept}
+    number = max((int(vector.id.rpartition("-")[2]) for vector in kept), default=0)
+    for vector in _candidates(subject, seed):
+        if _key(vector.arguments) not in seen:
+            seen.add(_key(vector.arguments))
+            telling = _telling(dataclasses.replace(vector, id=f"{op}-{number + 1}"), kept)
+            kept += [telling] if telling.dtypes else []
+            number += bool(telling.dtypes)
+    return files.VectorSet(op, " ".join(subject.signature.split()), subject.equation, tuple(kept))
+
+
+def _telling(vector: files.Vector, before: list[files.Vector]) -> files.Vector:
+    """The vector answered, for those of its dtypes in which no null answer passes (in 16 bits, zeros can be near enough to small answers)."""
+    previous = before[-1].expected.high if before else None
+    known = answers.answered(vector, previous)
+    dtypes = tuple(dtype for dtype, found in known.null_margins.items() if all(margin > 1 for margin in found.values()))
+    if dtypes in ((), vector.dtypes):
+        return dataclasses.replace(known, dtypes=dtypes)
+    return _telling(dataclasses.replace(vector, dtypes=dtypes), before)
+
+
+def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vector]:
+    for family, dtypes in WIDER.items():
+        for case in subject.trials(family, seed, None):
+            vector = _unanswered(subject, case)
+            exact = [d for d in dtypes if all(_represents(d, value) for value in vector.arguments.values())]
+            yield dataclasses.replace(vector, dtypes=tuple(dtype for dtype in tolerance.DTYPES if dtype in exact))
+
+
+def fresh(op: str, case: components.Case, dtype: str) -> files.Vector:
+    """A case of today as a vector for one dtype, answered but not numbered."""
+    subject = components.component(op)
+    return answers.truthful(dataclasses.replace(_unanswered(subject, case), dtypes=(dtype,)), subject)
+
+
+def _unanswered(subject: components.Component, case: components.Case) -> files.Vector:
+    named = [value for value in case.params.values() if isinstance(value, str) and value in subject.dialects]
+    arguments = _arguments(subject, case)
+    return files.Vector(
+        id="",
+        name=case.id,
+        hard=case.hard,
+        origin=HAND,
+        dialect=named[0] if named else None,
+        dtypes=(),
+        arguments=arguments,
+        arrays=tuple(list(arguments)[: len(case.arrays)]),
+    )
+
+
+def _arguments(subject: components.Component, case: components.Case) -> dict[str, Any]:
+    """Every argument of the call by name; floating arrays as float64, whole numbers as int64."""
+    names = list(inspect.signature(subject.definition).parameters)[: len(case.arrays)]
+    return {name: _wide(value) for name, value in (dict(zip(names, case.arrays, strict=True)) | case.params).items()}
+
+
+def _wide(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    return value.astype({"b": np.bool_, "i": np.int64, "u": np.int64}.get(value.dtype.kind, np.float64))
+
+
+def _represents(dtype: str, value: Any) -> bool:
+    """Whether a dtype has every number of a floating array; anything else is the same in all."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(value.astype(tolerance.DTYPES[dtype]).astype(np.float64), value))
+
+
+def _key(arguments: dict[str, Any]) -> str:
+    """What makes a call the same call."""
+    text = [
+        (name, files.digest(v), v.shape) if isinstance(v, np.ndarray) else (name, v) for name, v in arguments.items()
+    ]
+    return hashlib.sha256(repr(text).encode()).hexdigest()
