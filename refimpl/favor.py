@@ -148,7 +148,7 @@ def _hyperbolic(features: Features, x: Array, projection: Array, shift: Array | 
 def _rectified(features: Features, x: Array, projection: Array | None, shift: Array | None) -> Array:
     u = x if projection is None else _projected(x, projection)
     root = square_root(u.shape[-1], x)
-    rectified = relu(u / root if features.normalized == "inside" else u)
+    rectified = relu(u / root if features.normalized == "inside" and projection is not None else u)
     rectified = rectified + exact(features.epsilon, x) if features.epsilon else rectified
     return rectified / root if features.normalized is True else rectified
 
@@ -288,7 +288,7 @@ def relu_features(
     projection : array, (m, d), the dtype of `x`; None for u = x' (then m = d)
     scaled : x' = x d^-1/4 instead of x
     epsilon : ε; on balls the binary double
-    normalized : True: as above; "inside": relu(u/√m) + ε; False: relu(u) + ε
+    normalized : True: as above; "inside": relu(u/√m) + ε, but relu(x') + ε without a projection (Google's TensorFlow); False: relu(u) + ε
 
     Returns
     -------

@@ -157,9 +157,40 @@ BROKEN = [
     ("REALFORMER-4.network", blocks, "post_ln", blocks.pre_ln),
     ("REALFORMER-5", blocks, "pre_ln", blocks.post_ln),
     ("REALFORMER-5", blocks, "pre_ln", lambda *args, **options: _unnormed(*args, **options)),
+    ("REALFORMER-1.handed-mask", CHECKS, "_layer_of", lambda *args: _weakly_masked(*args)),
+    (
+        "REALFORMER-1.x-transformers",
+        CHECKS,
+        "_layer_of",
+        lambda rule, *args: ORIGINAL_LAYER("paper", *args),
+    ),
+    (
+        "REALFORMER-1.x-transformers",
+        CHECKS,
+        "scaled_dot_product_attention",
+        lambda *args, **options: _masked_scores(*args, **options),
+    ),
+    (
+        "REALFORMER-1.bert4keras-0.9",
+        blocks,
+        "scaled_dot_product_attention",
+        lambda *args, **options: _forgets(*args, **options),
+    ),
+    (
+        "REALFORMER-1.bert4keras-0.9",
+        blocks,
+        "scaled_dot_product_attention",
+        lambda *args, **options: _masked_scores(*args, **options),
+    ),
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
 ]
-ORIGINAL_GELU = blocks.gelu
+ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
+
+
+def _weakly_masked(rule, q, k, v, mask, before):
+    """A mask of -10 in the scores: not enough to put a key out."""
+    out, handed = ORIGINAL_LAYER("paper", q, k, v, None if rule != "paper" else mask, before)
+    return (out, handed) if rule == "paper" else (out, np.where(mask, handed, handed - handed.dtype.type(10)))
 
 
 def _computed_throughout(table, at, alpha=0.4):
@@ -344,6 +375,7 @@ def _blurred(q, k, v, projection, **options):
 
 
 ORIGINAL_FAVOR, ORIGINAL_SIMPLEX = favor.favor_attention, favor.simplex_gaussian
+ORIGINAL_WAVES, ORIGINAL_HYPERBOLIC = favor.trigonometric_features, favor.hyperbolic_features
 
 
 @pytest.mark.parametrize(
@@ -356,6 +388,20 @@ ORIGINAL_FAVOR, ORIGINAL_SIMPLEX = favor.favor_attention, favor.simplex_gaussian
         ("FAVOR-10", "favor_attention", _all_pairs),
         ("FAVOR-11", "simplex_gaussian", _unit_norms),
         ("FAVOR-12", "favor_attention", _leaks),
+        ("FAVOR-1.gaussian", "trigonometric_features", lambda x, w: 1.001 * ORIGINAL_WAVES(x, w)),
+        ("FAVOR-7.future", "favor_attention", _leaks),
+        ("FAVOR-7.future-epsilon", "favor_attention", _leaks),
+        ("FAVOR-7.future-epsilon", "favor_attention", lambda *arrays, **options: _shifted_output(*arrays, **options)),
+        ("FAVOR-8.mask", "favor_attention", lambda *arrays, mask=None, **options: ORIGINAL_FAVOR(*arrays, **options)),
+        ("FAVOR-8.stabilised", "favor_attention", lambda *arrays, **options: _shifted_output(*arrays, **options)),
+        ("FAVOR-8.sums", "favor_attention", lambda *arrays, **options: _shifted_output(*arrays, **options)),
+        ("FAVOR-8.sums", "_guarded", lambda denominators, epsilon: denominators + epsilon),
+        ("FAVOR-12.relu", "favor_attention", lambda *arrays, **options: _shifted_output(*arrays, **options)),
+        ("FAVOR-12.relu-scale", "favor_attention", lambda *a, dialect, **o: ORIGINAL_FAVOR(*a, dialect="paper", **o)),
+        ("FAVOR-12.norm", "hyperbolic_features", lambda *a, shift, **o: ORIGINAL_HYPERBOLIC(*a, shift="head", **o)),
+        ("FAVOR-12.norm", "hyperbolic_features", lambda *a, shift, **o: ORIGINAL_HYPERBOLIC(*a, shift="norm", **o)),
+        ("FAVOR-12.norm-bound", "hyperbolic_features", lambda *a, **o: 1.001 * ORIGINAL_HYPERBOLIC(*a, **o)),
+        ("FAVOR-12.norm-bound", "hyperbolic_features", lambda *a, shift, **o: ORIGINAL_HYPERBOLIC(*a, **o)),
     ],
 )
 def test_a_broken_favor_breaks_its_claim(identifier, name, broken, monkeypatch):
@@ -386,6 +432,58 @@ def test_rows_that_do_sum_to_one_break_the_refutation(monkeypatch):
         favor, "favor_attention", lambda *arrays, dialect, **options: ORIGINAL_FAVOR(*arrays, **options)
     )
     assert not CLAIMS["FAVOR-8.stabilised"].holds(CLAIMS["FAVOR-8.stabilised"].check(SETTING))
+
+
+@pytest.mark.parametrize("dialect", ["performer-pytorch", "google-jax", "google-tf", "tf-models"])
+def test_an_implementation_without_epsilons_would_not_show_the_future(dialect, monkeypatch):
+    named = favor.dialects[dialect]
+    kernels = dict(named.kernels) | {"softmax": dataclasses.replace(named.kernels["softmax"], epsilon=0.0)}
+    bare = dataclasses.replace(named, kernels=kernels, denominator="bare", causal_denominator="bare")
+    monkeypatch.setitem(favor.dialects, dialect, bare)
+    outcome = CLAIMS["FAVOR-7.future"].check(SETTING)
+    assert outcome.verdict == "not refuted"
+    assert dialect in outcome.worst
+
+
+@pytest.mark.parametrize("dialect", ["performer-pytorch", "google-tf", "tf-models"])
+def test_inputs_of_relu_that_are_not_scaled_break_the_claims_on_scaling(dialect, monkeypatch):
+    named = favor.dialects[dialect]
+    relu = dataclasses.replace(named.kernels["relu"], scaled=False, normalized=True)
+    unscaled = dataclasses.replace(named, kernels=dict(named.kernels) | {"relu": relu}, denominator="bare")
+    monkeypatch.setitem(favor.dialects, dialect, unscaled)
+    for identifier in ("FAVOR-12.relu", "FAVOR-12.relu-scale"):
+        assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+@pytest.mark.parametrize("dialect", ["performer-pytorch", "tf-models", "fast-transformers"])
+def test_masks_that_hide_keys_break_the_refutation(dialect, monkeypatch):
+    from validation.claims import favor as checks
+
+    original = checks._masked_as
+
+    def hidden(name, q, k, v, projection, seen):
+        if name == dialect:
+            return favor.favor_attention(q, k, v, projection, mask=seen, dialect=name)
+        return original(name, q, k, v, projection, seen)
+
+    monkeypatch.setattr(checks, "_masked_as", hidden)
+    assert not CLAIMS["FAVOR-8.mask"].holds(CLAIMS["FAVOR-8.mask"].check(SETTING))
+
+
+def test_a_maximum_that_the_future_does_not_enter_breaks_the_identity_of_epsilons(monkeypatch):
+    from validation.claims import favor as checks
+
+    monkeypatch.setattr(checks, "_maximum", lambda *given: checks.flint.arb(0))
+    assert not CLAIMS["FAVOR-7.future-epsilon"].holds(CLAIMS["FAVOR-7.future-epsilon"].check(SETTING))
+
+
+def test_a_constant_of_the_root_of_s_would_be_the_documented_smoothing(monkeypatch):
+    from validation.claims import favor as checks
+
+    original = checks._gaussian_features
+    monkeypatch.setattr(checks, "_gaussian_features", lambda x, w, s: original(x, w, s**0.5))
+    for identifier in ("FAVOR-1.smoothing", "FAVOR-1.gaussian"):
+        assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
 
 def test_a_wrong_pair_coefficient_breaks_favor_6_and_couplings_favor_11(monkeypatch):

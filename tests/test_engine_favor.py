@@ -198,6 +198,14 @@ def test_features_inside_attention_are_those_of_the_table(dialect: str, kernel: 
         assert np.allclose(got, expected, rtol=1e-13, atol=1e-15)
 
 
+def test_without_a_projection_nothing_is_divided_inside_relu() -> None:
+    """Google's TensorFlow code divides the projected inputs by the root of m; inputs that are not projected it leaves as they are."""
+    x = np.array([[3.0, -1.0, 0.5, 2.0]])
+    inside = favor.relu_features(x, None, normalized="inside")
+    assert np.array_equal(inside, np.array([[3.001, 0.001, 0.501, 2.001]]))
+    assert np.array_equal(favor.relu_features(x, np.eye(4), normalized="inside"), np.maximum(x / 2, 0) + 1e-3)
+
+
 def test_hyperbolic_features_subtract_the_largest_absolute_value() -> None:
     x, w = np.array([[[1.0], [-3.0]]]), np.array([[2.0]])
     got = favor.hyperbolic_features(x, w, shift="head", normalized=False)

@@ -79,6 +79,12 @@ def _forgetful(layer: Any, x: Any, form: Any, **options: Any) -> Any:
     return ORIGINAL["realformer"](layer, x, form, **(options | {"previous_scores": None}))
 
 
+def _rooted(features: Any, x: Any, projection: Any, shift: Any) -> Any:
+    """ReLU without a projection, divided by the root of the width: what google-tf does with one, and not without."""
+    given = x / np.sqrt(x.shape[-1]) if projection is None else x
+    return favor._rectified(features, given, projection, shift)
+
+
 def _one_more(x: Any, k: int, *args: Any, **options: Any) -> Any:
     return ORIGINAL["top_k_selection"](x, k + 1 if k < x.shape[-1] else k - 1, *args, **options)
 
@@ -94,6 +100,17 @@ WRONG = [
     ("tf_models", _feature("tf-models", "relu", epsilon=1.1e-3)),
     ("tf_models", _convention("tf-models", epsilon=1.01e-6)),
     ("tf_models", _slightly(favor, "_half_square")),
+    ("google_tf", _feature("google-tf", "softmax", epsilon=1.01e-6)),
+    ("google_tf", _feature("google-tf", "softmax", key_shift="sequence")),
+    ("google_tf", _feature("google-tf", "relu", normalized=True)),
+    ("google_tf", _convention("google-tf", denominator="guarded", causal_denominator="guarded", epsilon=1e-6)),
+    ("google_tf", ("map", "relu", lambda: _rooted)),
+    ("fast_transformers", _feature("fast-transformers", "softmax", map="positive")),
+    ("fast_transformers", _feature("fast-transformers", "stabilized", key_shift="head")),
+    ("fast_transformers", _feature("fast-transformers", "relu", epsilon=1e-9)),
+    ("fast_transformers", _convention("fast-transformers", denominator="guarded")),
+    ("fast_transformers", _convention("fast-transformers", causal_denominator="bare")),
+    ("fast_transformers", ("map", "trigonometric", lambda: lambda *given: 1.001 * favor._trigonometric(*given))),
     ("x_transformers", (blocks, "realformer", _forgetful)),
     ("x_transformers", _slightly(blocks, "gelu")),
     ("x_transformers_top_k", (softmax, "top_k_selection", _one_more)),
@@ -106,6 +123,8 @@ WRONG = [
     ("bert4keras_nezha", _bert("bert4keras", head_eps=1e-7)),
     ("bert4keras_0.9.8", _bert("bert4keras-0.9", residual="previous")),
     ("bert4keras_0.9.8", _bert("bert4keras-0.9", masked_key_id=None)),
+    ("bert4keras_0.9.8", _bert("bert4keras-0.9", relative_eps=1e-9)),
+    ("bert4keras_0.9.8", _slightly(peers, "layer_norm")),
     ("bert4keras_0.9.8", (peers, "extend", functools.partial(peers.extend, alpha=0.41))),
     ("bert4keras_0.11.5", _bert("bert4keras", residual="all")),
     ("bert4keras_0.11.5", (bert, "unilm_mask", lambda segments: ORIGINAL["unilm"](0 * segments))),
@@ -127,7 +146,7 @@ def test_a_planted_error_fails(name: str, planted: Any, monkeypatch: Any, reques
         monkeypatch.setenv("REFIMPL_FIXTURES", str(request.getfixturevalue("shared")(peer.folder).parent))
     place, key, changed = planted
     if isinstance(place, str):
-        table = favor.dialects if place == "dialect" else bert.dialects
+        table = {"dialect": favor.dialects, "bert": bert.dialects, "map": favor._MAPS}[place]
         monkeypatch.setitem(table, key, changed())
     else:
         monkeypatch.setattr(place, key, changed)
@@ -138,7 +157,7 @@ def test_every_comparison_has_a_planted_error() -> None:
     assert {row[0] for row in WRONG} == {peer.id for peer in peers.PEERS}
 
 
-@pytest.mark.parametrize("name", ["performer_pytorch", "tf_models"])
+@pytest.mark.parametrize("name", ["performer_pytorch", "tf_models", "google_tf", "fast_transformers"])
 def test_a_reason_that_is_not_the_whole_reason_fails(name: str, monkeypatch: Any) -> None:
     """With the conventions left as they are where they should be taken back, the dialect is not the paper's."""
     monkeypatch.setattr(peers, "_without", lambda dialect, *args, **options: favor.dialects[dialect])

@@ -230,6 +230,11 @@ def test_no_check_gets_lost():
     )
     expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang "
     expected += "SYSTEMS.residual_attention SYSTEMS.relative_attention SYSTEMS.hierarchical_positions "
+    expected += "FAVOR-1.gaussian FAVOR-1.smoothing FAVOR-7.future FAVOR-7.future-epsilon FAVOR-8.mask FAVOR-8.sums FAVOR-12.relu "
+    expected += (
+        "FAVOR-12.relu-scale FAVOR-12.norm FAVOR-12.norm-bound REALFORMER-1.handed-mask REALFORMER-1.x-transformers "
+    )
+    expected += "REALFORMER-1.bert4keras-0.9 PARITY.google_tf PARITY.fast_transformers "
     expected += "FAVOR-1 FAVOR-2 FAVOR-3 FAVOR-4 FAVOR-5 FAVOR-5.unbounded FAVOR-5.equal-norms FAVOR-6 FAVOR-7 FAVOR-8 FAVOR-8.stabilised "
     expected += (
         "FAVOR-9 FAVOR-9.unit-scale FAVOR-10 FAVOR-11 FAVOR-11.trigonometric FAVOR-12 SYSTEMS.positive_features "

@@ -25,6 +25,7 @@ import refimpl
 import weights_io
 from refimpl import attention, bert, blocks, favor, softmax
 from refimpl.linear_attention import linear_attention, weighted_mean
+from refimpl.normalization import layer_norm
 from refimpl.parameters import Block, Linear, Norm
 from refimpl.positions import extend
 from validation import components, tolerance
@@ -184,6 +185,7 @@ def _features(setting: Setting, features: favor.Features, x: Any, projection: An
         "positive": favor.positive_features,
         "relu": favor.relu_features,
         "trigonometric": favor.trigonometric_features,
+        "hyperbolic": favor.hyperbolic_features,
     }
     place = setting.backend.asarray
     found = functions[features.map](place(x), None if projection is None else place(projection), **options)
@@ -201,20 +203,40 @@ SCALES = {"unit": 1.0, "big": 4.0}
 WORDS = {"unit": "unit scale", "big": "x 4", "both": "both ways", "causal": "causal", "bi": "both ways"}
 
 
-def _kernel_answers(setting: Setting, a: Arrays, dialect: str) -> list[Answer]:
-    """Features first, then attention: both scales, both kernels, both directions."""
+def _kernel_answers(
+    setting: Setting, a: Arrays, dialect: str, kernels: tuple[str, ...] = ("softmax", "relu")
+) -> list[Answer]:
+    """Features first, then attention: both scales, every kernel, both directions; "bare" is ReLU without a projection."""
     run, found = _favor(setting), []
     for case, scale in SCALES.items():
-        for kernel in ("softmax", "relu"):
-            features = favor.dialects[dialect].kernels[kernel]
+        for kernel in kernels:
+            named, projection = ("relu", None) if kernel == "bare" else (kernel, a["projection"])
+            features = favor.dialects[dialect].kernels[named]
             for end, x, shift in (("query", a["q"], features.query_shift), ("key", a["k"], features.key_shift)):
-                got = _features(setting, features, scale * x, a["projection"], shift)
+                got = _features(setting, features, scale * x, projection, shift)
                 found.append(Answer(f"{case}_{kernel}_{end}", got, a[f"{case}_{kernel}_{end}"]))
             for direction in ("both", "causal"):
                 key = f"{case}_{kernel}_{direction}"
-                options = {"causal": direction == "causal", "dialect": dialect, "kernel": kernel}
-                got = run(scale * a["q"], scale * a["k"], a["v"], a["projection"], **options)
+                options = {"causal": direction == "causal", "dialect": dialect, "kernel": named}
+                got = run(scale * a["q"], scale * a["k"], a["v"], projection, **options)
                 found.append(Answer(key, got, a[key]))
+    return found
+
+
+def _float32_answers(
+    setting: Setting, a: Arrays, dialect: str, kernels: tuple[str, ...] = ("softmax", "relu")
+) -> list[Answer]:
+    """What the unedited code answered in float32, at unit scale: the first row of the batch, against twice the proved budget."""
+    run, found = _favor(setting), []
+    inputs = [a[name][:1] if a[name].ndim == 4 else a[name] for name in ("q", "k", "v", "projection")]
+    rounded = [each.astype(np.float32).astype(np.float64) for each in inputs]
+    for kernel in kernels:
+        for direction in ("both", "causal"):
+            options: Arrays = {"causal": direction == "causal", "dialect": dialect, "kernel": kernel}
+            budget = tolerance.proved_budget(favor.favor_attention, *rounded, dtype="float32", **options)
+            recorded = a[f"float32_unit_{kernel}_{direction}"][:1]
+            allowed = 2 * budget + UNIT32 * np.abs(recorded)
+            found.append(Answer(f"float32_unit_{kernel}_{direction}", run(*rounded, **options), recorded, allowed))
     return found
 
 
@@ -283,14 +305,7 @@ def _tf_models(setting: Setting, folder: Path) -> Comparison:
     masked = run(*inputs, low, dialect=name)
     answers.append(Answer("mask_low", masked, a["unit_softmax_both_mask_low"]))
     answers.append(Answer("mask_high", _late_mask(setting, a, high, 1e-6), a["unit_softmax_both_mask_high"]))
-    rounded = tuple((each[:1] if each.ndim == 4 else each).astype(np.float32).astype(np.float64) for each in inputs)
-    for kernel in ("softmax", "relu"):
-        for direction in ("both", "causal"):
-            options: Arrays = {"causal": direction == "causal", "dialect": name, "kernel": kernel}
-            budget = tolerance.proved_budget(favor.favor_attention, *rounded, dtype="float32", **options)
-            recorded = a[f"float32_unit_{kernel}_{direction}"][:1]
-            allowed = 2 * budget + UNIT32 * np.abs(recorded)
-            answers.append(Answer(f"float32_unit_{kernel}_{direction}", run(*rounded, **options), recorded, allowed))
+    answers += _float32_answers(setting, a, name)
     added = "1e-6 is added to the denominator, below a maximum over the whole batch row"
     bare = _without(name, "softmax", denominator="bare", causal_denominator="bare")
     unscaled = _without(name, "relu", {"scaled": False}, denominator="bare", causal_denominator="bare")
@@ -323,6 +338,78 @@ def _late_mask(setting: Setting, a: Arrays, mask: Any, added: float) -> Any:
     of_q, of_k = (favor.positive_features(x, projection, **options) for x in (q, k))
     numerators, denominators = linear_attention(of_q, of_k, v, q_map=lambda x: x, k_map=lambda x: x, mask=place(mask))
     return setting.backend.to_numpy(weighted_mean(numerators, denominators + added, None))
+
+
+def _google_tf(setting: Setting, folder: Path) -> Comparison:
+    a, name = _recorded(folder), "google-tf"
+    answers = [*_kernel_answers(setting, a, name, ("softmax", "relu", "bare")), *_float32_answers(setting, a, name)]
+    exact, outside = _without(name, "softmax", {"epsilon": 0.0}), _without(name, "relu", {"normalized": True})
+    added, root = "1e-6 is added to every feature", "the root of m divides inside ReLU, and 1e-3 is added after it"
+    departures = [
+        _kernel_departure(setting, a, case, "softmax", direction, exact, added)
+        for case, direction in (("unit", "both"), ("unit", "causal"), ("big", "both"))
+    ]
+    departures += [_kernel_departure(setting, a, "unit", "relu", each, outside, root) for each in ("both", "causal")]
+    return Comparison(tuple(answers), tuple(departures))
+
+
+def _fast_transformers(setting: Setting, folder: Path) -> Comparison:
+    a, name, run, kernels = _recorded(folder), "fast-transformers", _favor(setting), ("softmax", "stabilized", "relu")
+    answers = [*_kernel_answers(setting, a, name, kernels), *_float32_answers(setting, a, name, kernels)]
+    inputs, seen = tuple(a[each] for each in ("q", "k", "v", "projection")), a["mask"].astype(bool)[:, None, :]
+    for direction in ("both", "causal"):
+        key, causal = f"unit_softmax_{direction}_masked", direction == "causal"
+        answers.append(Answer(key, run(*inputs, seen, causal=causal, dialect=name), a[key]))
+        key = f"unit_stabilized_{direction}_masked"
+        answers.append(Answer(key, _late_norm(setting, a, seen, 1e-6, causal=causal), a[key]))
+    answers += _fourier(setting, a)
+    bare = {"denominator": "bare", "causal_denominator": "bare"}
+    positive = _without(name, "softmax", {"map": "positive"}, **bare)
+    raised = _without(name, "relu", {"epsilon": 1e-3}, **bare)
+    other = "features are hyperbolic, another estimate from the same draws, and 1e-6 is added to the denominator"
+    zero = "nothing is added to ReLU, and 1e-6 to the denominator"
+    departures = [
+        _kernel_departure(setting, a, case, "softmax", direction, positive, other)
+        for case, direction in (("unit", "both"), ("unit", "causal"), ("big", "both"))
+    ]
+    departures += [_kernel_departure(setting, a, "unit", "relu", each, raised, zero) for each in ("both", "causal")]
+    return Comparison(tuple(answers), (*departures, *_stabilized_departures(setting, a, inputs, seen)))
+
+
+def _stabilized_departures(setting: Setting, a: Arrays, inputs: tuple[Any, ...], seen: Any) -> list[Departure]:
+    """From the paper's attention with the same features, hyperbolic ones: what 1e-6 beside shifted features does."""
+    run, name, found = _favor(setting), "fast-transformers", []
+    bare = _without(name, "stabilized", denominator="bare", causal_denominator="bare")
+    because = "1e-6 is added to a denominator that subtracting the maximum of abs(x')² has made small"
+    for case, scale in SCALES.items():
+        q, k, v, projection = (scale * inputs[0], scale * inputs[1], *inputs[2:])
+        paper = run(q, k, v, projection, kernel="hyperbolic")
+        restored = run(q, k, v, projection, kernel="stabilized", dialect=bare)
+        label = f"stabilized against hyperbolic, {WORDS['both']}, {WORDS[case]}"
+        found.append(Departure(label, because, a[f"{case}_stabilized_both"], paper, restored))
+    late = "masked keys enter that maximum, and 1e-6 is added to the denominator"
+    hidden, restored = run(*inputs, seen, kernel="hyperbolic"), _late_norm(setting, a, seen, 0.0)
+    return [*found, Departure("stabilized, mask", late, a["unit_stabilized_both_masked"], hidden, restored)]
+
+
+def _late_norm(setting: Setting, a: Arrays, mask: Any, added: float, *, causal: bool = False) -> Any:
+    """Stabilized features, whose maximum of |x'|² is over all keys, of which the masked ones are then left out; `added` to the denominator."""
+    place = setting.backend.asarray
+    q, k, v, projection = (place(a[name]) for name in ("q", "k", "v", "projection"))
+    of_q, of_k = (favor.hyperbolic_features(x, projection, scaled=True, shift="norm") for x in (q, k))
+    same: Arrays = {"q_map": lambda x: x, "k_map": lambda x: x, "mask": place(mask), "causal": causal}
+    numerators, denominators = linear_attention(of_q, of_k, v, **same)
+    return setting.backend.to_numpy(weighted_mean(numerators, denominators + added, None))
+
+
+def _fourier(setting: Setting, a: Arrays) -> list[Answer]:
+    """Its two maps for the Gaussian kernel exp(-|x'-y'|²/2) = E φ(x)·φ(y): trigonometric features times exp(-h), cosines first; and a constant."""
+    place, k = setting.backend.asarray, a["k"][:1]
+    waves = setting.backend.to_numpy(favor.trigonometric_features(place(k), place(a["projection"]), scaled=True))
+    h = np.sum(k * k, axis=-1, keepdims=True) / np.sqrt(k.shape[-1]) / 2
+    turned = np.roll(np.exp(-h) * waves, len(a["projection"]), axis=-1)
+    smoothed = np.concatenate([turned, np.full_like(h, 0.5)], axis=-1)
+    return [Answer("rff_key", turned, a["rff_key"]), Answer("smoothed_key", smoothed, a["smoothed_key"])]
 
 
 def _google_jax(setting: Setting, folder: Path) -> Comparison:
@@ -637,6 +724,36 @@ def _bert4keras_lm(setting: Setting, folder: Path) -> Comparison:
     return Comparison(tuple(answers), tuple(departures))
 
 
+def carried_scores(setting: Setting, folder: Path) -> tuple[list[Any], Any]:
+    """S_1, S_2, .. of the recorded model and texts as bert4keras 0.9.8 runs them, (text, head, query, key), and which keys are masked.
+
+    It also sets the output of attention to zero where a query is masked. At real queries that cannot be seen but in the scores of masked keys.
+    """
+    a, place = dict(weights_io.open(folder / "answers_0.11.5.safetensors")), setting.backend.asarray
+    weights, config = _encoder(setting, folder / "model.ckpt", num_attention_heads=2, residual_attention="sum")
+    masked = (a["ids"] == 0) & (np.arange(a["ids"].shape[1]) > 0)
+    seen, shown = place(~masked[:, None, None, :]), place(np.where(masked, 0.0, 1.0)[..., None])
+    x = bert.hidden_states(weights, config, place(a["ids"]), place(a["segments"]), dialect="bert4keras-0.9")[0]
+    before, found = None, []
+    for layer in weights.blocks:
+        mixed, attended = blocks.self_attention(layer, x, 2, mask=seen, previous_scores=before)
+        y = layer_norm(x + mixed * shown, *layer.attention_norm, 1e-12)
+        x = layer_norm(y + blocks.feed_forward(layer, y, "none"), *layer.feed_forward_norm, 1e-12)
+        before = attended.scores
+        found.append(setting.backend.to_numpy(before))
+    return found, np.broadcast_to(masked[:, None, None, :], found[0].shape)
+
+
+def _accumulated(setting: Setting, folder: Path, recorded: Any) -> list[Answer]:
+    """The scores that 0.9.8 hands on: S_l where a key is seen, S_l - l 10¹² where it is masked."""
+    carried, masked = carried_scores(setting, folder)
+    ours, masked = np.stack(carried), np.broadcast_to(masked, recorded.shape)
+    added = 1e12 * np.arange(1, len(ours) + 1)[:, None, None, None, None]
+    chosen = {"seen": ~masked, "masked": masked}
+    got = np.where(masked, ours - added, ours)
+    return [Answer(f"residual_scores, {name} keys", got[each], recorded[each]) for name, each in chosen.items()]
+
+
 def _bert4keras_attention(version: str, dialect: str) -> Callable[[Setting, Path], Comparison]:
     """Residual attention, masks of language models and hierarchical positions, of the version given."""
 
@@ -666,6 +783,14 @@ def _bert4keras_attention(version: str, dialect: str) -> Callable[[Setting, Path
         longer = extend(weights, to=length), dataclasses.replace(config, max_position_embeddings=length)
         long = bert.encode(*longer, *long_texts, dialect=theirs)
         answers.append(Answer("hierarchical", back(long), recorded["hierarchical"]))
+        if "residual_scores" in recorded:
+            answers += _accumulated(setting, folder, recorded["residual_scores"])
+            relative = (
+                weights._replace(position_embedding=None),
+                dataclasses.replace(residual, max_position_embeddings=None),
+            )
+            nezha = back(bert.encode(*relative, *texts, application="unilm", dialect=theirs))
+            answers.append(Answer("residual_nezha_unilm", nezha[real], recorded["residual_nezha_unilm"][real]))
 
         paper = back(hidden("huggingface", residual))
         restored = back(hidden(dataclasses.replace(theirs, masked_key_id=None, residual="all"), residual))
@@ -723,6 +848,7 @@ QK, OUT = (
     2 * 2 * 9 * 12,
     2 * 2 * 9 * 6,
 )  # numbers in the features of queries or keys, and in the output, of the recorded FAVOR+ inputs
+BARE = 2 * 2 * 9 * 8  # numbers in those features without a projection
 FAVOR = 2 * 2 * (2 * QK + 2 * OUT)  # two scales, two kernels: features of queries and keys, two directions
 BERT4KERAS = 3 * 8 * (3 * 16 + 60) + 3 * (
     16 + 2
@@ -746,6 +872,24 @@ PEERS: tuple[Peer, ...] = (
         _tf_models,
         FAVOR + 2 * OUT + 4 * OUT // 2,
         "tf_models",
+    ),
+    Peer(
+        "google_tf",
+        "google-research performer, TensorFlow (danipozo 994bc73)",
+        "features and attention of FAVOR+, ReLU without a projection; float32 as it is",
+        'favor dialect "google-tf"',
+        _google_tf,
+        FAVOR + 4 * (BARE + OUT) + 4 * OUT // 2,
+        "google_tf",
+    ),
+    Peer(
+        "fast_transformers",
+        "fast-transformers 0.4.0 (2ad36b9)",
+        "features and linear attention, Favor with and without stabilize, ReLU, masks; two Gaussian kernels' features; float32 as it is",
+        'favor dialect "fast-transformers"',
+        _fast_transformers,
+        2 * 36 * 2 * (16 + 16 + 8) + 12 * OUT + 4 * OUT + 6 * OUT // 2 + 18 * (16 + 17),
+        "fast_transformers",
     ),
     Peer(
         "x_transformers",
@@ -804,10 +948,10 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "bert4keras_0.9.8",
         "bert4keras 0.9.8, attention",
-        "RealFormer, alone and with UniLM; LM; UniLM; hierarchical positions",
+        "RealFormer, alone and with UniLM, and its scores; the same in a NEZHA; LM; UniLM; hierarchical positions",
         'bert dialect "bert4keras-0.9"',
         _bert4keras_attention("0.9.8", "bert4keras-0.9"),
-        21 * (16 + 3 * 60) + 2 * 30 * 16,
+        21 * (2 * 16 + 3 * 60) + 2 * 30 * 16 + 4 * 3 * 2 * 8 * 8,
         "bert4keras_attention",
     ),
     Peer(

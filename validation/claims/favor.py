@@ -14,6 +14,7 @@ import flint
 import numpy as np
 
 from refimpl import favor
+from refimpl.linear_attention import linear_attention
 from validation import counting, truth
 from validation.claims.registry import Outcome, Setting, claim
 from validation.exponentials import Sum, difference, expectation, exponential, product, scaled, value
@@ -140,6 +141,61 @@ def _unbiased(setting: Setting) -> Outcome:
             if not worst <= 1e-12:
                 return Outcome("refuted", cases, f"{name}, x = {x}, y = {y}: E = {mean}")
     return Outcome("proved", cases, f"equal term by term; quadrature of the source: {worst:.1e} of E |Z|")
+
+
+SMOOTHING = 0.5
+
+
+def _gaussian_features(x: Any, projection: Any, smoothing: float) -> Any:  # (n, d), (m, d) -> (n, 2m + 1)
+    """Sines and cosines without exp(h), and a constant: fast-transformers' RandomFourierFeatures and their smoothed form, cosines last."""
+    h = np.sum(x * x, axis=-1, keepdims=True) / 2
+    waves = favor.trigonometric_features(x, projection) * np.exp(-h)
+    return np.concatenate([waves, np.full_like(h, smoothing)], axis=-1)
+
+
+@claim(
+    "FAVOR-1.gaussian",
+    "trigonometric features without exp(|x|²/2) are unbiased for exp(-|x-y|²/2); a feature s appended to both sides adds s²",
+    source="A. Rahimi and B. Recht, Random features for large-scale kernel machines; the constant: fast-transformers 2ad36b9",
+    method=METHOD,
+    expected="proved",
+    cases=1 + len(POINTS),
+)
+def _gaussian(setting: Setting) -> Outcome:
+    gap = difference(expectation(product(ESTIMATES["trigonometric"], SHRINK)), exponential(r=-HALF, s=1, t=-HALF))
+    if gap:
+        return Outcome("refuted", 1, f"terms that differ: {gap}")
+    worst, (nodes, weights) = 0.0, _grid()
+    for count, (x, y) in enumerate(POINTS, 1):
+        one, other = (_gaussian_features(z[None], nodes, SMOOTHING)[0] for z in (x, y))
+        waves = len(nodes) * (one * other)[:-1].reshape(-1, len(nodes)).sum(axis=0)
+        mean = math.fsum(weights * waves) + float(one[-1] * other[-1])
+        worst = max(worst, abs(mean - math.exp(-float((x - y) @ (x - y)) / 2) - SMOOTHING**2))
+        if not worst <= 1e-12:
+            return Outcome("refuted", 1 + count, f"quadrature at x = {x}, y = {y}: {worst:.1e}")
+    return Outcome("proved", 1 + len(POINTS), f"equal term by term; quadrature of the source: {worst:.1e}")
+
+
+@claim(
+    "FAVOR-1.smoothing",
+    "the smoothed random Fourier features of fast-transformers implement K(x, y) = exp(-|x-y|²) + s",
+    source="fast-transformers 2ad36b9, docstring of SmoothedRandomFourierFeatures, at its temperature 1",
+    method="by FAVOR-1.gaussian they are unbiased for exp(-|x-y|²/2) + s²: at x = y, where nothing is random, the source gives 1 + s² to 1e-15 "
+    "for s = 1/2, and at three pairs of points the two expectations differ",
+    expected="refuted",
+    cases=4,
+)
+def _documented_smoothing(setting: Setting) -> Outcome:
+    x = np.zeros((1, 2))
+    features = _gaussian_features(x, favor.gaussian(np.random.default_rng(setting.seed), 8, 2), SMOOTHING)
+    same = float(features[0] @ features[0])
+    gaps = []
+    for x, y in POINTS[:3]:
+        square = float((x - y) @ (x - y))
+        gaps.append(math.exp(-square / 2) + SMOOTHING**2 - math.exp(-square) - SMOOTHING)
+    if abs(same - 1 - SMOOTHING**2) > 1e-15 or not min(map(abs, gaps)) > 1e-2:
+        return Outcome("not refuted", 4, f"K(0, 0) = {same}, gaps {gaps}")
+    return Outcome("refuted", 4, f"K(0, 0) = {same:.2f} for s = 1/2, not 1.50")
 
 
 @claim(
@@ -403,11 +459,172 @@ def _prefix_sums(setting: Setting) -> Outcome:
     return Outcome("proved", cases, f"on balls the forms agree to {widest:.1e}", worst)
 
 
-def _rows(setting: Setting, dialect: str, causal: bool, spread: float, n: int = 6) -> tuple[Any, Any]:
-    """The attention matrix (the output for values I) and its row sums, on balls."""
+LEAKING = (
+    ("performer-pytorch", "softmax"),
+    ("google-jax", "softmax"),
+    ("google-tf", "softmax"),
+    ("tf-models", "softmax"),
+    ("fast-transformers", "stabilized"),
+)
+TIGHT = (("paper", "softmax"), ("paper", "relu"), ("fast-transformers", "softmax"), ("google-tf", "relu"))
+
+
+def _two_futures(setting: Setting, kept: int, n: int = 6) -> tuple[list[tuple[Any, ...]], Any]:
+    """Queries, keys and values on balls, twice: the same at the first `kept` places, others and larger behind; and a projection."""
+    rng = np.random.default_rng(setting.seed)
+    given, other = (tuple(rng.normal(size=(1, n, 4)) for _ in "qkv") for _ in range(2))
+    changed = [np.concatenate([a[:, :kept], 3 * b[:, kept:]], axis=1) for a, b in zip(given, other, strict=True)]
+    projection = truth.balls(favor.orthogonal_gaussian(rng, 8, 4))
+    return [tuple(map(truth.balls, arrays)) for arrays in (given, changed)], projection
+
+
+def _apart(x: Any, y: Any) -> tuple[float, float]:
+    """Of two enclosures: how far apart some entry is at least, and every entry at most."""
+    gaps = [abs(a - b) for a, b in zip(x.ravel(), y.ravel(), strict=True)]
+    return max(float(gap.abs_lower()) for gap in gaps), max(float(gap.abs_upper()) for gap in gaps)
+
+
+@claim(
+    "FAVOR-7.future",
+    "the output of causal attention at t does not depend on tokens after t, in every implementation",
+    source="implied by calling it causal",
+    method="two sequences of 6 tokens that differ in the last 3 alone; the first 3 outputs on balls: in performer-pytorch, google-jax, google-tf, "
+    "tf-models and stabilized fast-transformers they differ, as the maximum is over the whole sequence and an epsilon is added below it; in the "
+    "paper's dialect, with ReLU, and in fast-transformers without a maximum they do not",
+    expected="refuted",
+    cases=len(LEAKING) + len(TIGHT),
+)
+def _future(setting: Setting) -> Outcome:
+    found = []
+    with truth.precision(256):
+        both, projection = _two_futures(setting, 3)
+        for count, (dialect, kernel) in enumerate((*TIGHT, *LEAKING), 1):
+            options: dict[str, Any] = {"causal": True, "dialect": dialect, "kernel": kernel}
+            one, other = (favor.favor_attention(*arrays, projection, **options)[:, :3] for arrays in both)
+            least, most = _apart(one, other)
+            if count <= len(TIGHT):
+                if not most < 1e-60:
+                    return Outcome("not refuted", count, f"{dialect}, {kernel}: changes by {most:.1e} too")
+                continue
+            if not least > 1e-6:
+                return Outcome("not refuted", count, f"{dialect}, {kernel}: changes by {most:.1e}")
+            found.append(f"{dialect} {least:.1e}")
+    return Outcome("refuted", len(LEAKING) + len(TIGHT), "the past changes by " + ", ".join(found))
+
+
+def _maximum(kind: str, shift: str, x: Any, projection: Any) -> Any:
+    """The maximum that a dialect's features subtract over the whole length, as a ball; 0 for one of each row alone, which no other token enters."""
+    if shift == "row":
+        return flint.arb(0)
+    scaled = x / flint.arb(x.shape[-1]).sqrt().sqrt()
+    measured = (scaled * scaled).sum(axis=-1) if kind == "hyperbolic" else np.matmul(scaled, projection.T)
+    return functools.reduce(lambda a, b: a.max(b), measured.ravel())
+
+
+def _from_the_past(q: Any, k: Any, v: Any, projection: Any, dialect: str, kernel: str, t: int) -> Any:
+    """The output at t by the first t + 1 tokens alone, each ε multiplied by what the later tokens add to the exponents' maxima."""
+    convention = favor.dialects[dialect]
+    features, epsilon = convention.kernels[kernel], flint.arb(convention.epsilon)
+    function = favor.hyperbolic_features if features.map == "hyperbolic" else favor.positive_features
+    (of_q, by_q), (of_k, by_k) = (
+        (
+            function(x[:, : t + 1], projection, scaled=True, shift=shift),
+            (
+                _maximum(features.map, shift, x, projection) - _maximum(features.map, shift, x[:, : t + 1], projection)
+            ).exp(),
+        )
+        for x, shift in ((q, features.query_shift), (k, features.key_shift))
+    )
+    root = flint.arb(projection.shape[0]).sqrt()
+    query, keys = of_q[0, t] + features.epsilon * by_q / root, of_k[0] + features.epsilon * by_k / root
+    weights = np.matmul(keys, query)
+    total = weights.sum()
+    if convention.causal_denominator == "keys":
+        total = total + epsilon * by_k * query.sum()
+    elif convention.causal_denominator == "added":
+        total = total + epsilon * by_q * by_k
+    elif convention.causal_denominator == "guarded" and total < epsilon * by_k:
+        total = total + 2 * epsilon * by_k
+    return np.matmul(weights, v[0, : t + 1]) / total
+
+
+@claim(
+    "FAVOR-7.future-epsilon",
+    "what the future does to the causal output at t is to multiply epsilons: it is the output of the tokens up to t alone with every epsilon that "
+    "is added to features, and to denominators, times exp(C - C_t), C the maximum over the sequence and C_t over the tokens up to t",
+    source="this project; FAVOR-7.future",
+    method="exp(u-h-C) + ε = exp(C_t-C) (exp(u-h-C_t) + ε exp(C-C_t)), and a factor of all features of the keys cancels; the source on balls, "
+    "five dialects, two sequences of 6 tokens, every t",
+    expected="proved",
+    cases=len(LEAKING) * 2 * 6,
+)
+def _future_epsilon(setting: Setting) -> Outcome:
+    cases, widest = 0, 0.0
+    with truth.precision(256):
+        both, projection = _two_futures(setting, 3)
+        for dialect, kernel in LEAKING:
+            for arrays in both:
+                outputs = favor.favor_attention(*arrays, projection, causal=True, dialect=dialect, kernel=kernel)[0]
+                for t, output in enumerate(outputs):
+                    _, most = _apart(output, _from_the_past(*arrays, projection, dialect, kernel, t))
+                    widest, cases = max(widest, most), cases + 1
+                    if not most < 1e-60:
+                        return Outcome("refuted", cases, f"{dialect}, {kernel}, t = {t}: {most:.1e} apart")
+    return Outcome("proved", cases, f"balls agree to {widest:.1e}")
+
+
+MASKED = ("performer-pytorch", "tf-models", "fast-transformers")
+
+
+def _masked_as(dialect: str, q: Any, k: Any, v: Any, projection: Any, seen: Any) -> Any:
+    """Attention with a mask as three implementations have it, which `favor.dialects` do not follow there."""
+    if dialect == "performer-pytorch":  # values of hidden keys are zeroed
+        return favor.favor_attention(q, k, v * seen[..., None], projection, dialect=dialect)
+    function = favor.hyperbolic_features if dialect == "fast-transformers" else favor.positive_features
+    shift: Any = "norm" if dialect == "fast-transformers" else "sequence"  # the maximum is taken of all keys
+    of_q, of_k = (function(x, projection, scaled=True, shift=shift) for x in (q, k))
+    options: dict[str, Any] = {"q_map": lambda x: x, "k_map": lambda x: x, "mask": seen}
+    numerators, denominators = linear_attention(of_q, of_k, v, **options)
+    return numerators / (denominators + flint.arb(favor.dialects[dialect].epsilon))
+
+
+@claim(
+    "FAVOR-8.mask",
+    "a masked key has no influence, in every implementation that has masks",
+    source="implied by calling it a mask",
+    method="two sequences that differ in a masked key and its value alone; outputs on balls: performer-pytorch 1.1.4 (zeroes masked values, leaves "
+    "the keys in the denominator), tf-models and stabilized fast-transformers (their maximum is of masked keys too, and 1e-6 is added "
+    "below it) as `validation.peers` holds them to recorded answers; `favor_attention` with a mask, every dialect: nothing changes",
+    expected="refuted",
+    cases=len(MASKED) + len(favor.dialects),
+)
+def _masked_keys(setting: Setting) -> Outcome:
+    found, seen = [], np.array([[True, True, True, True, False]])
+    with truth.precision(256):
+        both, projection = _two_futures(setting, 4, 5)
+        both[1] = (both[0][0], *both[1][1:])
+        for count, dialect in enumerate(favor.dialects, 1):
+            one, other = (favor.favor_attention(*a, projection, mask=seen, dialect=dialect) for a in both)
+            if not _apart(one, other)[1] < 1e-60:
+                return Outcome("not refuted", count, f"{dialect}: the mask of favor_attention leaks too")
+        for dialect in MASKED:
+            least, most = _apart(*(_masked_as(dialect, *a, projection, seen) for a in both))
+            if not least > 1e-6:
+                return Outcome("not refuted", len(favor.dialects) + 1, f"{dialect}: changes by {most:.1e}")
+            found.append(f"{dialect} {least:.1e}")
+    return Outcome("refuted", len(MASKED) + len(favor.dialects), "outputs change by " + ", ".join(found))
+
+
+def _given_rows(setting: Setting, spread: float, n: int) -> tuple[Any, Any, Any]:
+    """Queries, keys and a projection, on balls."""
     rng = np.random.default_rng(setting.seed)
     q, k = (truth.balls(spread * rng.normal(size=(1, n, 4))) for _ in "qk")
-    projection = truth.balls(favor.orthogonal_gaussian(rng, 8, 4))
+    return q, k, truth.balls(favor.orthogonal_gaussian(rng, 8, 4))
+
+
+def _rows(setting: Setting, dialect: str, causal: bool, spread: float, n: int = 6) -> tuple[Any, Any]:
+    """The attention matrix (the output for values I) and its row sums, on balls."""
+    q, k, projection = _given_rows(setting, spread, n)
     weights = favor.favor_attention(q, k, truth.balls(np.eye(n))[None], projection, causal=causal, dialect=dialect)[0]
     return weights, weights.sum(axis=-1)
 
@@ -442,14 +659,18 @@ def _stochastic(setting: Setting) -> Outcome:
     source="implied by calling it attention",
     method="row sums D/(D + ...) on balls: fast-transformers and tf-models add 1e-6, google-jax adds 2e-6 to what it guards, performer-pytorch's "
     "causal sums "
-    "carry 1e-6; inputs of scale 4",
+    "carry 1e-6; inputs of scale 4, on which the sums of the paper's dialect and of google-tf are 1",
     expected="refuted",
-    cases=4,
+    cases=2 + 4,
 )
 def _not_stochastic(setting: Setting) -> Outcome:
-    found, cases = [], 0
+    found, cases = [], 2
     with truth.precision(256):
-        for dialect in ("google-jax", "performer-pytorch", "fast-transformers", "tf-models"):
+        for dialect in ("paper", "google-tf"):
+            _, sums = _rows(setting, dialect, True, 4.0)
+            if not max(float(abs(total - 1).abs_upper()) for total in sums) < 1e-60:
+                return Outcome("not refuted", cases, f"{dialect}: row sums {sums}")
+        for dialect in ADDING:
             _, sums = _rows(setting, dialect, True, 4.0)
             least = min(sums, key=float)
             cases += 1
@@ -457,6 +678,58 @@ def _not_stochastic(setting: Setting) -> Outcome:
                 return Outcome("not refuted", cases, f"{dialect}: least row sum {least}")
             found.append(f"{dialect} {float(least):.3g}")
     return Outcome("refuted", cases, "least row sums: " + ", ".join(found))
+
+
+ADDING = ("google-jax", "performer-pytorch", "fast-transformers", "tf-models")
+
+
+def _denominators(setting: Setting, dialect: str, causal: bool, spread: float, n: int = 6) -> tuple[Any, Any]:
+    """D, and what the dialect should divide by instead, from its features, on the inputs of `_rows`."""
+    q, k, projection = _given_rows(setting, spread, n)
+    convention = favor.dialects[dialect]
+    features, epsilon = convention.kernels["softmax"], flint.arb(convention.epsilon)
+    function: Any = favor.hyperbolic_features
+    if features.map == "positive":
+        function = functools.partial(favor.positive_features, epsilon=features.epsilon)
+    of_q = function(q, projection, scaled=True, shift=features.query_shift)[0]
+    of_k = function(k, projection, scaled=True, shift=features.key_shift)[0]
+    kernel = np.matmul(of_q, of_k.T)
+    d = (np.tril(kernel) if causal else kernel).sum(axis=-1)
+    if dialect == "google-jax":
+        return d, np.array([each + 2 * epsilon if each <= epsilon else each for each in d])
+    if dialect == "performer-pytorch":
+        return d, d + epsilon * of_q.sum(axis=-1) if causal else d
+    return d, d + epsilon
+
+
+@claim(
+    "FAVOR-8.sums",
+    "with D_i the sum of row i before division, rows sum to D/(D + 1e-6) in fast-transformers and tf-models; to D/(D + 1e-6 Σ_f φ_f) in causal, "
+    "and to 1 in bidirectional performer-pytorch; in google-jax to 1 where D > 1e-6, else to D/(D + 2e-6), which is at most 1/3",
+    source="this project; FAVOR-8.stabilised",
+    method="the weights are Â_ij over what is divided by; D <= ε gives D/(D + 2ε) <= 1/3; the source on balls, scales 1 and 4, full and causal",
+    expected="proved",
+    cases=len(ADDING) * 2 * 2 * 6,
+)
+def _row_sums(setting: Setting) -> Outcome:
+    cases, widest, guarded, third = 0, 0.0, 0, flint.arb(1) / 3
+    with truth.precision(256):
+        for dialect in ADDING:
+            for causal in (False, True):
+                for spread in (1.0, 4.0):
+                    _, sums = _rows(setting, dialect, causal, spread)
+                    d, divisor = _denominators(setting, dialect, causal, spread)
+                    gap, cases = _apart(sums, d / divisor)[1], cases + len(sums)
+                    low = [total < third for total in sums]
+                    split = dialect != "google-jax" or all(
+                        below or abs(total - 1) < 1e-60 for below, total in zip(low, sums, strict=True)
+                    )
+                    guarded, widest = guarded + sum(low) * (dialect == "google-jax"), max(widest, gap)
+                    if not (gap < 1e-60 and split):
+                        return Outcome("refuted", cases, f"{dialect}, causal {causal}, scale {spread}: {sums}")
+    if not 0 < guarded < 24:
+        return Outcome("refuted", cases, f"{guarded} of 24 rows of google-jax are guarded: both kinds are wanted")
+    return Outcome("proved", cases, f"sums agree to {widest:.1e}; {guarded} of 24 rows of google-jax are guarded")
 
 
 # --- FAVOR-9 and 10: what it costs, what it gives -----------------------------------------------------------------------------------
@@ -692,3 +965,161 @@ def _stabilised(setting: Setting) -> Outcome:
                             tightest, shown = gap / bound, f"scale {spread}, ε = {epsilon}: off by {gap:.2g}"
                     cases += 1
     return Outcome("proved", cases, shown, tightest)
+
+
+WIDE, DRAWN = 16, 4  # so that d^-1/4 and m^-1/2 are 1/2
+RELU: dict[
+    str, tuple[Fraction, Fraction, float, float, str, str]
+] = {  # a, b, ε, δ and what is done with δ, full and causal
+    "paper": (Fraction(1), Fraction(1, 2), 1e-3, 0.0, "bare", "bare"),
+    "performer-pytorch": (Fraction(1, 2), Fraction(1), 1e-3, 1e-6, "bare", "keys"),
+    "google-jax": (Fraction(1), Fraction(1), 1e-3, 1e-6, "guarded", "guarded"),
+    "google-tf": (Fraction(1, 2), Fraction(1), 1e-3, 0.0, "bare", "bare"),
+    "fast-transformers": (Fraction(1), Fraction(1), 0.0, 1e-6, "added", "added"),
+    "tf-models": (Fraction(1, 2), Fraction(1, 2), 1e-3, 1e-6, "added", "added"),
+}
+
+
+def _integers(seed: int) -> tuple[Any, ...]:
+    """Queries, keys, values and a projection in small integers; every query shares an active feature with the first key."""
+    rng = np.random.default_rng(seed)
+    q, k, projection = (rng.integers(-2, 3, size=(length, WIDE)) for length in (4, 4, DRAWN))
+    q[:, 0], k[0, 0], projection[0, 0] = 9, 9, 9
+    return q, k, rng.integers(-5, 6, size=(4, 3)), projection
+
+
+def _relu_attention(
+    given: tuple[Any, ...], a: Fraction, b: Fraction, epsilon: Fraction, delta: Fraction, rule: str, causal: bool
+) -> list[list[Fraction]]:
+    """Attention with features b (relu(a u) + ε), in rational numbers, as the equations say it."""
+    q, k, v, projection = ([[Fraction(int(x)) for x in row] for row in array] for array in given)
+
+    def features(x: list[Fraction]) -> list[Fraction]:
+        us = [sum((p * y for p, y in zip(w, x, strict=True)), Fraction(0)) for w in projection]
+        return [b * (max(a * u, Fraction(0)) + epsilon) for u in us]
+
+    of_q, of_k, rows = [features(x) for x in q], [features(x) for x in k], []
+    for i, phi in enumerate(of_q):
+        last = i + 1 if causal else len(of_k)
+        weights = [sum((x * y for x, y in zip(phi, psi, strict=True)), Fraction(0)) for psi in of_k[:last]]
+        d = sum(weights, Fraction(0))
+        added = {"added": delta, "keys": delta * sum(phi), "guarded": 2 * delta if d <= delta else 0}.get(rule, 0)
+        mixed = zip(*(tuple(w * x for x in row) for w, row in zip(weights, v, strict=False)), strict=True)
+        rows.append([sum(column, Fraction(0)) / (d + added) for column in mixed])
+    return rows
+
+
+def _of_dialect(
+    given: tuple[Any, ...], dialect: str, causal: bool, epsilon: float | None = None
+) -> list[list[Fraction]]:
+    a, b, own, delta, full, prefix = RELU[dialect]
+    stabiliser = Fraction(own if epsilon is None else epsilon)
+    return _relu_attention(given, a, b, stabiliser, Fraction(delta), prefix if causal else full, causal)
+
+
+@claim(
+    "FAVOR-12.relu",
+    "ReLU features b (relu(a u) + ε), with δ added to D, give the attention of relu(u) + ε/a with δ/(ab)² (with δ/(ab) where it is added to the "
+    "sum of keys): b cancels unless something is added to the denominator, and a does too if ε = 0 besides",
+    source="this project; conventions of six implementations",
+    method="relu(a u) + ε = a (relu(u) + ε/a), and (ab)² is common to N and D; exact rationals, d = 16 and m = 4, six dialects, full and causal; "
+    "the source on balls encloses each of these numbers",
+    expected="proved",
+    cases=len(RELU) * 2 * 12,
+)
+def _relu_factors(setting: Setting) -> Outcome:
+    given, cases, widest = _integers(setting.seed), 0, 0.0
+    with truth.precision(256):
+        arrays = [truth.balls(array.astype(np.float64)) for array in given]
+        for dialect, (a, b, epsilon, delta, *rules) in RELU.items():
+            for causal in (False, True):
+                rule = rules[causal]
+                exact = _of_dialect(given, dialect, causal)
+                smaller = Fraction(delta) / (a * b) ** (1 if rule == "keys" else 2)
+                plain = _relu_attention(given, Fraction(1), Fraction(1), Fraction(epsilon) / a, smaller, rule, causal)
+                found = favor.favor_attention(*arrays, causal=causal, dialect=dialect, kernel="relu")
+                wanted = np.array([[flint.arb(x.numerator) / x.denominator for x in row] for row in exact])
+                most, cases = _apart(found, wanted)[1], cases + found.size
+                widest = max(widest, most)
+                if exact != plain or not most < 1e-60:
+                    return Outcome("refuted", cases, f"{dialect}, causal {causal}: source {most:.1e} from the formula")
+    return Outcome("proved", cases, f"equal rationals; the source encloses them to {widest:.1e}")
+
+
+@claim(
+    "FAVOR-12.relu-scale",
+    "scaling the inputs of ReLU (by d^-1/4 in performer-pytorch and tf-models, by m^-1/2 in google-tf) changes nothing, ReLU being homogeneous",
+    source="implied by implementations that do and do not, under one name",
+    method="exact rationals, d = 16 and m = 4: google-jax, which lacks d^-1/4 and m^-1/2, equals the paper; the three that scale do not, and "
+    "would, by FAVOR-12.relu, with ε = 0 and nothing added to the denominator; the dialects on balls show the same",
+    expected="refuted",
+    cases=4,
+)
+def _relu_scale(setting: Setting) -> Outcome:
+    given, found = _integers(setting.seed), []
+    paper = _of_dialect(given, "paper", False)
+    with truth.precision(256):
+        arrays = [truth.balls(array.astype(np.float64)) for array in given]
+        ours = {name: favor.favor_attention(*arrays, dialect=name, kernel="relu") for name in RELU}
+        if _of_dialect(given, "google-jax", False) != paper or not _apart(ours["google-jax"], ours["paper"])[1] < 1e-60:
+            return Outcome("not refuted", 1, "google-jax differs from the paper too")
+        for count, dialect in enumerate(("performer-pytorch", "google-tf", "tf-models"), 2):
+            theirs = _of_dialect(given, dialect, False)
+            homogeneous = _relu_attention(given, *RELU[dialect][:2], Fraction(0), Fraction(0), "bare", False)
+            least = _apart(ours[dialect], ours["paper"])[0]
+            if theirs == paper or homogeneous != _of_dialect(given, "paper", False, 0.0) or not least > 1e-6:
+                return Outcome("not refuted", count, f"{dialect}: {theirs[0]}")
+            found.append(f"{dialect} {least:.1e}")
+    return Outcome("refuted", 4, "away from the paper by " + ", ".join(found) + "; by 0 with ε = 0")
+
+
+@claim(
+    "FAVOR-12.norm",
+    "subtracting the largest |x'|² of the length makes every hyperbolic feature smaller than 1",
+    source="fast-transformers 2ad36b9, Favor(stabilize=True): 'in order to ensure that exp_u1 and exp_u2 will be <1'",
+    method="one draw ω in one dimension, one token x = ω/3: the feature is exp(ω²/6)/√2, on balls for ω = 3, 6, 12; with the largest |u| "
+    "subtracted instead it is below 1",
+    expected="refuted",
+    cases=3,
+)
+def _norm(setting: Setting) -> Outcome:
+    shown = ""
+    with truth.precision(256):
+        for count, omega in enumerate((3, 6, 12), 1):
+            x, w = (truth.balls(np.array([[float(value)]])) for value in (omega // 3, omega))
+            theirs = favor.hyperbolic_features(x, w, scaled=True, shift="norm")[0, 0]
+            ours = favor.hyperbolic_features(x, w, scaled=True, shift="head")[0, 0]
+            if not (theirs > 1 and ours < 1):
+                return Outcome("not refuted", count, f"ω = {omega}: {theirs}, with the largest |u|: {ours}")
+            shown = f"ω = {omega}, x = {omega // 3}: {float(theirs):.3g}"
+    return Outcome("refuted", 3, shown)
+
+
+@claim(
+    "FAVOR-12.norm-bound",
+    "subtracting the largest |x'|² of the length makes every hyperbolic feature at most exp(|ω|²/6)/√(2m), ω its draw, with equality at x' = ±ω/3",
+    source="this project; FAVOR-12.norm",
+    method="u - |x'|²/2 - max |x'|² <= u - 3|x'|²/2 = |ω|²/6 - 3|x' - ω/3|²/2; the source on balls at 3 sequences of 8 tokens with 12 draws of width "
+    "4, and at ω/3 for each draw",
+    expected="proved",
+    cases=3 * 8 * 24 + 12,
+)
+def _norm_bound(setting: Setting) -> Outcome:
+    rng, cases, tightest = np.random.default_rng(setting.seed), 0, 0.0
+    with truth.precision(256):
+        projection = truth.balls(favor.gaussian(rng, 12, 4))
+        bounds = np.array([((w * w).sum() / 6).exp() / flint.arb(24).sqrt() for w in projection])
+        both, root = np.concatenate([bounds, bounds]), flint.arb(4).sqrt().sqrt()
+        for spread in (0.5, 1.0, 4.0):
+            x = truth.balls(spread * rng.normal(size=(8, 4)))
+            found = favor.hyperbolic_features(x, projection, scaled=True, shift="norm")
+            cases += found.size
+            tightest = max(tightest, max(float(ratio.abs_upper()) for ratio in (found / both).ravel()))
+            if not tightest < 1:
+                return Outcome("refuted", cases, f"scale {spread}: {tightest:.3g} of the bound")
+        for number, w in enumerate(projection):
+            feature = favor.hyperbolic_features((w * root / 3)[None], projection, scaled=True, shift="norm")[0, number]
+            cases += 1
+            if not float(abs(feature / bounds[number] - 1).abs_upper()) < 1e-60:
+                return Outcome("refuted", cases, f"at ω/3: {feature} against {bounds[number]}")
+    return Outcome("proved", cases, "equality at ω/3", tightest)

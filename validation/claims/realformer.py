@@ -13,11 +13,12 @@ from typing import Any
 import flint
 import numpy as np
 
-from refimpl import bert, blocks
+import weights_io
+from refimpl import bert, blocks, softmax
 from refimpl.activation import gelu
 from refimpl.attention import scaled_dot_product_attention, split_heads
 from refimpl.parameters import Block, Linear, Norm
-from validation import tolerance, truth
+from validation import components, peers, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 SOURCE = "R. He et al., RealFormer, arXiv 2012.11747, section 3"
@@ -341,3 +342,104 @@ def _previous_layer_alone(setting: Setting) -> Outcome:
     return Outcome(
         "refuted", 7, f"{shown}; hidden states of layers 1 to 4 differ by {', '.join(f'{x:.2g}' for x in apart)}"
     )
+
+
+def _layer_of(rule: str, q: Any, k: Any, v: Any, mask: Any, before: Any) -> tuple[Any, Any]:
+    """A layer's output and the scores it hands on: at masked keys the lowest number (x-transformers), or 10¹² less (bert4keras 0.9.8)."""
+    out, scores = scaled_dot_product_attention(q, k, v, mask=mask, previous_scores=before)
+    if rule == "paper" or mask is None:
+        return out, scores
+    least = np.finfo(scores.dtype).min if rule == "x-transformers" else scores - scores.dtype.type(1e12)
+    handed = np.where(mask, scores, least)
+    return np.matmul(softmax.softmax(handed), v), handed
+
+
+def _outputs(rule: str, layers: list[tuple[Any, ...]], masks: list[Any]) -> list[Any]:
+    outputs, before = [], None
+    for (q, k, v), mask in zip(layers, masks, strict=True):
+        out, before = _layer_of(rule, q, k, v, mask, before)
+        outputs.append(out)
+    return outputs
+
+
+RULES = ("x-transformers", "bert4keras-0.9")
+
+
+@claim(
+    "REALFORMER-1.handed-mask",
+    "a mask that is in the scores that are handed on changes nothing for queries that see a key, where no later layer has a mask that hides less",
+    source="this project; REALFORMER-1.x-transformers and REALFORMER-1.bert4keras-0.9",
+    method="the later mask hides again what the earlier one left in the scores, and exp of what remains is 0 either way: outputs of six layers by "
+    "both rules bit for bit the paper's, one mask for all layers and masks that hide more in each, float32 and float64",
+    expected="not refuted",
+    cases=2 * 2 * 2 * LAYERS * 2 * N,
+)
+def _same_mask(setting: Setting) -> Outcome:
+    cases = 0
+    for dtype in ("float32", "float64"):
+        rng = np.random.default_rng(setting.seed)
+        layers = [tuple(part.astype(dtype) for part in layer) for layer in _qkv(rng)]
+        drawn = [rng.random((2, 1, N, M)) < 0.8 for _ in layers]
+        for masks in ([drawn[0]] * LAYERS, list(itertools.accumulate(drawn, np.logical_and))):
+            paper = _outputs("paper", layers, masks)
+            for rule in RULES:
+                for number, (one, other) in enumerate(zip(paper, _outputs(rule, layers, masks), strict=True), 1):
+                    seen = np.broadcast_to(masks[number - 1].any(axis=-1), one.shape[:-1])
+                    cases += 2 * N
+                    if one[seen].tobytes() != other[seen].tobytes():
+                        return Outcome("refuted", cases, f"{rule}, {dtype}, layer {number}: outputs differ")
+    return Outcome("not refuted", cases, "no bit differs")
+
+
+@claim(
+    "REALFORMER-1.x-transformers",
+    "residual attention as x-transformers 2.31.10 has it (residual_attn=True) is RealFormer's: the mask is not part of what is carried",
+    source="x-transformers 2.31.10, whose pre_softmax_attn is taken after masking",
+    method="a layer with a mask, then one without, on recorded queries, keys and values: its rule, the lowest number at masked keys, gives what the "
+    "package answered to 1e-12; the paper's gives what it answers where the first layer's scores are handed on clean. By its rule a query that saw "
+    "no key in the first layer then averages all values",
+    expected="refuted",
+    cases=2 * 2 * 2 * 7 * 4 + 7,
+)
+def _mask_is_carried(setting: Setting) -> Outcome:
+    a = dict(weights_io.open(components.RECORDED / "x_transformers" / "answers.safetensors"))
+    layers = [tuple(a[f"attend_{name}"][number] for name in "qkv") for number in range(2)]
+    masks = [a["attend_mask"].astype(bool)[:, None, None, :], None]
+    theirs, paper = _outputs("x-transformers", layers, masks)[1], _outputs("paper", layers, masks)[1]
+    unmasked = _outputs("paper", layers, [None, None])[1]
+    pairs = ((theirs, a["attend_after_mask"]), (paper, a["attend_after_mask_clean"]))
+    off = max(float(np.max(np.abs(got - recorded))) for got, recorded in pairs)
+    apart = float(np.max(np.abs(theirs - paper)) / np.max(np.abs(paper)))
+    blind = [np.arange(7)[:, None] != 3, None]  # the fourth query sees no key
+    mean = np.mean(layers[1][2], axis=-2)
+    averaged = float(np.max(np.abs(_outputs("x-transformers", layers, blind)[1][:, :, 3] - mean)))
+    normal = _outputs("paper", layers, blind)[1].tobytes() == unmasked.tobytes() == paper.tobytes()
+    cases = theirs.size + paper.size + 7
+    if not (off <= 1e-12 and apart > 0.1 and averaged <= 1e-12 and normal):
+        return Outcome("not refuted", cases, f"recorded answers {off:.1e} off; rules {apart:.1e} apart")
+    return Outcome("refuted", cases, f"outputs of the layer without a mask are {apart:.2g} of the largest apart")
+
+
+@claim(
+    "REALFORMER-1.bert4keras-0.9",
+    "no mask is in the scores that a layer of bert4keras 0.9.8 hands on",
+    source="bert4keras 0.9.8, whose MultiHeadAttention returns its scores after `sequence_masking`",
+    method="the recorded scores of four layers (three texts, two with masked keys) against S_l of the definition: at keys that are seen they are "
+    "S_l to 1e-12 of the largest, at masked ones S_l - l 10¹² to 1e-12 of that",
+    expected="refuted",
+    cases=4 * 3 * 2 * 8 * 8,
+)
+def _mask_accumulates(setting: Setting) -> Outcome:
+    folder, cases = components.RECORDED / "bert4keras_attention", 0
+    recorded = weights_io.open(folder / "answers_0.9.8.safetensors")["residual_scores"]
+    carried, masked = peers.carried_scores(setting, folder)
+    for number, (theirs, ours) in enumerate(zip(recorded, carried, strict=True), 1):
+        gaps, size, cases = theirs - ours, float(np.max(np.abs(ours))), cases + ours.size
+        clean = float(np.max(np.abs(gaps[~masked]))) / size
+        added = float(np.max(np.abs(gaps[masked] / (number * 1e12) + 1)))
+        if not (clean <= 1e-12 and added <= 1e-12 and size < 1e3):
+            return Outcome(
+                "not refuted", cases, f"layer {number}: {clean:.1e} at seen keys, {added:.1e} at masked ones"
+            )
+    shown = ", ".join(f"{x:.0e}" for x in recorded[:, 1, 0, 0, -1])
+    return Outcome("refuted", cases, f"handed on at a masked key by layers 1 to 4: {shown}")

@@ -9,6 +9,7 @@
 The first run, with 0.11.5, writes a random BERT of four layers as a checkpoint into `bert4keras_attention/`, and its answers; the second, with
 0.9.8, answers from that checkpoint and writes the provenance. Nothing of either version is edited; what must be set up before the import
 is `prepare` of bert4keras_models.py. 0.11.5 has no answer of residual attention with the masks of language models: it raises TypeError.
+0.9.8 has none of residual attention in a NEZHA, which is read from the same checkpoint, without such a mask: it raises IndexError.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ SEED = 20210112
 NEWER, OLDER = "0.11.5", "0.9.8"
 CONFIG = {**BASE, "num_hidden_layers": 4, "max_position_embeddings": 8, "type_vocab_size": 2}
 LAST = "Transformer-3-FeedForward-Norm"
+ATTENTION = "Transformer-%d-MultiHeadSelfAttention"
 WHAT = {
     "ids, segments": "three texts of 8 tokens: row 0 has no id 0, row 1 ends in two, row 2 has one at position 3",
     "long_ids, long_segments": "two texts of 30 tokens without id 0, for hierarchical positions",
     "residual": "last hidden state with residual_attention_scores=True; compare where ids are not 0",
     "residual_unilm": "logits of words with residual_attention_scores=True, application='unilm' (0.9.8); compare where ids are not 0",
+    "residual_scores": "scores that each layer hands on with residual_attention_scores=True (0.9.8), (layer, text, head, query, key)",
+    "residual_nezha_unilm": "last hidden state of a NEZHA with residual_attention_scores=True, application='unilm' (0.9.8); compare where ids "
+    "are not 0",
     "lm, unilm": "logits of words with application='lm', 'unilm'; of 0.9.8 compare where ids are not 0",
     "hierarchical": "last hidden state of the long texts with hierarchical_position=True, 30 positions from a table of 8",
     "answers_VERSION.safetensors": "by that version; inputs are in that of 0.11.5",
@@ -55,10 +60,11 @@ def built(folder: Path, floatx: str, **options: Any) -> Any:
     return build_transformer_model(str(folder / "config.json"), **options)
 
 
-def answer(folder: Path, layer: str, ids: Any, segments: Any, **options: Any) -> np.ndarray:
+def answer(folder: Path, layer: str, ids: Any, segments: Any, *, scores: bool = False, **options: Any) -> np.ndarray:
     transformer = built(folder, "float64", **options)
     transformer.load_weights_from_checkpoint(str(folder / CHECKPOINT))
-    model = tf.keras.Model(transformer.model.inputs, transformer.layers[layer].output)
+    output = transformer.layers[layer].output
+    model = tf.keras.Model(transformer.model.inputs, output[1] if scores else output)
     found = model.predict_on_batch([ids, segments])
     if found.dtype != np.float64 or not np.isfinite(found).all():
         raise RuntimeError(f"{options}: {found.dtype}, or not finite")
@@ -100,6 +106,18 @@ def main() -> None:
         "hierarchical": answer(folder, LAST, *long_texts, hierarchical_position=True),
     }
     found |= {name: answer(folder, "MLM-Bias", *texts, with_mlm=True, application=name) for name in ("lm", "unilm")}
+    if current == OLDER:
+        options = {"scores": True, "residual_attention_scores": True}
+        handed = [answer(folder, ATTENTION % layer, *texts, **options) for layer in range(CONFIG["num_hidden_layers"])]
+        found["residual_scores"] = np.stack(handed)
+        options = {"model": "nezha", "residual_attention_scores": True}
+        found["residual_nezha_unilm"] = answer(folder, LAST, *texts, application="unilm", **options)
+        try:
+            answer(folder, LAST, *texts, **options)
+        except IndexError:
+            pass
+        else:
+            raise RuntimeError("residual attention of a NEZHA without a mask was expected to raise IndexError")
     options = {"with_mlm": True, "application": "unilm", "residual_attention_scores": True}
     try:
         found["residual_unilm"] = answer(folder, "MLM-Bias", *texts, **options)
