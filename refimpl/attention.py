@@ -2,7 +2,8 @@
 
     S = Q Kᵀ/√d + S_previous            O = softmax(S restricted to the mask) V
 
-The scores that are returned, and that a RealFormer layer hands to the next, carry no mask. A query that may attend to nothing gets zeros.
+The scores that are returned, and that a RealFormer layer hands to the next, carry no mask; on request they are
+Q Kᵀ/√d alone, which is what bert4keras 0.11.5 hands on. A query that may attend to nothing gets zeros.
 
 With relative position embeddings R (NEZHA; `refimpl.positions.relative_positions`), which enter scores and values:
 
@@ -15,13 +16,15 @@ understanding and generation", arXiv 1905.03197, section 2.3 (the sequence-to-se
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root
 from refimpl.softmax import masked_softmax
 
-__all__ = ["causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
+__all__ = ["HandedOn", "causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
+
+HandedOn = Literal["sum", "own"]
 
 
 def causal_mask(n_query: int, n_key: int, *, xp: Any, device: Any = None) -> Array:  # -> bool (n_query, n_key)
@@ -147,6 +150,12 @@ def _check_added(q: Array, k: Array, v: Array, relative: Array | None, mean_over
         raise ConfigError("mean_over counts layers", where=where, expected="a whole number from 1", got=repr(mean_over))
 
 
+def _check_handed_on(hand_on: str) -> None:
+    if hand_on not in ("sum", "own"):
+        where = "scaled_dot_product_attention(hand_on=...)"
+        raise ConfigError("unknown scores to hand on", where=where, expected="sum, own", got=repr(hand_on))
+
+
 def _rowwise(x: Array, table: Array) -> Array:  # (..., n, k), (n, k, m) -> (..., n, m)
     """y_i = x_i T_i: a product with another matrix for every row."""
     return namespace(x, table).matmul(x[..., :, None, :], table)[..., 0, :]
@@ -162,6 +171,7 @@ def scaled_dot_product_attention(
     previous_scores: Array | None = None,
     relative: Array | None = None,
     mean_over: int = 1,
+    hand_on: HandedOn = "sum",
 ) -> tuple[Array, Array]:  # (..., n, d), (..., m, d), (..., m, e) -> (..., n, e), (..., n, m)
     """O = softmax(S) V with S = Q Kᵀ/√d + S_previous, restricted to the allowed pairs.
 
@@ -173,29 +183,31 @@ def scaled_dot_product_attention(
     previous_scores : array that broadcasts to (..., n, m), added to the scores (RealFormer), or None
     relative : array, (n, m, d), added to key and value j where query i looks at them (NEZHA), or None; then e = d
     mean_over : int, the number of layers whose scores S is the sum of: the weights are softmax(S/mean_over) (RealFormer's running mean)
+    hand_on : which scores are returned: "sum", S as above; "own", Q Kᵀ/√d as it was before the previous ones were added. The output is the same
 
     Returns
     -------
     output : array, (..., n, e); zeros for a query that may see no key
-    scores : array, (..., n, m); S, the sum, in which no mask has left a trace
+    scores : array, (..., n, m), in which no mask has left a trace
 
     Raises
     ------
     DtypeError, ShapeError, ConfigError
-        if an argument is not floating, the mask not boolean, the shapes do not fit together, or mean_over is no number of layers.
+        if an argument is not floating, the mask not boolean, the shapes do not fit together, mean_over is no number of layers, or
+        hand_on is neither "sum" nor "own".
     """
     _check_attention(q, k, v)
     _check_a_key(k)
     _check_added(q, k, v, relative, mean_over)
+    _check_handed_on(hand_on)
     xp = namespace(q, k, v)
     products = xp.matmul(q, xp.matrix_transpose(k))
     if relative is not None:
         products = products + _rowwise(q, xp.matrix_transpose(relative))
-    scores = products / square_root(q.shape[-1], q)
-    _check_pairs("previous_scores", previous_scores, scores)
-    _check_pairs("mask", mask, scores)
-    if previous_scores is not None:
-        scores = scores + previous_scores
+    own = products / square_root(q.shape[-1], q)
+    _check_pairs("previous_scores", previous_scores, own)
+    _check_pairs("mask", mask, own)
+    scores = own if previous_scores is None else own + previous_scores
     weights = masked_softmax(scores if mean_over == 1 else scores / mean_over, mask)
-    output = xp.matmul(weights, v)
-    return output if relative is None else output + _rowwise(weights, relative), scores
+    output, handed = xp.matmul(weights, v), scores if hand_on == "sum" else own
+    return output if relative is None else output + _rowwise(weights, relative), handed

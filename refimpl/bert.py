@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl.activation import gelu, tanh
-from refimpl.attention import causal_mask, unilm_mask
+from refimpl.attention import HandedOn, causal_mask, unilm_mask
 from refimpl.blocks import Form, GELUForm, realformer
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids, rows
@@ -350,14 +350,13 @@ def hidden_states(
     if config.max_position_embeddings is None:
         relative = relative_positions(n, n, w, like=like, clip=config.clip)
     form, handed = Form(config.num_attention_heads, eps, config.activation), None
+    scores: HandedOn = "sum" if convention.residual == "all" else "own"
     for number, layer in enumerate(weights.blocks, 1):
         over = number if config.residual_attention == "mean" else 1
-        x, found = realformer(
-            layer, states[-1], form, mask=seen, relative=relative, previous_scores=handed, mean_over=over
-        )
+        options: dict[str, Any] = {"previous_scores": handed, "mean_over": over, "hand_on": scores}
+        x, found = realformer(layer, states[-1], form, mask=seen, relative=relative, **options)
         states.append(x)
-        if config.residual_attention != "none":
-            handed = found.scores if convention.residual == "all" or handed is None else found.scores - handed
+        handed = None if config.residual_attention == "none" else found.scores
     return states
 
 

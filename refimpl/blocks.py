@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from refimpl.activation import gelu
-from refimpl.attention import merge_heads, scaled_dot_product_attention, split_heads
+from refimpl.attention import HandedOn, merge_heads, scaled_dot_product_attention, split_heads
 from refimpl.normalization import layer_norm
 from refimpl.number_system import Array, namespace
 
@@ -42,7 +42,7 @@ class Form(NamedTuple):
 class Attended(NamedTuple):
     """What self-attention leaves besides its output."""
 
-    scores: Array  # (batch, heads, n, m), in which no mask has left a trace
+    scores: Array  # (batch, heads, n, m), those to hand on, in which no mask has left a trace
     keys: Array  # (batch, heads, m, w)
     values: Array  # (batch, heads, m, w)
 
@@ -57,6 +57,7 @@ def self_attention(
     previous_scores: Array | None = None,
     relative: Array | None = None,
     mean_over: int = 1,
+    hand_on: HandedOn = "sum",
 ) -> tuple[Array, Attended]:  # (batch, n, d) -> (batch, n, d), scores, keys and values
     """SA(x) = W_o [softmax(Q Kᵀ/√w + S_previous) V, head by head] + b_o with [Q, K, V] = W x + b.
 
@@ -65,7 +66,7 @@ def self_attention(
     layer : the layer's parameters
     x : array, (batch, n, d)
     heads : into which d is split, each w = d/heads wide
-    mask, previous_scores, relative, mean_over : as `refimpl.attention.scaled_dot_product_attention`
+    mask, previous_scores, relative, mean_over, hand_on : as `refimpl.attention.scaled_dot_product_attention`
     before : keys and values, each (batch, heads, m - n, w), that precede those of `x`; or None
 
     Returns
@@ -78,7 +79,7 @@ def self_attention(
     if before is not None:
         k, v = xp.concat([before[0], k], axis=2), xp.concat([before[1], v], axis=2)
     mixed, scores = scaled_dot_product_attention(
-        q, k, v, mask=mask, previous_scores=previous_scores, relative=relative, mean_over=mean_over
+        q, k, v, mask=mask, previous_scores=previous_scores, relative=relative, mean_over=mean_over, hand_on=hand_on
     )
     return layer.attention_output(merge_heads(mixed)), Attended(scores, k, v)
 
@@ -115,10 +116,18 @@ def realformer(
     relative: Array | None = None,
     previous_scores: Array | None = None,
     mean_over: int = 1,
+    hand_on: HandedOn = "sum",
 ) -> tuple[Array, Attended]:  # (batch, n, d) -> (batch, n, d), scores, keys and values
     """y = LN₁(x + SA(x; S_{l-1})), z = LN₂(y + FF(y)); the scores S_l are the next layer's previous ones. Arguments as `self_attention`."""
     mixed, seen = self_attention(
-        layer, x, form.heads, mask=mask, previous_scores=previous_scores, relative=relative, mean_over=mean_over
+        layer,
+        x,
+        form.heads,
+        mask=mask,
+        relative=relative,
+        previous_scores=previous_scores,
+        mean_over=mean_over,
+        hand_on=hand_on,
     )
     y = layer_norm(x + mixed, *layer.attention_norm, form.eps)
     return layer_norm(y + feed_forward(layer, y, form.activation), *layer.feed_forward_norm, form.eps), seen

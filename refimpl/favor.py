@@ -182,11 +182,24 @@ def _check_shift(kind: str, shift: str) -> None:
         )
 
 
+def _check_heads(shift: str, x: Array) -> None:
+    """Refuse three axes, the first of which may be the heads, or a batch, whose members must not influence each other."""
+    if shift == "sequence" and x.ndim == 3:
+        raise ShapeError(
+            "a maximum over the heads needs an axis for them",
+            where='shift "sequence"',
+            expected="(..., heads, length, width), or (length, width) for one head of one sequence",
+            got=tuple(x.shape),
+            remedy="x[:, None, :, :] for one head of each sequence, x[None, :, :, :] for the heads of one",
+        )
+
+
 def _shift(
     features: Features, shift: str, x: Array, projection: Array | None, mask: Array | None = None, chunk: int = 128
 ) -> Array | None:  # (..., n, d), bool (..., n) -> (..., n, 1), (..., 1, 1) or None
     """The maximum that is subtracted, over the rows that `mask` allows (0 where it allows none), from `chunk` rows at a time."""
     _check_shift(features.map, shift)
+    _check_heads(shift, x)
     if shift == "none" or projection is None:
         return None
     if shift == "row" or x.ndim < 2:
@@ -232,7 +245,7 @@ def positive_features(
     projection : array, (m, d), the dtype of `x`
     scaled : x' = x d^-1/4 instead of x
     shift : which maximum c of u is subtracted: "none" (c = 0), "row" (over the features), "head" (over length and features),
-        "sequence" (over heads, length and features)
+        "sequence" (over heads, length and features: axes -3 to -1)
     epsilon : ε, added after the exponential and before the division by √m; on balls the binary double
     normalized : whether to divide by √m
 
@@ -243,7 +256,8 @@ def positive_features(
     Raises
     ------
     DtypeError, ShapeError, ConfigError
-        if `x` is not floating, the projection does not have its dtype or width, or the shift is unknown.
+        if `x` is not floating, the projection does not have its dtype or width, or the shift is unknown; for "sequence" and three axes,
+        of which it is not known whether the first is the batch or the heads.
     """
     return _alone(Features("positive", scaled, shift, shift, epsilon, normalized), x, projection)
 
@@ -492,7 +506,8 @@ def favor_attention(
     Raises
     ------
     DtypeError, ShapeError, ConfigError
-        if arguments are not floating, do not fit, or the mask is not boolean; for an unknown dialect or kernel, or chunk < 1.
+        if arguments are not floating, do not fit, or the mask is not boolean; for an unknown dialect or kernel, or chunk < 1; in a dialect that
+        takes maxima over the heads ("tf-models"), for queries or keys of three axes: of which it is not known whether the first is the heads.
     UndecidedError
         on balls, where a dialect compares a denominator with its epsilon and the ball contains both answers.
     """

@@ -80,8 +80,7 @@ def spans(start: int, stop: int, chunk: int) -> Iterator[slice]:
 def _keys(k: Array, v: Array, mask: Array | None, span: slice, k_map: FeatureMap | None) -> tuple[Array, Array]:
     """ψ(k_j) and [v_j, 1] for the keys of one span; [0, 0] for masked keys, whose k is replaced by 0 beforehand."""
     xp, keys, values = namespace(k, v), k[..., span, :], v[..., span, :]
-    everywhere = xp.ones((*values.shape[:-1], 1), dtype=xp.bool, device=device_of(v))
-    values = xp.concat([values, xp.where(everywhere, exact(1, v), values[..., :1])], axis=-1)
+    values = xp.concat([values, xp.ones((*values.shape[:-1], 1), dtype=v.dtype, device=device_of(v))], axis=-1)
     if mask is not None:
         allowed = mask[..., span, None]
         keys, values = xp.where(allowed, keys, exact(0, k)), xp.where(allowed, values, exact(0, v))
@@ -142,7 +141,8 @@ def linear_attention(
 
     Parameters
     ----------
-    q, k, v : array, (..., n, d), (..., m, d), (..., m, e), floating or balls, one dtype. Without maps, q and k are features already (d = r)
+    q, k, v : array, (..., n, d), (..., m, d), (..., m, e), floating or balls, one dtype. Without maps, q and k are features already (d = r).
+        Values of width e = 0 give numerators without columns, and the same denominators (not on balls: an empty array holds none)
     q_map, k_map : φ and ψ, (..., c, d) -> (..., c, r), applied to chunks of c <= `chunk` positions; each position's features may depend on that
         position only. None: the identity
     causal : query i sees the keys up to its own position; the n <= m queries are the last n of the m positions

@@ -5,7 +5,13 @@ Hierarchical positions make n² rows of a trained table of n, without training:
     u_i = (p_i - α p_1)/(1 - α)                  q_{(i-1)n+j} = α u_i + (1-α) u_j                i, j = 1..n
 
 For j <= n this is p_j: u_1 = p_1, so q_j = α p_1 + p_j - α p_1 (claim HIERPOS-1); here those rows are selected, not computed, so they are the
-table bit for bit. α = 1/2 gives (i, j) and (j, i) the same row, α = 0 gives i no part in it, and α = 1 has no u: they are refused.
+table bit for bit. The others are computed in the form
+
+    q_{(i-1)n+j} = p_j + β (p_i - p_1)           β = α/(1-α)
+
+which is the same number, and in which nothing large cancels (claim HIERPOS-2.error bounds its rounding). α = 0 (β = 0) gives i no part in it,
+α = 1/2 (β = 1) gives (i, j) and (j, i) the same row, α = 1 has no β, and as α grows (β -> -1) all (i, i) tend to p_1: numbers α whose β rounds to one
+of these in the dtype of the table are refused.
 
 NEZHA has no table. Its relative position embeddings are a fixed sinusoid of the distance, clipped at ±64,
 
@@ -21,7 +27,9 @@ section 2.2.
 
 from __future__ import annotations
 
+import functools
 import math
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -35,17 +43,37 @@ Weights = TypeVar("Weights")
 _SPOILT = {
     0: "every row would repeat after n positions",
     Fraction(1, 2): "positions (i, j) and (j, i) would be the same",
+    1: "the bases divide by 1 - alpha",
 }
+_ENDLESS = "positions (i, i) would be p_1 for every i"
 
 
-def _check_alpha(alpha: Any) -> None:
+def _share(alpha: float | Fraction) -> Fraction:
+    """β = α/(1-α)."""
+    return Fraction(alpha) / (1 - Fraction(alpha))
+
+
+def _spoilt(alpha: float | Fraction, table: Array) -> str | None:
+    """What is wrong with a finite α: it is one of those that do not do, or β is theirs in the dtype of the table. Balls do not round."""
+    if alpha in _SPOILT or is_ball(table):
+        return _SPOILT.get(alpha)
+    xp, share = namespace(table), _share(alpha)
+    dtype, name = table.dtype, str(table.dtype).rpartition(".")[2]
+    if abs(share) > Fraction(float(xp.finfo(dtype).max)):
+        return f"in {name} it cannot be told from 1: {_SPOILT[1]}"
+    rounded = float(xp.asarray(float(share), dtype=dtype, device=device_of(table)))
+    known = {0.0: ("0", _SPOILT[0]), 1.0: ("1/2", _SPOILT[Fraction(1, 2)]), -1.0: ("infinity", _ENDLESS)}
+    return "in {} it cannot be told from {}: {}".format(name, *known[rounded]) if rounded in known else None
+
+
+def _check_alpha(alpha: Any, table: Array) -> None:
     number = isinstance(alpha, int | float | Fraction) and not isinstance(alpha, bool) and math.isfinite(alpha)
-    reason = {**_SPOILT, 1: "the bases divide by 1 - alpha"}.get(alpha) if number else "it is no finite number"
+    reason = _spoilt(alpha, table) if number else "it is no finite number"
     if reason is not None:
         raise ConfigError(
             f"alpha = {alpha!r} does not do: {reason}",
             where="hierarchical positions",
-            expected="a finite number other than 0, 1/2 and 1",
+            expected="a finite number other than 0, 1/2 and 1, and none that rounds to them",
             got=repr(alpha),
             remedy="leave it at 0.4",
         )
@@ -98,10 +126,10 @@ def hierarchical_bases(table: Array, alpha: float | Fraction = 0.4) -> Array:  #
     Raises
     ------
     DtypeError, ShapeError, ConfigError
-        if the table is not floating, not a table, or alpha is one of those that do not do.
+        if the table is not floating, not a table, or alpha is one of those that do not do, in this dtype.
     """
-    _check_alpha(alpha)
     _check_table(table)
+    _check_alpha(alpha, table)
     return (table - exact(alpha, table) * table[:1, :]) / exact(1 - Fraction(alpha), table)
 
 
@@ -109,7 +137,7 @@ def hierarchical_bases(table: Array, alpha: float | Fraction = 0.4) -> Array:  #
 def hierarchical_positions(
     table: Array, positions: Any, alpha: float | Fraction = 0.4
 ) -> Array:  # (n, d), int (...) -> (..., d)
-    """q_{(i-1)n+j} = α u_i + (1-α) u_j, where position t (from 0) has i - 1 = t div n and j - 1 = t mod n; the table's own row for t < n.
+    """q_{(i-1)n+j} = α u_i + (1-α) u_j = p_j + α/(1-α) (p_i - p_1), position t (from 0) having i - 1 = t div n, j - 1 = t mod n; p_j for t < n.
 
     Parameters
     ----------
@@ -119,17 +147,19 @@ def hierarchical_positions(
 
     Returns
     -------
-    array, (..., d), the dtype of `table`; rows of positions below n are the table's, bit for bit
+    array, (..., d), the dtype of `table`; rows of positions below n are the table's, bit for bit. A number of another row is off by at most
+        u |q| + ((1+u)⁵ - 1) |β (p_i - p_1)|, u the unit roundoff: where |β| is small or large beside 1/u, one of the two indices is lost
 
     Raises
     ------
     DtypeError, ShapeError, ConfigError, TokenError
         as `hierarchical_bases`; and if a position is not a whole number, negative, or n² or above.
     """
-    bases, at, n = hierarchical_bases(table, alpha), _checked_positions(positions, table), table.shape[0]
-    xp = namespace(table, at)
-    made = exact(alpha, table) * rows(bases, at // n) + exact(1 - Fraction(alpha), table) * rows(bases, at % n)
-    return xp.where((at < n)[..., None], rows(table, at % n), made)
+    _check_table(table)
+    _check_alpha(alpha, table)
+    at, n = _checked_positions(positions, table), table.shape[0]
+    xp, share, own = namespace(table, at), exact(_share(alpha), table), rows(table, at % n)
+    return xp.where((at < n)[..., None], own, own + share * (rows(table, at // n) - table[0, :]))
 
 
 def extend(weights: Weights, *, to: int, alpha: float | Fraction = 0.4, offset: int = 0) -> Weights:
@@ -171,14 +201,30 @@ def extend(weights: Weights, *, to: int, alpha: float | Fraction = 0.4, offset: 
     return weights._replace(position_embedding=xp.concat([table[:offset, :], longer], axis=0))  # type: ignore[attr-defined, no-any-return]
 
 
+def _waves(angle: Decimal) -> tuple[float, float]:
+    """sin and cos of a + b with a = angle to a double and b the rest: sin a + b cos a, cos a - b sin a; terms in b², below 2^-90, are left out."""
+    near = float(angle)
+    rest = float(angle - Decimal(near))
+    return math.sin(near) + rest * math.cos(near), math.cos(near) - rest * math.sin(near)
+
+
+@functools.lru_cache(maxsize=16)
+def _double_sinusoid(count: int, width: int) -> tuple[tuple[float, ...], ...]:
+    """The table in doubles. A double for the angle would cost its sine up to 128 u: it has 40 digits."""
+    with localcontext(Context(prec=40)):
+        inverse = [Decimal(10_000) ** (Decimal(-2 * k) / width) for k in range(width // 2)]
+        return tuple(tuple(wave for each in inverse for wave in _waves(t * each)) for t in range(count))
+
+
 def _sinusoid(count: int, width: int, like: Array) -> Array:  # -> (count, width)
     """e_{t, 2k} = sin(t/10000^{2k/w}), e_{t, 2k+1} = cos of the same: computed as scalars, rounded once to the dtype of `like`."""
-    inverse = [exact(10_000, like) ** exact(Fraction(-2 * k, width), like) for k in range(width // 2)]
-    angles = [[t * each for each in inverse] for t in range(count)]
+    table: Any
     if is_ball(like):
-        table = [[value for angle in row for value in (angle.sin(), angle.cos())] for row in angles]
+        inverse = [exact(10_000, like) ** exact(Fraction(-2 * k, width), like) for k in range(width // 2)]
+        angles = [[t * each for each in inverse] for t in range(count)]
+        table = [[wave for angle in row for wave in (angle.sin(), angle.cos())] for row in angles]
     else:
-        table = [[value for angle in row for value in (math.sin(angle), math.cos(angle))] for row in angles]
+        table = _double_sinusoid(count, width)
     return namespace(like).asarray(table, dtype=like.dtype, device=device_of(like))
 
 
@@ -194,7 +240,8 @@ def relative_positions(n_query: int, n_key: int, width: int, *, like: Array, cli
 
     Returns
     -------
-    array, (n_query, n_key, width)
+    array, (n_query, n_key, width); in float64 within the error of the library's sine and cosine and half a unit in the last place more, in other
+        dtypes that rounded once
 
     Raises
     ------

@@ -140,7 +140,11 @@ BROKEN = [
     ("HIERPOS-1", positions, "hierarchical_positions", lambda *args: _computed_throughout(*args)),
     ("HIERPOS-1", positions, "hierarchical_positions", lambda *args: _swapped(*args)),
     ("HIERPOS-2.embedded", positions, "hierarchical_positions", lambda *args: _without_alpha(*args)),
-    ("HIERPOS-3.half", positions, "_check_alpha", lambda alpha: None),
+    ("HIERPOS-2.error", positions, "hierarchical_positions", lambda *args: _as_published(*args)),
+    ("HIERPOS-2.error", positions, "hierarchical_positions", lambda *args: _without_alpha(*args)),
+    ("HIERPOS-2.rounded", positions, "hierarchical_positions", lambda *args: _as_published(*args)),
+    ("HIERPOS-2.rounded", positions, "_check_alpha", lambda alpha, table: None),
+    ("HIERPOS-3.half", positions, "_check_alpha", lambda alpha, table: None),
     ("HIERPOS-4", model, "extend", lambda *args, **options: _shifted(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _masked_scores(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
@@ -193,6 +197,12 @@ def _weakly_masked(rule, q, k, v, mask, before):
     return (out, handed) if rule == "paper" else (out, np.where(mask, handed, handed - handed.dtype.type(10)))
 
 
+def _as_published(table, at, alpha=0.4):
+    """α u_i + (1-α) u_j, in which large numbers cancel where α is large."""
+    u, n, at = positions.hierarchical_bases(table, alpha), table.shape[0], np.asarray(at)
+    return exact(alpha, table) * u[at // n] + exact(1 - Fraction(alpha), table) * u[at % n]
+
+
 def _computed_throughout(table, at, alpha=0.4):
     """Without the selection of the table's own rows."""
     u, n = positions.hierarchical_bases(table, alpha), table.shape[0]
@@ -205,7 +215,7 @@ def _swapped(table, at, alpha=0.4):
 
 
 def _without_alpha(table, at, alpha=0.4):
-    return ORIGINAL_HIERARCHICAL(table, at % table.shape[0], alpha)
+    return ORIGINAL_HIERARCHICAL(table, np.asarray(at) % table.shape[0], alpha)
 
 
 def _shifted(weights, *, to, **options):
@@ -374,6 +384,51 @@ def _blurred(q, k, v, projection, **options):
     return ORIGINAL_FAVOR(q, k, v, projection, **options) + 0.05
 
 
+def _first_positions(q, k, v, projection, **options):
+    """The queries as the first of the positions: right where there are as many of them as keys."""
+    n = q.shape[-2]
+    return ORIGINAL_FAVOR(q, k[..., :n, :], v[..., :n, :], projection, **options)
+
+
+def _forgets_a_chunk(q, k, v, projection, *, chunk, **options):
+    """A last chunk of one query sees nothing of what came before it."""
+    whole = ORIGINAL_FAVOR(q, k, v, projection, chunk=chunk, **options)
+    n, m = q.shape[-2], k.shape[-2]
+    lost = np.where((np.arange(n) == n - 1)[:, None], v[m - 1 :], whole)
+    return lost if n == m == chunk + 1 else whole
+
+
+def _one_column(q, k, v, projection, **options):
+    """The first column of the values for all: right where there is one."""
+    return ORIGINAL_FAVOR(q, k, v[..., :1] + 0 * v, projection, **options)
+
+
+def _one_form_leaks(*arrays, dialect, causal, **options):
+    """Of the two outputs that FAVOR-12 compares, the shifted one takes the other form."""
+    return ORIGINAL_FAVOR(*arrays, dialect=dialect, causal=causal ^ _is_shifted(dialect), **options)
+
+
+def _keys_shifted_row_by_row(*arrays, dialect, **options):
+    """A shift that is no common factor of all keys."""
+    features = dialect.kernels["softmax"]
+    moved = dataclasses.replace(features, key_shift="row" if _is_shifted(dialect) else features.key_shift)
+    return ORIGINAL_FAVOR(*arrays, dialect=favor.Dialect({"softmax": moved}), **options)
+
+
+def _without_epsilon(*arrays, dialect, **options):
+    features = dataclasses.replace(dialect.kernels["softmax"], epsilon=0.0)
+    return ORIGINAL_FAVOR(*arrays, dialect=favor.Dialect({"softmax": features}), **options)
+
+
+def _is_shifted(dialect):
+    return dialect.kernels["softmax"].query_shift == "row"
+
+
+def _even_noise(q, k, v, projection):
+    """An estimate whose error does fall as 1/√m at unit scale: exact attention and the mean of the m draws, N(0, 1/m)."""
+    return attention.scaled_dot_product_attention(q, k, v)[0] + projection.mean(axis=0)
+
+
 ORIGINAL_FAVOR, ORIGINAL_SIMPLEX = favor.favor_attention, favor.simplex_gaussian
 ORIGINAL_WAVES, ORIGINAL_HYPERBOLIC = favor.trigonometric_features, favor.hyperbolic_features
 
@@ -383,8 +438,13 @@ ORIGINAL_WAVES, ORIGINAL_HYPERBOLIC = favor.trigonometric_features, favor.hyperb
     [
         ("FAVOR-6", "orthogonal_gaussian", _no_block_structure),
         ("FAVOR-7", "favor_attention", _leaks),
+        ("FAVOR-7", "favor_attention", lambda *arrays, **options: _first_positions(*arrays, **options)),
+        ("FAVOR-7", "favor_attention", lambda *arrays, **options: _forgets_a_chunk(*arrays, **options)),
+        ("FAVOR-7", "favor_attention", lambda *arrays, **options: _one_column(*arrays, **options)),
         ("FAVOR-8", "favor_attention", _shifted_output),
         ("FAVOR-9", "favor_attention", _blurred),
+        ("FAVOR-9.unit-scale", "favor_attention", _even_noise),
+        ("FAVOR-9.unit-scale", "_MAPS", favor._MAPS | {"positive": favor._trigonometric}),
         ("FAVOR-10", "favor_attention", _all_pairs),
         ("FAVOR-11", "simplex_gaussian", _unit_norms),
         ("FAVOR-12", "favor_attention", _leaks),
@@ -402,16 +462,12 @@ ORIGINAL_WAVES, ORIGINAL_HYPERBOLIC = favor.trigonometric_features, favor.hyperb
         ("FAVOR-12.norm", "hyperbolic_features", lambda *a, shift, **o: ORIGINAL_HYPERBOLIC(*a, shift="norm", **o)),
         ("FAVOR-12.norm-bound", "hyperbolic_features", lambda *a, **o: 1.001 * ORIGINAL_HYPERBOLIC(*a, **o)),
         ("FAVOR-12.norm-bound", "hyperbolic_features", lambda *a, shift, **o: ORIGINAL_HYPERBOLIC(*a, **o)),
+        ("FAVOR-12", "favor_attention", lambda *arrays, **options: _one_form_leaks(*arrays, **options)),
+        ("FAVOR-12", "favor_attention", lambda *arrays, **options: _keys_shifted_row_by_row(*arrays, **options)),
+        ("FAVOR-12.all-keys", "favor_attention", lambda *arrays, **options: _without_epsilon(*arrays, **options)),
     ],
 )
 def test_a_broken_favor_breaks_its_claim(identifier, name, broken, monkeypatch):
-    if identifier == "FAVOR-12":  # one of the two forms compared is causal
-
-        def alternating(*arrays, dialect, **options):
-            causal = dialect.kernels["softmax"].query_shift == "row"
-            return ORIGINAL_FAVOR(*arrays, dialect=dialect, causal=causal, **options)
-
-        broken = alternating
     monkeypatch.setattr(favor, name, broken)
     assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
@@ -486,6 +542,13 @@ def test_a_constant_of_the_root_of_s_would_be_the_documented_smoothing(monkeypat
         assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
 
+def test_favor_6_counts_a_point_once():
+    from validation.claims import favor as checks
+
+    assert len(checks.ORTHOGONAL) == len(set(checks.ORTHOGONAL)) == (4 * 2 - 1) * 3 * 2
+    assert CLAIMS["FAVOR-6"].cases == 2400 + 42 + 2
+
+
 def test_a_wrong_pair_coefficient_breaks_favor_6_and_couplings_favor_11(monkeypatch):
     from validation.claims import favor as checks
 
@@ -512,6 +575,21 @@ def test_wrong_coordinates_break_the_exact_claims(identifier, monkeypatch):
     monkeypatch.setattr(checks, "_rank_at_least", lambda rows: len(rows) - 1)
     monkeypatch.setattr(checks, "_embedded_table", lambda: np.ones((128, 192), np.float32))
     assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
+
+
+def _signs_of_zero(table, at, alpha=0.4):
+    """Rows that are zeros, their signs the bits of the position: n² rows of bytes, one row of numbers."""
+    bits = np.asarray(at)[..., None] >> np.arange(table.shape[-1]) % 14 & 1
+    return np.where(bits, -0.0, 0.0).astype(table.dtype)
+
+
+def test_rows_are_distinct_as_numbers_not_as_bytes(monkeypatch):
+    from validation.claims import positions as checks
+
+    rows = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0], [np.nan, 1.0]], np.float32)
+    assert checks._distinct_values(rows) == 2
+    monkeypatch.setattr(positions, "hierarchical_positions", _signs_of_zero)
+    assert not CLAIMS["HIERPOS-2.embedded"].holds(CLAIMS["HIERPOS-2.embedded"].check(SETTING))
 
 
 def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):

@@ -341,6 +341,25 @@ def test_one_layer_of_realformer_is_post_ln_and_two_are_not() -> None:
         assert layers == 1 or np.abs(runs[1] - runs[2]).max() > 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bert4keras_adds_the_scores_of_the_previous_layer_as_they_were_computed(dtype: str) -> None:
+    """Bit for bit, layer by layer; scores of some 10³ lose bits where they are recovered from a sum."""
+    config = dataclasses.replace(TINY, num_hidden_layers=4, residual_attention="sum")
+    arrays = {n: a * (40 if "query_key_value" in n else 1) for n, a in _arrays(config).items()}
+    weights = _weights(config, NUMPY, dtype, arrays)
+    convention = dataclasses.replace(bert.dialects["bert4keras"], eps=None, masked_key_id=None)
+    states = bert.hidden_states(weights, config, IDS, SEGMENTS, dialect=convention)
+    form, mask, before = (
+        blocks.Form(config.num_attention_heads, config.layer_norm_eps),
+        np.ones((1, 1, 1, IDS.shape[1]), bool),
+        None,
+    )
+    for layer, x, after in zip(weights.blocks, states, states[1:], strict=False):
+        found, _ = blocks.realformer(layer, x, form, mask=mask, previous_scores=before)
+        assert np.array_equal(found, after)
+        before = blocks.self_attention(layer, x, form.heads)[1].scores
+
+
 def test_the_layers_are_what_their_equations_say(system: System) -> None:
     """Each against attention, norms and feed-forward written out once more, in the same operations."""
     dtype = system.dtypes[-1]

@@ -330,6 +330,13 @@ def test_attention_refuses_what_would_make_the_scores_larger(name: str) -> None:
         attention.scaled_dot_product_attention(q, k[0, 0], k)
 
 
+def test_attention_refuses_unknown_scores_to_hand_on() -> None:
+    q, k = np.ones((2, 3, 4)), np.ones((2, 5, 4))
+    for wrong in ("previous", None):
+        with _refused(errors.ConfigError, "unknown scores to hand on", "hand_on=", "sum, own", repr(wrong)):
+            attention.scaled_dot_product_attention(q, k, k, hand_on=wrong)  # type: ignore[arg-type]
+
+
 def test_a_mask_of_numbers_is_refused_rather_than_turned_round() -> None:
     with pytest.raises(errors.DtypeError, match=r"a mask must be boolean[\s\S]*float64[\s\S]*additive >= 0"):
         softmax.masked_softmax(np.array([1.0, 2, 3]), np.array([0.0, 0, -1e9]))

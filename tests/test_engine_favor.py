@@ -408,8 +408,9 @@ def test_masked_keys_have_no_influence_whatever_they_hold(seed: int, causal: boo
         for row in range(2):
             kept = mask[row, 0]
             if kept.any():
-                fewer = run(a["q"][row], a["k"][row][:, kept], a["v"][row][:, kept], a["projection"])
-                assert np.allclose(fewer, plain[row], rtol=0, atol=1e-12 * np.max(np.abs(a["v"])))
+                one = slice(row, row + 1)
+                fewer = run(a["q"][one], a["k"][one][:, :, kept], a["v"][one][:, :, kept], a["projection"])
+                assert np.allclose(fewer[0], plain[row], rtol=0, atol=1e-12 * np.max(np.abs(a["v"])))
             else:
                 assert np.all(plain[row] == 0)
 
@@ -683,6 +684,36 @@ def test_sizes_below_one_are_refused(draw: Any) -> None:
             draw(rng, bad, 4)
         with _refused(errors.ConfigError, "width must be a whole number", "width >= 1", repr(bad)):
             draw(rng, 4, bad)
+
+
+def test_a_maximum_over_heads_of_three_axes_is_refused(system: System) -> None:
+    """(batch, length, width) or (heads, length, width)? Taken for heads, the members of a batch would share a maximum."""
+    arrays = _given(system, system.dtypes[-1])
+    q, k, v, projection = (arrays[name] for name in ("q", "k", "v", "projection"))
+    words = ("a maximum over the heads needs an axis", 'shift "sequence"', "(..., heads, length, width)", "(2, 5, 4)")
+    one = [x[:, 0, :, :] for x in (q, k, v)]
+    for function in (favor.positive_features, favor.trigonometric_features, favor.hyperbolic_features):
+        with _refused(errors.ShapeError, *words, "x[:, None, :, :]", "x[None, :, :, :]"):
+            function(one[0], projection, shift="sequence")
+        assert function(one[0], projection, shift="head").shape[:-1] == (2, 5)
+        assert function(q[0, 0, :, :], projection, shift="sequence").shape[:-1] == (5,)
+    for causal in (False, True):
+        with _refused(errors.ShapeError, *words):
+            favor.favor_attention(*one, projection, dialect="tf-models", causal=causal)
+        assert favor.favor_attention(*one, projection, dialect="tf-models", kernel="relu", causal=causal).shape == (
+            2,
+            5,
+            3,
+        )
+
+
+@pytest.mark.parametrize("shift", ["none", "row", "head", "sequence"])
+def test_a_shift_of_one_sequence_does_not_depend_on_its_neighbours_in_the_batch(shift: Any) -> None:
+    a = _arrays()
+    q, projection = a["q"], a["projection"]
+    both = favor.positive_features(q, projection, shift=shift)
+    loud = favor.positive_features(np.stack([q[0], 9 * q[1]]), projection, shift=shift)
+    assert np.array_equal(both[0], loud[0])
 
 
 def test_unknown_names_are_refused() -> None:

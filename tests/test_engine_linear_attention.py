@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from systems import BALLS
 
-from refimpl import attention, errors, linear_attention, taylor
+from refimpl import attention, errors, favor, linear_attention, taylor
 from validation import conformance, tolerance, truth
 
 if TYPE_CHECKING:
@@ -224,6 +224,36 @@ def test_a_causal_mask_means_what_it_means_in_ordinary_attention() -> None:
         wanted = weights @ v / weights.sum(axis=-1, keepdims=True)
         gaps = (taylor.taylor_attention(q, k, v, causal=True, chunk=2) - wanted).ravel()
         assert all(gap.contains(0) and bool(gap.abs_upper() < 1e-60) for gap in gaps)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_without_columns_give_answers_without_columns_and_the_same_denominators(
+    causal: bool, masked: bool, floating_system: System
+) -> None:
+    """As in ordinary attention. Small whole numbers, so that sums are exact. An empty array of balls is refused: it does not say what it holds."""
+    for dtype in floating_system.dtypes:
+        rng = np.random.default_rng(3)
+        q, k, v, w = (
+            floating_system.floats(rng.integers(1, 4, shape), dtype)
+            for shape in ((2, 3, 4), (2, 5, 4), (2, 5, 2), (6, 4))
+        )
+        mask = {"mask": floating_system.to(np.array([True, False, True, True, False]))} if masked else {}
+        empty, options = v[..., :0], {"causal": causal, "chunk": 2, **mask}
+        numerators, denominators = linear_attention.linear_attention(q, k, empty, **options)
+        assert tuple(numerators.shape) == (2, 3, 0)
+        expected = linear_attention.linear_attention(q, k, v, **options)[1]
+        assert np.array_equal(floating_system.back(denominators), floating_system.back(expected))
+        for answer in (
+            numerators,
+            taylor.taylor_attention(q, k, empty, **options),
+            favor.favor_attention(q, k, empty, w, **options),
+            attention.scaled_dot_product_attention(q, k, empty)[0],
+        ):
+            assert tuple(answer.shape) == (2, 3, 0)
+            assert answer.dtype == q.dtype
+    with _refused(errors.DtypeError, "an object array must hold balls", "an empty array"):
+        linear_attention.linear_attention(*(truth.balls(np.ones(shape)) for shape in ((2, 3), (4, 3), (4, 0))))
 
 
 # --- memory -------------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,15 @@ from fractions import Fraction
 from typing import Any
 
 import array_api_compat
+import flint
+import ml_dtypes
 import models
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import TINY
-from systems import NUMPY, System, unchanged
+from systems import ALL_DTYPES, NUMPY, System, unchanged
 
 import refimpl
 from refimpl import attention, errors, gpt2, positions
@@ -22,6 +24,7 @@ from refimpl.attention import scaled_dot_product_attention, unilm_mask
 from refimpl.positions import extend, hierarchical_bases, hierarchical_positions, relative_positions
 from validation import tolerance, truth
 
+SMALLEST = {name: float(ml_dtypes.finfo(tolerance.DTYPES[name]).smallest_subnormal) for name in ALL_DTYPES}
 ALPHAS = st.one_of(
     st.floats(-4, 4).filter(lambda a: all(abs(a - b) > 2**-10 for b in (0, 0.5, 1))),
     st.fractions(-3, 3, max_denominator=9).filter(lambda a: a not in (0, Fraction(1, 2), 1)),
@@ -121,6 +124,52 @@ def test_alphas_that_do_not_do_are_refused_with_the_reason(alpha: Any, words: st
             call()
 
 
+TOLD_FROM_NONE = [  # α, and from which excluded value float32 cannot tell it: there β is 0, 1, -1 or above all numbers
+    (1e-46, "0: every row would repeat"),
+    (Fraction(-1, 2**160), "0: every row would repeat"),
+    (0.5 + 2.0**-27, "1/2: positions (i, j) and (j, i)"),
+    (Fraction(1, 2) - Fraction(1, 2**60), "1/2: positions (i, j) and (j, i)"),
+    (1e9, "infinity: positions (i, i) would be p_1 for every i"),
+    (-(2.0**900), "infinity: positions (i, i) would be p_1 for every i"),
+    (1 + Fraction(1, 10**400), "1: the bases divide by 1 - alpha"),
+]
+
+
+@pytest.mark.parametrize(("alpha", "words"), TOLD_FROM_NONE)
+def test_alphas_that_the_dtype_cannot_tell_from_those_are_refused(alpha: Any, words: str, system: System) -> None:
+    for dtype in {"float16", "bfloat16", "float32"} & set(system.dtypes):  # 16 bits are computed in float32
+        table = _table(system, dtype)
+        for call in (
+            lambda t=table: hierarchical_bases(t, alpha),
+            lambda t=table: hierarchical_positions(t, [5], alpha),
+        ):
+            with _refused(
+                errors.ConfigError, f"alpha = {alpha!r} does not do: in float32 it cannot be told from {words}"
+            ):
+                call()
+    if system.is_ball:  # which do not round: the row is as good as its bits
+        assert hierarchical_positions(_table(system, "float64"), [5], alpha).shape == (1, 3)
+
+
+@pytest.mark.parametrize("alpha", [1e-37, -1e-37, 0.5 + 2.0**-25, 0.5 - 2.0**-26, 2.0**24, -(2.0**24), 1 + 2.0**-52])
+def test_alphas_that_the_dtype_can_tell_from_those_are_accepted(alpha: float) -> None:
+    for dtype in ("float32", "float64"):
+        assert np.all(np.isfinite(hierarchical_positions(_table(NUMPY, dtype), np.arange(16), alpha)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_coarse_index_is_not_lost_to_cancellation(dtype: str) -> None:
+    """At α = 2^20 the published form loses 2^20 u of p_1; this one errs by u|q| + 5.1 u |β (p_i - p_1)|."""
+    rng, u = np.random.default_rng(4), tolerance.roundoff(dtype)
+    table = (100 + rng.normal(size=(6, 4))).astype(dtype)
+    made = hierarchical_positions(table, np.arange(36), 2.0**20)
+    wide = table.astype(np.float64)
+    added = 2.0**20 / (1 - 2.0**20) * (wide[:, None] - wide[0])
+    expected = (wide[None, :] + added).reshape(36, 4)
+    allowed = u * np.abs(expected) + 5.1 * u * np.abs(np.repeat(added[:, 0], 6, axis=0)) + 4 * 2.0**-53 * 200
+    assert np.all(np.abs(made - expected) <= allowed)
+
+
 def test_positions_that_do_not_exist_are_refused(system: System) -> None:
     table = _table(system, system.dtypes[-1])
     assert hierarchical_positions(table, [15]).shape == (1, 3)
@@ -212,15 +261,36 @@ def test_the_embedded_model_reads_past_its_table() -> None:
 # --- relative positions -----------------------------------------------------------------------------------------------------
 
 
-def test_relative_positions_are_the_sinusoid_of_the_clipped_distance(system: System) -> None:
-    """Against math.sin and math.cos: an angle up to 128 known to three roundings, then rounded to the dtype."""
+@pytest.mark.parametrize("width", [2, 6, 64, 96])
+def test_relative_positions_are_the_sinusoid_of_the_clipped_distance(width: int, system: System) -> None:
+    """The angle is known to 40 digits; sine and cosine err by less than a unit in the last place in current libraries, the correction by half a
+    unit when it is added, and by 2^-90; in other dtypes there is one rounding after these 1.5 units of a double, which are 3 roundoffs.
+    """
+    ends = np.array([[0], [69]])  # the first query sees distances from 0 to 69, the last from -69 to 0
+    distance = np.clip(np.arange(70)[None, :] - ends, -64, 64) + 64
+    assert set(distance.ravel()) == set(range(129))
+    with truth.precision(128):
+        angles = [
+            [flint.arb(t) / flint.arb(10_000) ** (flint.arb(2 * k) / width) for k in range(width // 2)]
+            for t in range(129)
+        ]
+        table = np.array([[wave for angle in row for wave in (angle.sin(), angle.cos())] for row in angles])
     for dtype in system.dtypes:
-        found = system.back(relative_positions(3, 140, 8, like=_table(system, dtype)))
-        distance = np.clip(np.arange(140)[None, :] - (np.arange(3) + 137)[:, None], -64, 64) + 64
-        angle = distance[..., None] / 10_000 ** (np.arange(4) / 4)
-        expected = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(3, 140, 8)
-        assert found.dtype == (np.float64 if system.is_ball else tolerance.DTYPES[dtype])
-        assert np.all(np.abs(found.astype(np.float64) - expected) <= 128 * 4 * 2**-53 + 2 * tolerance.roundoff(dtype))
+        whole = relative_positions(70, 70, width, like=_table(system, dtype))
+        assert whole.shape == (70, 70, width)
+        if system.is_ball:
+            pairs = zip(whole[ends[:, 0]].ravel(), table[distance].ravel(), strict=True)
+            assert all(ball.overlaps(true) for ball, true in pairs)
+            continue
+        found = system.back(whole)[ends[:, 0]]
+        assert found.dtype == tolerance.DTYPES[dtype]
+        firsts = {int(t): found[i, j].astype(np.float64) for (i, j), t in np.ndenumerate(distance)}
+        for t, row in firsts.items():
+            units = 2.0**-53 * np.abs(truth.midpoints(table[t]))  # a unit in the last place is at most 2u of the number
+            once = (
+                0 if dtype == "float64" else tolerance.roundoff(dtype) * np.abs(row) * (1 + 2.0**-7) + SMALLEST[dtype]
+            )
+            assert np.all(truth.upper_distance(table[t], row) <= 3.0001 * units + once)
 
 
 @given(n=st.integers(1, 12), extra=st.integers(0, 9), clip=st.integers(1, 12), width=st.sampled_from([2, 4, 6]))

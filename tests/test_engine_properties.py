@@ -408,6 +408,19 @@ def test_scores_are_q_k_over_root_d_plus_previous_and_carry_no_mask(system: Syst
         assert _same(carried, exact + flint.arb(0.5))
 
 
+def test_own_scores_are_those_without_the_previous_ones_bit_for_bit(system: System) -> None:
+    """Not recovered from the sum: 2^15 + s keeps few bits of s."""
+    for dtype in system.dtypes:
+        q, k, v = (system.floats(a, dtype) for a in _qkv(1))
+        mask, previous = system.to(np.tri(4, 5, 1, dtype=bool)), system.floats(np.full((2, 4, 5), 2.0**15), dtype)
+        _, plain = attention.scaled_dot_product_attention(q, k, v)
+        options = {"mask": mask, "previous_scores": previous, "mean_over": 2}
+        runs = [attention.scaled_dot_product_attention(q, k, v, **options, hand_on=which) for which in ("own", "sum")]
+        assert np.array_equal(system.back(runs[0][0]), system.back(runs[1][0]))
+        assert np.array_equal(system.back(runs[0][1]), system.back(plain))
+        assert np.all(system.back(runs[1][1]).astype(np.float64) > 2.0**14)
+
+
 def test_a_query_that_sees_nothing_gets_zeros_and_one_that_sees_one_key_gets_its_value(system: System) -> None:
     q, k, v = _qkv(2)
     mask = np.zeros((4, 5), bool)

@@ -167,6 +167,11 @@ def _distinct_rows(table: Any, alpha: Fraction, most: int) -> int:
     return found
 
 
+def _distinct_values(rows: Any) -> int:
+    """How many rows of a floating table differ as numbers: 0.0 and -0.0 are one, and a row that is not finite is none."""
+    return len({tuple(row) for row in rows[np.isfinite(rows).all(axis=-1)].tolist()})
+
+
 def _rank_at_least(rows: Any, prime: int = 2**31 - 1) -> int:
     """The rank of whole numbers modulo a prime, which their rank over the rationals cannot be below."""
     left, rank = np.array([[value % prime for value in row] for row in rows], dtype=np.int64), 0
@@ -185,7 +190,7 @@ def _rank_at_least(rows: Any, prime: int = 2**31 - 1) -> int:
     "all n² positions of the embedded model's table are distinct, at every α but 0, 1/2 and 1; and so are those that float32 computes at 0.4",
     source="this project: the position table of the embedded model, n = 128",
     method="the 127 differences to the first row have rank 127 modulo a prime, hence over the rationals: HIERPOS-2 applies; independently, all "
-    "128² rows in whole numbers (the table times a power of two) at α = 0.4 (the double) and 2/5, counted; all rows of float32, bit for bit",
+    "128² rows in whole numbers (the table times a power of two) at α = 0.4 (the double) and 2/5, counted; all float32 rows as numbers (0.0 is -0.0)",
     expected="proved",
     cases=3 * 128**2 + 128,
 )
@@ -197,7 +202,7 @@ def _distinct_in_a_real_table(setting: Setting) -> Outcome:
         if found != n * n:
             return Outcome("refuted", n * n, f"α = {alpha}: {found} of {n * n} rows are distinct")
     made = positions.hierarchical_positions(setting.backend.asarray(table), setting.backend.xp.arange(n * n))
-    found = len({row.tobytes() for row in setting.backend.to_numpy(made)})
+    found = _distinct_values(setting.backend.to_numpy(made))
     whole = _as_integers(table)
     rank = _rank_at_least([[x - first for x, first in zip(row, whole[0], strict=True)] for row in whole[1:]])
     verdict = "proved" if found == n * n and rank == n - 1 else "refuted"
@@ -225,6 +230,75 @@ def _dependent_bases(setting: Setting) -> Outcome:
             return Outcome("refuted", 16, f"p = 0, 1, 2, 3: positions {seen[row]} and {(i, j)} are both {row[0]}")
         seen[row] = (i, j)
     return Outcome("not refuted", 16, "no two rows agree")
+
+
+EXTREME = [Fraction(2) ** -40, 2.0**-20, Fraction(2, 5), 0.5 + 2.0**-20, 1 - 2.0**-20, 1 + 2.0**-40, -1e4, 2.0**20]
+
+
+@claim(
+    "HIERPOS-2.error",
+    "computed as p_j + β (p_i - p_1), β = α/(1-α), each number is within u|q| + ((1+u)⁵ - 1) |β (p_i - p_1)| of q_{(i-1)n+j}, where nothing "
+    "under- or overflows: rows in which two numbers are further apart than their two bounds stay distinct; and row (i, j) is p_j where the "
+    "numbers that are added are at most u/2 of p_j",
+    source="this project",
+    method="every table and α: q = p_j + β (p_i - p_1) in exact algebra (unit vectors, as HIERPOS-1); β is rounded to a double and to the dtype, "
+    "then the difference and the product, (1+u)⁴ in all, then the sum: u|q| and (1+u) times what it is given; u/2 of a number is at most half "
+    "the distance to its neighbours, and a tie goes to the power of two; the source in float32 and float64 against rationals, eight α from "
+    "2^-40 to 2^20",
+    expected="proved",
+    cases=3 * 5 + 2 * 8 * (49 - 7) * 3,
+)
+def _rounding_of_a_row(setting: Setting) -> Outcome:
+    cases, tightest, shown = 0, Fraction(0), ""
+    units = [tuple(Fraction(i == j) for j in range(3)) for i in range(3)]  # p_1, p_i, p_j
+    for alpha, (i, j) in itertools.product(ALPHAS, ((1, 2), (0, 2), (1, 1))):
+        beta, cases = alpha / (1 - alpha), cases + 1
+        formula = tuple(x + beta * (y - z) for x, y, z in zip(units[j], units[i], units[0], strict=True))
+        if _exact_row(units, i, j, alpha) != formula:
+            return Outcome("refuted", cases, f"α = {alpha}: {formula}")
+    for dtype, alpha in itertools.product((np.float32, np.float64), EXTREME):
+        u, n, beta = Fraction(float(np.finfo(dtype).eps)) / 2, 7, Fraction(alpha) / (1 - Fraction(alpha))
+        given = np.random.default_rng(setting.seed).normal(size=(n, 3)).astype(dtype)
+        made = positions.hierarchical_positions(setting.backend.asarray(given), list(range(n * n)), alpha)
+        table, found = _rational(given), _rational(setting.backend.to_numpy(made))
+        for t, c in itertools.product(range(n, n * n), range(3)):
+            own, added = table[t % n][c], beta * (table[t // n][c] - table[0][c])
+            error = abs(found[t][c] - own - added) / (u * abs(own + added) + ((1 + u) ** 5 - 1) * abs(added))
+            kept = abs(added) * (1 + u) ** 4 > u / 2 * abs(own) or found[t][c] == own
+            cases += 1
+            if error > tightest:
+                tightest, shown = error, f"{np.dtype(dtype)}, α = {float(alpha):.7g}, row {t}"
+            if not (error <= 1 and kept):
+                return Outcome("refuted", cases, f"{np.dtype(dtype)}, α = {alpha}: {float(error):.3g} of the bound")
+    return Outcome("proved", cases, shown, float(tightest))
+
+
+@claim(
+    "HIERPOS-2.rounded",
+    "floating point keeps rows apart that are distinct, at every α that is accepted",
+    source="HIERPOS-2 read as a statement on what is computed",
+    method="the embedded table in float32, whose exact rows are distinct (HIERPOS-2.embedded): all rows are kept apart at 2^-24, 2^24, 1/2 + 2^-24 "
+    "and 1 + 2^-24, and not at α = 2^-40, where the coarse index is lost, nor at 1 + 2^-40, where the fine one is; 2^-160, 1/2 + 2^-30, 2^30 and "
+    "1 + 2^-160 are refused",
+    expected="refuted",
+    cases=6 * 128**2 + 4,
+)
+def _rows_lost_to_rounding(setting: Setting) -> Outcome:
+    one, table = Fraction(1), setting.backend.asarray(_embedded_table())
+    n = table.shape[0]
+    accepted = [2**-24 * one, 2**24 * one, one / 2 + one / 2**24, 1 + one / 2**24, one / 2**40, 1 + one / 2**40]
+    found, refused = [], 0
+    for alpha in accepted:
+        made = positions.hierarchical_positions(table, setting.backend.xp.arange(n * n), alpha)
+        found.append(_distinct_values(setting.backend.to_numpy(made)))
+    for alpha in (one / 2**160, one / 2 + one / 2**30, 2**30 * one, 1 + one / 2**160):
+        try:
+            positions.hierarchical_positions(table, [0], alpha)
+        except ConfigError as error:
+            refused += "cannot be told from" in str(error)
+    lost = found[:4] == 4 * [n * n] and max(found[4:]) < n * n / 8 and refused == 4
+    shown = f"{found[4]} of {n * n} rows at 2^-40, {found[5]} at 1 + 2^-40; all of them at 2^-24, 2^24, 1/2 + 2^-24, 1 + 2^-24"
+    return Outcome("refuted" if lost else "not refuted", 6 * n * n + 4, shown)
 
 
 @claim(
