@@ -105,7 +105,7 @@ def test_progress_is_told_before_each_check(monkeypatch):
 def test_identifiers_are_unique_and_selected_by_prefix():
     every = checks.all_checks(Setting(NUMPY))
     assert len({check.id for check in every}) == len(every)
-    assert {check.section for check in every} == {"claims", "parity", "number systems"}
+    assert {check.section for check in every} == {"claims", "truth", "parity", "number systems"}
     assert [check.id for check in checks.all_checks(Setting(NUMPY), ["parity.gpt2_t", "GPT2-6"])] == [
         "GPT2-6",
         "PARITY.gpt2_tiny.logits",
@@ -249,6 +249,7 @@ def test_no_check_gets_lost():
         "PARITY.outside.google_jax PARITY.outside.realformer_0.9.8 PARITY.outside.realformer_0.11.5 "
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
+    expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 
 

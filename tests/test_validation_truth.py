@@ -72,6 +72,14 @@ def test_enclose_raises_precision_until_the_target_and_contains_the_truth():
     assert float(result[0].rad()) <= 1e-30
 
 
+def test_one_number_is_enclosed_like_many():
+    result = truth.enclose(softmax.logsumexp, np.array([0.0, 0.0]), target=1e-30)
+    assert result.shape == ()
+    assert truth.radii(result).dtype == truth.midpoints(result).dtype == np.float64
+    assert truth.upper_distance(result, math.log(2)) < 1e-16
+    assert tolerance.judge(np.array(math.log(2)), result, 0.0, "float64").word == "exact"
+
+
 def test_enclose_says_undecided_instead_of_guessing():
     def straddling(x):
         return x - x + flint.arb(0, 1)

@@ -1,4 +1,4 @@
-"""What `refimpl validate` runs, besides the claims: parity with recorded answers, and agreement of the number systems."""
+"""What `refimpl validate` runs, besides the claims: the truth doubted, parity with recorded answers, and agreement of the number systems."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ import numpy as np
 import refimpl
 import weights_io
 from refimpl import decoding, gpt2
-from validation import claims, components, conformance, number_systems, peers, tolerance, truth
+from validation import claims, components, conformance, number_systems, peers, scalar, tolerance, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from validation.claims.registry import Setting
 
-__all__ = ["RELATIVE", "Check", "Finding", "agreement_checks", "all_checks", "claim_checks", "parity_checks"]
+__all__ = [
+    "RELATIVE",
+    "Check",
+    "Finding",
+    "agreement_checks",
+    "all_checks",
+    "claim_checks",
+    "parity_checks",
+    "truth_checks",
+]
 
 RELATIVE = peers.RELATIVE  # of the largest logit: what float64 logits are held to
 EMBEDDED = "tang"
@@ -443,9 +452,32 @@ def _embedded_vocabulary() -> int:
     return int(config["vocab_size"])
 
 
+# ----------------------------------------------------------------------------------------------------------------- truth
+
+
+def _scalar(name: str) -> Callable[[Setting], Finding]:
+    def run(setting: Setting) -> Finding:
+        found = scalar.cross_check(name, seed=setting.seed)
+        apart = f"{found.elements} answers, radius {found.widest:.0e}, programs apart {found.farthest:.0e}"
+        worst = apart if found.holds else found.worst
+        return Finding(found.holds, "contained" if found.holds else "outside", found.cases, worst, found.multiple)
+
+    return run
+
+
+def truth_checks(setting: Setting) -> list[Check]:
+    """The enclosure of every component's definition contains what a second program answers, which shares no line with it."""
+    statement = "the enclosure contains what an independent scalar program answers"
+    return [
+        Check(f"TRUTH.{name}", "truth", statement, len(scalar.tiny_cases(name, setting.seed)), _scalar(name))
+        for name in components.COMPONENTS
+        if name in scalar.SCALAR
+    ]
+
+
 def all_checks(setting: Setting, only: list[str] | None = None) -> list[Check]:
     """Every check, or those whose identifier begins with one of the prefixes (case does not matter); unknown prefixes are refused."""
-    checks = [*claim_checks(), *parity_checks(), *agreement_checks(setting)]
+    checks = [*claim_checks(), *truth_checks(setting), *parity_checks(), *agreement_checks(setting)]
     if not only:
         return checks
     prefixes = [prefix.upper() for prefix in only]

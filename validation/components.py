@@ -457,8 +457,10 @@ _FEATURE_MAPS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
 }
 
 
-def _favor(q: Any, k: Any, v: Any, projection: Any, mask: Any, causal: bool, dialect: str) -> Any:
-    return favor.favor_attention(q, k, v, projection, mask=mask, causal=causal, dialect=dialect)
+def _favor(
+    q: Any, k: Any, v: Any, projection: Any, mask: Any, causal: bool, dialect: str, kernel: str = "softmax"
+) -> Any:
+    return favor.favor_attention(q, k, v, projection, mask=mask, causal=causal, dialect=dialect, kernel=kernel)
 
 
 def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:

@@ -89,7 +89,7 @@ def midpoints(known: Any) -> Any:  # object (...) -> float64 (...)
     """The midpoints of balls, or of double-doubles, rounded to float64."""
     if isinstance(known, DoubleDouble):
         return known.high
-    return np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(known).astype(np.float64)
+    return np.asarray(np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(known), dtype=np.float64)
 
 
 def _above(bound: Any) -> float:
@@ -103,7 +103,7 @@ def radii(enclosure: Any) -> Any:  # object (...) -> float64 (...)
     def radius(ball: Any) -> float:
         return _above(ball.rad().upper()) if ball.is_finite() else math.inf
 
-    return np.frompyfunc(radius, 1, 1)(enclosure).astype(np.float64)
+    return np.asarray(np.frompyfunc(radius, 1, 1)(enclosure), dtype=np.float64)
 
 
 def upper_distance(known: Any, values: Any) -> Any:  # (...), floating (...) -> float64 (...)
@@ -116,7 +116,7 @@ def upper_distance(known: Any, values: Any) -> Any:  # (...), floating (...) -> 
         return _above(gap) if gap.is_finite() else math.inf
 
     wide = np.asarray(values, dtype=np.float64)
-    return np.frompyfunc(distance, 2, 1)(known, wide).astype(np.float64)
+    return np.asarray(np.frompyfunc(distance, 2, 1)(known, wide), dtype=np.float64)
 
 
 def _distance_to_pairs(known: DoubleDouble, values: Any) -> Any:  # float64 (...) -> float64 (...)
@@ -224,7 +224,7 @@ def enclose(
     while True:
         with precision(bits):
             try:
-                result = definition(*map(_exact, arrays), **options)
+                result = np.asarray(definition(*map(_exact, arrays), **options), dtype=object)  # one ball is no array
             except UndecidedError:
                 if 2 * bits > highest:
                     raise
