@@ -480,58 +480,6 @@ def test_each_dialect_conforms_to_itself_and_to_no_other(dialect: str) -> None:
         assert report.passed == (other == dialect), (other, str(report))
 
 
-def _unscaled(q: Any, k: Any, v: Any, projection: Any, **params: Any) -> Any:
-    root = q.shape[-1] ** 0.25
-    return favor.favor_attention(q * root, k * root, v, projection, **params)
-
-
-def _mask_ignored(*arrays: Any, mask: Any, **params: Any) -> Any:
-    return favor.favor_attention(*arrays, **params)
-
-
-def _sees_the_next(q: Any, k: Any, v: Any, projection: Any, *, causal: bool, **params: Any) -> Any:
-    if not causal or q.shape[-2] != k.shape[-2]:
-        return favor.favor_attention(q, k, v, projection, causal=causal, **params)
-    turn = [*range(1, q.shape[-2]), q.shape[-2] - 1]
-    return favor.favor_attention(q[..., turn, :], k, v, projection, causal=True, **params)
-
-
-def _masked_keys_in_the_maximum(q: Any, k: Any, v: Any, projection: Any, *, mask: Any, **params: Any) -> Any:
-    if mask is None:
-        return favor.favor_attention(q, k, v, projection, **params)
-    features = [
-        favor.positive_features(x, projection, scaled=True, shift=shift, epsilon=1e-6)
-        for x, shift in ((q, "row"), (k, "head"))
-    ]
-    weights = np.where(mask[..., None, :], features[0] @ np.swapaxes(features[1], -1, -2), 0)
-    return weights @ v / weights.sum(axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("wrong", [_unscaled, _mask_ignored, _sees_the_next, _masked_keys_in_the_maximum])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_realistic_bugs_do_not_conform(wrong: Any, dtype: str) -> None:
-    assert not conformance.check(wrong, "favor_attention", dialect="google-tf", dtype=dtype).passed
-
-
-def _epsilon_outside(x: Any, projection: Any, *, epsilon: float, normalized: bool, **params: Any) -> Any:
-    return favor.positive_features(x, projection, normalized=normalized, **params) + epsilon
-
-
-def _no_half(x: Any, projection: Any, **params: Any) -> Any:
-    scale = np.exp(-np.sum(x * x, axis=-1, keepdims=True) / 2)
-    return favor.positive_features(x, projection, **params) * scale
-
-
-def _not_normalized(x: Any, projection: Any, *, normalized: bool, **params: Any) -> Any:
-    return favor.positive_features(x, projection, normalized=False, **params)
-
-
-@pytest.mark.parametrize("wrong", [_epsilon_outside, _no_half, _not_normalized])
-def test_wrong_features_do_not_conform(wrong: Any) -> None:
-    assert conformance.check(favor.positive_features, "positive_features").passed
-    assert not conformance.check(wrong, "positive_features").passed
-
-
 # --- instruments of the claims ------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refimpl import errors, softmax
-from validation import components, conformance, tolerance, truth
+from validation import components, tolerance, truth
 
 if TYPE_CHECKING:
     from systems import System
@@ -287,70 +287,6 @@ def test_loss_and_gradient_agree_with_spaces(key: str, k: int, shared: Any) -> N
     difference = np.abs(gradient - recorded[f"dlogits{key}"][:, :-1])
     assert np.all(difference <= 2 * (weights + 3 * u) / count)
     assert np.all(recorded[f"dlogits{key}"][:, -1] == 0)
-
-
-# --- conformance: the component catches what goes wrong ------------------------------------------------------------------------
-
-
-def _sort_by(x: Any, k: int, *, first: bool) -> Any:
-    sign = 1 if first else -1
-    order = np.argsort(-x[..., ::sign], axis=-1, kind="stable")[..., :k]
-    kept = np.zeros(x.shape, bool)
-    np.put_along_axis(kept[..., ::sign], order, True, axis=-1)
-    return np.where(kept, np.exp(x - x.max(-1, keepdims=True)), 0).astype(x.dtype)
-
-
-def _normal(e: Any) -> Any:
-    return e / e.sum(-1, keepdims=True)
-
-
-def _soft(x: Any) -> Any:
-    return _normal(np.exp(x - x.max(-1, keepdims=True)))
-
-
-WRONG_WEIGHTS: dict[str, Any] = {
-    "every tie": lambda x, k: _normal(
-        np.where(x >= np.sort(x)[..., ::-1][..., min(k, x.shape[-1]) - 1][..., None], _soft(x), 0)
-    ),
-    "higher index": lambda x, k: _normal(_sort_by(x, k, first=False)),
-    "one too many": lambda x, k: _normal(_sort_by(x, k + 1, first=True)),
-    "not renormalised": lambda x, k: _soft(x) * (_sort_by(x, k, first=True) > 0),
-    "softmax": lambda x, k: _soft(x),
-    "no shift": lambda x, k: _normal(np.where(_sort_by(x, k, first=True) > 0, np.exp(x), 0)),
-}
-
-
-def _at(x: Any, t: Any) -> Any:
-    return np.take_along_axis(x, t[..., None], axis=-1)[..., 0]
-
-
-def _log_sum(x: Any) -> Any:
-    c = x.max(-1)
-    return c + np.log(np.exp(x - c[..., None]).sum(-1))
-
-
-def _top(x: Any, k: int) -> Any:
-    return np.sort(x)[..., ::-1][..., :k]
-
-
-WRONG_LOSSES: dict[str, Any] = {
-    "clamped": lambda x, t, k: np.maximum(_log_sum(_top(x, k)) - np.maximum(_at(x, t), _top(x, k)[..., -1]), 0),
-    "target joins": lambda x, t, k: _log_sum(np.concatenate([_top(x, k), _at(x, t)[..., None]], -1)) - _at(x, t),
-    "full": lambda x, t, k: _log_sum(x) - _at(x, t),
-    "no shift": lambda x, t, k: np.log(np.exp(_top(x, k)).sum(-1)) - _at(x, t),
-    "one too many": lambda x, t, k: _log_sum(_top(x, k + 1)) - _at(x, t),
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_conformance_accepts_the_published_form_and_catches_realistic_bugs(dtype: str) -> None:
-    assert conformance.check(lambda x, k: _normal(_sort_by(x, k, first=True)), "sparse_softmax", dtype=dtype).passed
-    name = "sparse_softmax_cross_entropy"
-    assert conformance.check(lambda x, t, k: _log_sum(_top(x, k)) - _at(x, t), name, dtype=dtype).passed
-    for bug, function in WRONG_WEIGHTS.items():
-        assert not conformance.check(function, "sparse_softmax", dtype=dtype).passed, bug
-    for bug, function in WRONG_LOSSES.items():
-        assert not conformance.check(function, name, dtype=dtype).passed, bug
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------------------

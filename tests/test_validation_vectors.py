@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refimpl.errors import ConfigError, VectorError
-from validation import components, nulls, tolerance, truth, vectors
+from validation import components, mutants, nulls, tolerance, truth, vectors
 from validation.vectors import answers, files, freeze
 from validation.vectors.__main__ import _again
 
@@ -133,6 +133,26 @@ def test_every_null_answer_fails_every_set(op):
         for name in nulls.NULLS if chosen else ():
             missing = all(name not in vector.null_margins[dtype] for vector in chosen)
             assert name == "NaN" or not missing or (name == "the input" and op == "gpt2"), (op, dtype, name)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_mutant_is_killed_by_a_vector_that_names_its_flag(op):
+    for mutant in mutants.mutants(op):
+        suspects = [vector for vector in vectors.load(op).vectors if mutant.flag in vector.flags]
+        assert any(freeze.kills(vector, mutant) for vector in suspects), mutant.name
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_flags_are_explained_and_the_right_twin_passes(op):
+    given_set = vectors.load(op)
+    assert set(given_set.flags) == {flag for vector in given_set.vectors for flag in vector.flags}
+    for name, told in given_set.flags.items():
+        assert told == {"description": mutants.FLAGS[name].description, "effect": mutants.FLAGS[name].effect}
+    for dtype in tolerance.DTYPES if op != "gpt2" else ("float32",):
+        assert all(
+            v.judge(mutants.TWINS[op](*v.positional(dtype), **v.params(dtype)), dtype).passed
+            for v in given_set.select(dtype)
+        )
 
 
 # --- what the dtypes and the truth are --------------------------------------------------------------------------------------------

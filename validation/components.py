@@ -100,9 +100,14 @@ def _resolved(size: float, dtype: str) -> float:
     return min(size, 1 / (16 * tolerance.roundoff(dtype)))
 
 
+# in each dtype, what exp overflows at, and underflows at twice as far below: in float32 where 16 bits are computed in it; inputs resolve it
+_BEYOND_EXP = {"float16": 100.0, "bfloat16": 92.0, "float32": 300.0, "float64": 720.0}
+
+
 def _rows(rng: np.random.Generator, dtype: str) -> dict[str, tuple[str, Any]]:
     """Rows on which exponentials go wrong."""
     large, offset, long = (_resolved(size, dtype) for size in (1e4, 300, 1500))
+    far = _BEYOND_EXP[dtype]
     return {
         "ordinary": ("unit normal", rng.normal(size=(4, 16))),
         "wide": ("spread over 40: all but a few weights are tiny", 20 * rng.normal(size=(3, 32))),
@@ -112,6 +117,10 @@ def _rows(rng: np.random.Generator, dtype: str) -> dict[str, tuple[str, Any]]:
         "single": ("one element: the answer is 1, its logarithm 0", rng.normal(size=(5, 1))),
         "long": (f"{long:g} elements: sums accumulate rounding", rng.normal(size=(1, int(long)))),
         "minute": ("differences near the last bit", 1 + 1e-3 * rng.normal(size=(2, 8))),
+        "apart": (
+            f"a row near {far:g} with one entry at -{far:g}, and a row there: each needs its own maximum",
+            np.array([[far, far - 1, far - 3, -far], [-far, -far - 1, -far - 3, -far - 6]]),
+        ),
     }
 
 
@@ -167,6 +176,18 @@ def _layer_norm_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             1e-5,
         ),
         case("narrow", "width 2: biased and unbiased variance differ by 2", rng.normal(size=(5, 2)), 1e-5),
+        case(
+            "offset",
+            "the mean is far above the deviation: the mean of squares minus its square loses all digits",
+            _resolved(3000, dtype) / 4 + rng.normal(size=(3, 16)),
+            1e-5,
+        ),
+        case(
+            "level",
+            "variance equal to eps: the root is √2 of either",
+            1e-5**0.5 * np.array([[1, -1, 1, -1, -1, 1.0]]),
+            1e-5,
+        ),
     ]
 
 
@@ -177,7 +198,7 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     causal, aligned = np.tril(np.ones((6, 6), bool)), np.tril(np.ones((3, 7), bool), 4)
     padding = np.arange(6) < np.array([6, 4])[:, None, None, None]
     nothing = causal & (np.arange(6) != 0)[:, None]
-    spread = _resolved(60, dtype) / 3
+    spread, far = _resolved(60, dtype) / 3, _BEYOND_EXP[dtype]
     q, k, v = qkv(6, 6, 4)
     loud = (np.abs(q) + 0.5, np.where(np.swapaxes(padding, -1, -2), k, 6e3), v)
     return [
@@ -196,7 +217,26 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         ),
         Case("empty row", "a query that may see nothing gets zeros", qkv(6, 6, 4), {"mask": nothing}),
         Case("one key", "softmax over one key is 1", qkv(1, 1, 16), {"mask": None}),
+        Case(
+            "beyond exp",
+            f"the last query's score with the first key is {far:g}: exp overflows unless shifted",
+            _one_loud_query(*qkv(3, 5, 4), far),
+            {"mask": None},
+        ),
+        Case(
+            "wide",
+            "two keys of width 32: √d is not the root of anything else",
+            _one_loud_query(*qkv(3, 2, 32), 1.0),
+            {"mask": None},
+        ),
     ]
+
+
+def _one_loud_query(q: Any, k: Any, v: Any, score: float) -> tuple[Any, Any, Any]:
+    """The same, but for the last query, which is the first key as long as makes its score with it `score`."""
+    first = k[..., :1, :]
+    loud = score * q.shape[-1] ** 0.5 * first / np.sum(first * first, axis=-1, keepdims=True)
+    return np.concatenate([q[..., :-1, :], loud], axis=-2), k, v
 
 
 def _attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
@@ -209,7 +249,8 @@ def _residual_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         return q, k, v, size * rng.normal(size=(2, 2, n, m))
 
     causal, padding = np.tril(np.ones((6, 6), bool)), np.arange(6) < np.array([6, 4])[:, None, None, None]
-    large = _resolved(40, dtype)
+    nothing = causal & (np.arange(6) != 0)[:, None]
+    large, far = _resolved(40, dtype), _BEYOND_EXP[dtype]
     q, k, v, _ = given(6, 6, 4)
     return [
         Case("full", "previous scores like those of the layer", given(5, 7, 8), {"mask": None, "mean_over": 1}),
@@ -231,6 +272,20 @@ def _residual_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             "first",
             "no layer before: previous scores 0",
             (q, k, v, np.zeros((2, 2, 6, 6))),
+            {"mask": None, "mean_over": 1},
+        ),
+        Case(
+            "loud hidden",
+            "previous scores of 6·10⁴ where the mask hides them: a mask of -10⁴ that they are added to does not",
+            (q, k, v, np.where(padding, rng.normal(size=(2, 2, 6, 6)), 6e4)),
+            {"mask": padding, "mean_over": 1},
+        ),
+        Case("empty row", "a query that may see nothing gets zeros", given(6, 6, 4), {"mask": nothing, "mean_over": 1}),
+        Case("mean of two", "one layer more or less shows", given(4, 6, 4, 2.0), {"mask": None, "mean_over": 2}),
+        Case(
+            "beyond exp",
+            f"previous scores of the last query near {far:g}: exp overflows unless shifted",
+            (q, k, v, rng.normal(size=(2, 2, 6, 6)) + far * (np.arange(6) == 5)[:, None]),
             {"mask": None, "mean_over": 1},
         ),
     ]
@@ -287,6 +342,13 @@ def _hierarchical_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     ]
 
 
+def _hierarchical_throughout(table: Any, at: Any, alpha: float) -> Any:
+    """All positions by the formula, those that are rows of the table too, as in the author's code."""
+    bases = positions.hierarchical_bases(table, alpha)
+    i, j = at // len(table), at % len(table)
+    return exact(alpha, table) * bases[i] + exact(1 - Fraction(alpha), table) * bases[j]
+
+
 def _taylor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     grid = np.concatenate([np.linspace(-16, 8, 49), [0.0, 1e-4, -1e-4]])
     return [
@@ -301,11 +363,10 @@ def _taylor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
 
 
 def _taylor_softmax_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    reversing = "left of the minimum the order reverses"
     return [
-        Case(
-            f"order {order}", "left of the minimum the order reverses", (4 * rng.normal(size=(4, 9)),), {"order": order}
-        )
-        for order in (2, 4, 6)
+        *(Case(f"order {order}", reversing, (4 * rng.normal(size=(4, 9)),), {"order": order}) for order in (2, 4, 6)),
+        Case("ascending", "the largest comes last", (np.linspace(0, 4, 5)[None, :],), {"order": 2}),
     ]
 
 
@@ -318,6 +379,7 @@ def _sparse_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         *(Case(f"last place {k}", "equal entries compete for the last place", (steps,), {"k": k}) for k in (1, 2, 3)),
         Case("all", "k = n is softmax", (rows["ordinary"][1],), {"k": 16}),
         Case("more", "k > n is softmax too", (rows["single"][1],), {"k": 10}),
+        Case("apart", f"{rows['apart'][0]}; k = 2", (rows["apart"][1],), {"k": 2}),
     ]
 
 
@@ -343,7 +405,10 @@ def _sparse_loss_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
                 ("top", "the target is the largest: the loss is near 0", inside),
                 ("bottom", "the target is the smallest, outside the k largest unless k >= n", outside),
             )
-            if tolerance.BITS[dtype] > 16 or (where != "top" and case.id not in ("large", "offset", "minute"))
+            if tolerance.BITS[dtype] > 16
+            or (
+                where != "top" and case.id not in ("large", "offset", "minute") and (case.id, where) != ("apart", "any")
+            )
         ]
     return cases
 
@@ -375,6 +440,8 @@ def _taylor_attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         5 if tolerance.BITS[dtype] > 16 else 2,
     )  # d² terms are added up, and 8 bits do not bear many
     q, k, v = qkv(4, 6, 4)
+    ones = np.ones((1, 1, 1, 4))
+    few = (ones * np.array([[0.5], [1.0], [1.5]]), ones * np.array([[1.0], *5 * [[0.0]]]), np.eye(6, 3)[None, None])
     opposite = -q[..., :1, :] * np.sqrt(4) / np.sum(q[..., :1, :] ** 2, axis=-1, keepdims=True) + 0 * k
     return [
         Case(name, hard, arrays, {"causal": causal})
@@ -390,6 +457,7 @@ def _taylor_attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             ("large causal", f"scores near {large:g}", qkv(6, 6, 4, large), True),
             ("minimum", "scores of -1, where f_2 is smallest and its terms cancel", (q, opposite, v), False),
             ("long", "more positions than one chunk of 128", tuple(a[:1, :1] for a in qkv(133, 133, 2)), True),
+            ("few", "one key of score 1, 2 or 3 beside five of score 0: every coefficient shows", few, False),
         )
     ]
 
@@ -419,13 +487,26 @@ def _random_features_cases(options: dict[str, dict[str, Any]]) -> Callable[[np.r
                 1,
             ),
         }
-        return [
+        drawn = [
             Case(f"{name}-{label}", hard, (x, favor.orthogonal_gaussian(rng, m, x.shape[-1])), params)
             for label, params in options.items()
             for name, (hard, x, m) in places.items()
         ]
+        smallest = (
+            tolerance.smallest_normal("float16") if dtype == "float16" else 0.0
+        )  # epsilon must be a number of the dtype
+        faint = [(label, params) for label, params in options.items() if params.get("shift", "none") != "none"]
+        return drawn + [_faint(*each) for each in faint if each[1].get("epsilon", 0.0) > smallest]
 
     return cases
+
+
+def _faint(label: str, params: dict[str, Any]) -> Case:
+    """Two rows along (1, 1, 1, 1) which, scaled, have exp(-|x|²/2) = epsilon, and less."""
+    lengths = np.sqrt(2 * np.log(1 / params["epsilon"]) * np.array([[1.0], [1.2]]))
+    x, projection = lengths * np.full((1, 1, 4), np.sqrt(2) / 2), [[1.0, 0, 0, 0], [0, -1, 1, 0.5], [0, 0.5, 0, -2]]
+    hard = "features no larger than epsilon: whether it is added, and where"
+    return Case(f"faint-{label}", hard, (x, np.array(projection)), params)
 
 
 _PLAIN: dict[str, Any] = {"scaled": False, "shift": "none", "normalized": True}
@@ -474,11 +555,20 @@ def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         v = columns + rng.normal(size=(2, 2, m, 4))
         return q, k, v, favor.orthogonal_gaussian(rng, 2 if rough else 8, q.shape[-1])
 
+    def placed(keys: Any) -> tuple[Any, ...]:
+        """Two queries and four keys of width 4, given as they are after scaling, and each key's weight as the answer."""
+        q, k = np.sqrt(2) * np.array([[[[-1.0, 0, 0, 0], [0, 0, 0, 0]]]]), np.sqrt(2) * np.asarray(keys)[None, None]
+        return q, k, np.eye(4)[None, None], np.array([[2.0, 0, 0, 0], [0, 1, 0.5, 0]])
+
     padding = np.arange(6) < np.array([6, 4])[:, None, None]
     q, k, v, projection = drawn(6, 6)
     loud = (q, np.where(padding[..., None], k, 20.0), v, projection)
     wide = 2.0 if tolerance.roundoff(dtype) < 2.0**-12 else small
-    return [
+    steep = [[0.0, 0, 0, 0], [0, 0, 0, 2], [-1, 0, 0, 0], [0, -1.5, 0, 0]]  # no exponent is above the first key's
+    faint, fainter = (
+        [[0, 0, 0, np.sqrt(2 * h)] for h in halves] for halves in ((9, 9.5, 10, 12), (13.5, 14, 14.5, 16))
+    )
+    cases = [
         Case(f"{name}-{dialect}", hard, arrays, {"mask": mask, "causal": causal, "dialect": dialect})
         for dialect in favor.dialects
         for name, hard, arrays, mask, causal in (
@@ -487,8 +577,21 @@ def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             ("cached", "three queries at the end of seven keys", drawn(3, 7), None, True),
             ("loud padding", "masked keys must not enter sums nor maxima", loud, padding, False),
             ("wide", f"inputs of scale {wide:.2g}: the epsilons decide", drawn(4, 4, wide), None, True),
+            ("steep", "across and along the projection: scale and |x|²/2 show in 8 bits", placed(steep), None, False),
+            (
+                "one hidden",
+                "the key of the largest weight is masked",
+                placed(steep),
+                np.arange(4)[None, None] > 0,
+                False,
+            ),
+            ("faint", "keys of features near 10⁻⁴: an epsilon as large shows", placed(faint), None, False),
+            ("fainter", "keys of features near 10⁻⁶: an epsilon as large shows", placed(fainter), None, True),
         )
     ]
+    return [
+        case for case in cases if not (rough and case.id.startswith("faint"))
+    ]  # 8 bits of such exponents leave nothing
 
 
 def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str, Any]]:
@@ -579,7 +682,7 @@ COMPONENTS: dict[str, Component] = {
             "f(table, positions, alpha)",
             positions.hierarchical_positions,
             _hierarchical_cases,
-            forms=(_hierarchical_formula,),
+            forms=(_hierarchical_formula, _hierarchical_throughout),
         ),
         Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
         Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),

@@ -143,9 +143,8 @@ def read(op: str, folder: Path = DATA) -> VectorSet:
     with weights_io.open(path.with_suffix(".safetensors")) as tensors:
         arrays = {name: np.array(tensors[name]) for name in tensors}
     _check_sums({name: digest for entry in entries for name, digest in entry["sha256"].items()}, arrays, path)
-    return VectorSet(
-        op, manifest["signature"], manifest["equation"], tuple(_vector(entry, arrays) for entry in entries)
-    )
+    found = tuple(_vector(entry, arrays) for entry in entries)
+    return VectorSet(op, manifest["signature"], manifest["equation"], found, manifest["flags"])
 
 
 def _check_sums(sums: dict[str, str], arrays: dict[str, Any], path: Path) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation import components, tolerance
+from validation import components, mutants, tolerance
 from validation.vectors import answers, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["HAND", "fresh", "frozen"]
+__all__ = ["HAND", "fresh", "frozen", "kills"]
 
 HAND = "by hand"
 WIDER = {
@@ -44,7 +44,9 @@ def frozen(op: str, folder: Path = files.DATA, *, seed: int = 0) -> files.Vector
             telling = _telling(dataclasses.replace(vector, id=f"{op}-{number + 1}"), kept)
             kept += [telling] if telling.dtypes else []
             number += bool(telling.dtypes)
-    return files.VectorSet(op, " ".join(subject.signature.split()), subject.equation, tuple(kept))
+    named = {name: mutants.FLAGS[name] for name in sorted({flag for vector in kept for flag in vector.flags})}
+    flags = {name: {"description": flag.description, "effect": flag.effect} for name, flag in named.items()}
+    return files.VectorSet(op, " ".join(subject.signature.split()), subject.equation, tuple(kept), flags)
 
 
 def _telling(vector: files.Vector, before: list[files.Vector]) -> files.Vector:
@@ -53,8 +55,22 @@ def _telling(vector: files.Vector, before: list[files.Vector]) -> files.Vector:
     known = answers.answered(vector, previous)
     dtypes = tuple(dtype for dtype, found in known.null_margins.items() if all(margin > 1 for margin in found.values()))
     if dtypes in ((), vector.dtypes):
-        return dataclasses.replace(known, dtypes=dtypes)
+        return dataclasses.replace(known, dtypes=dtypes, flags=_caught(known))
     return _telling(dataclasses.replace(vector, dtypes=dtypes), before)
+
+
+def _caught(vector: files.Vector) -> tuple[str, ...]:
+    """The classes of bugs of which some mutant fails on this vector."""
+    return tuple(sorted({m.flag for m in mutants.mutants(vector.id.rpartition("-")[0]) if kills(vector, m)}))
+
+
+def kills(vector: files.Vector, mutant: mutants.Mutant) -> bool:
+    """Whether a mutant's answer is wrong, by its numbers or by its shape or dtype, in some dtype that both are for."""
+    verdicts = []
+    for dtype in set(vector.dtypes) & set(mutant.dtypes):
+        with np.errstate(all="ignore"):
+            verdicts.append(vector.judge(mutant.function(*vector.positional(dtype), **vector.params(dtype)), dtype))
+    return not all(verdict.passed for verdict in verdicts)
 
 
 def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vector]:
