@@ -145,13 +145,13 @@ def hyperbolic_features(x: Any, projection: Any, scaled: bool, shift: str, norma
 
 @scalar
 def relu_features(x: Any, projection: Any, scaled: bool, epsilon: Any, normalized: bool | str) -> Any:
-    """φ_relu of every vector; without a projection u is the vector itself."""
+    """φ_relu of every vector; without a projection u is the vector itself, which Google's TensorFlow code ("inside") does not divide."""
 
     def one(vector: Vector) -> Vector:
         u = _shrunk(vector) if scaled else vector
         u = u if projection is None else _projected(u, projection)
         if normalized == "inside":
-            return _rectified(_divided(u), epsilon)
+            return _rectified(u if projection is None else _divided(u), epsilon)
         return _divided(_rectified(u, epsilon)) if normalized else _rectified(u, epsilon)
 
     return _each(x, one)
