@@ -318,13 +318,6 @@ def _relative_attention(q: Any, k: Any, v: Any, relative: Any, mask: Any) -> Any
     return attention.scaled_dot_product_attention(q, k, v, mask=mask, relative=relative)[0]
 
 
-def _hierarchical_formula(table: Any, at: Any, alpha: float) -> Any:
-    """As published: α u_i + (1-α) u_j, for the rows beyond the table."""
-    bases, n = positions.hierarchical_bases(table, alpha), len(table)
-    made = exact(alpha, table) * bases[at // n] + exact(1 - Fraction(alpha), table) * bases[at % n]
-    return np.where((at < n)[..., None], table[at % n], made)
-
-
 def _hierarchical_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     def case(name: str, hard: str, table: Any, at: Any, alpha: float = 0.4) -> Case:
         return Case(name, hard, (table, np.asarray(at)), {"alpha": alpha})
@@ -682,7 +675,7 @@ COMPONENTS: dict[str, Component] = {
             "f(table, positions, alpha)",
             positions.hierarchical_positions,
             _hierarchical_cases,
-            forms=(_hierarchical_formula, _hierarchical_throughout),
+            forms=(_hierarchical_throughout,),
         ),
         Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
         Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),

@@ -20,7 +20,6 @@ __all__ = ["DATA", "FORMAT", "Vector", "VectorSet", "check_dtype", "load", "name
 
 DATA = Path(__file__).parent / "data"
 FORMAT = 1  # of manifests; a number that a reader does not know is refused
-Known = truth.DoubleDouble
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Vector:
     dtypes: tuple[str, ...]
     arguments: dict[str, Any]
     arrays: tuple[str, ...]  # the arguments that are passed by position
-    expected: Known | None = None
+    expected: truth.DoubleDouble | None = None
     amplification: Any = None  # float64 (...)
     underflow: float = 0.0
     word: str = "within proof"  # what an answer within tolerance is called
