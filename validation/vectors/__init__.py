@@ -14,7 +14,7 @@ where the amplification (of rounding errors, in units of u) is proved or sampled
 
 from __future__ import annotations
 
+from validation.vectors.answers import fresh
 from validation.vectors.files import DATA, Vector, VectorSet, check_dtype, load, names
-from validation.vectors.freeze import fresh
 
 __all__ = ["DATA", "Vector", "VectorSet", "check_dtype", "fresh", "load", "names"]

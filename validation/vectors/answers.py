@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import Any
 
 import numpy as np
 
 from validation import components, nulls, tolerance, truth
+from validation.vectors.files import Vector
 
-if TYPE_CHECKING:
-    from validation.vectors.files import Vector
+__all__ = ["HAND", "answered", "fresh", "truthful", "unanswered"]
 
-__all__ = ["answered"]
+HAND = "by hand"
+
+
+def fresh(op: str, case: components.Case, dtype: str) -> Vector:
+    """A case of today as a vector for one dtype, answered but not numbered."""
+    subject = components.component(op)
+    return truthful(dataclasses.replace(unanswered(subject, case), dtypes=(dtype,)), subject)
+
+
+def unanswered(subject: components.Component, case: components.Case) -> Vector:
+    """A case as a vector without number, dtypes and answer."""
+    named = [value for value in case.params.values() if isinstance(value, str) and value in subject.dialects]
+    arguments = _arguments(subject, case)
+    return Vector(
+        id="",
+        name=case.id,
+        hard=case.hard,
+        origin=HAND,
+        dialect=named[0] if named else None,
+        dtypes=(),
+        arguments=arguments,
+        arrays=tuple(list(arguments)[: len(case.arrays)]),
+    )
+
+
+def _arguments(subject: components.Component, case: components.Case) -> dict[str, Any]:
+    """Every argument of the call by name; floating arrays as float64, whole numbers as int64."""
+    names = list(inspect.signature(subject.definition).parameters)[: len(case.arrays)]
+    return {name: _wide(value) for name, value in (dict(zip(names, case.arrays, strict=True)) | case.params).items()}
+
+
+def _wide(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    return value.astype({"b": np.bool_, "i": np.int64, "u": np.int64}.get(value.dtype.kind, np.float64))
 
 
 def answered(vector: Vector, previous: Any = None) -> Vector:

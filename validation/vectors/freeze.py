@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["HAND", "fresh", "frozen", "kills"]
+__all__ = ["frozen", "kills"]
 
-HAND = "by hand"
 WIDER = {
     "bfloat16": ("bfloat16", "float16", "float32", "float64"),
     "float16": ("float16", "float32", "float64"),
@@ -76,42 +74,9 @@ def kills(vector: files.Vector, mutant: mutants.Mutant) -> bool:
 def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vector]:
     for family, dtypes in WIDER.items():
         for case in subject.trials(family, seed, None):
-            vector = _unanswered(subject, case)
+            vector = answers.unanswered(subject, case)
             exact = [d for d in dtypes if all(_represents(d, value) for value in vector.arguments.values())]
             yield dataclasses.replace(vector, dtypes=tuple(dtype for dtype in tolerance.DTYPES if dtype in exact))
-
-
-def fresh(op: str, case: components.Case, dtype: str) -> files.Vector:
-    """A case of today as a vector for one dtype, answered but not numbered."""
-    subject = components.component(op)
-    return answers.truthful(dataclasses.replace(_unanswered(subject, case), dtypes=(dtype,)), subject)
-
-
-def _unanswered(subject: components.Component, case: components.Case) -> files.Vector:
-    named = [value for value in case.params.values() if isinstance(value, str) and value in subject.dialects]
-    arguments = _arguments(subject, case)
-    return files.Vector(
-        id="",
-        name=case.id,
-        hard=case.hard,
-        origin=HAND,
-        dialect=named[0] if named else None,
-        dtypes=(),
-        arguments=arguments,
-        arrays=tuple(list(arguments)[: len(case.arrays)]),
-    )
-
-
-def _arguments(subject: components.Component, case: components.Case) -> dict[str, Any]:
-    """Every argument of the call by name; floating arrays as float64, whole numbers as int64."""
-    names = list(inspect.signature(subject.definition).parameters)[: len(case.arrays)]
-    return {name: _wide(value) for name, value in (dict(zip(names, case.arrays, strict=True)) | case.params).items()}
-
-
-def _wide(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    return value.astype({"b": np.bool_, "i": np.int64, "u": np.int64}.get(value.dtype.kind, np.float64))
 
 
 def _represents(dtype: str, value: Any) -> bool:
