@@ -50,6 +50,7 @@ __all__ = [
     "encoder_logits",
     "recorded_bert",
     "recorded_gpt2",
+    "recorded_model",
     "unit_budget",
 ]
 
@@ -711,6 +712,14 @@ def recorded_bert(name: str) -> tuple[bert.BertConfig, dict[str, Any]]:
     """A recorded tiny encoder, "bert" or "nezha": its configuration and its parameters (float32, by our names)."""
     model = refimpl.load(RECORDED / ENCODERS[name], backend="numpy", dtype="float32")
     return model.config, model.weights.named()
+
+
+def recorded_model(name: str) -> tuple[Any, dict[str, Any]]:
+    """The model that a component in `MODELS` is of: its configuration and its parameters (float32, by our names)."""
+    if name in ENCODERS:
+        return recorded_bert(name)
+    config, arrays, _ = recorded_gpt2(f"{name}_tiny")
+    return config, arrays
 
 
 def encoder_logits(
