@@ -120,9 +120,9 @@ def multiply_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         pairs["subnormal answers"] = ("rounded to a subnormal", _column(1 + k), _column((1 + k[::-1]) * low / 4))
     if dtype != "float64":
         pairs["overflow"] = (
-            "products beyond the largest number",
-            _column(high * (1 + k)),
-            _column(-8 * high * (2 - k)),
+            "products beyond the largest number beside an ordinary one",
+            _column([*high * (1 + k), 1.25]),
+            _column([*-8 * high * (2 - k), -1.5]),
         )
     cases = [Case(name, hard, (a, b), {"dialect": "ieee"}) for name, (hard, a, b) in pairs.items()]
     return (
@@ -157,7 +157,11 @@ def divide_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         ),
     }
     if dtype != "float64":
-        pairs["overflow"] = ("quotients beyond the largest number", _column(high * (1 + k)), _column((2 - k) / -64))
+        pairs["overflow"] = (
+            "quotients beyond the largest number beside an ordinary one",
+            _column([*high * (1 + k), 1.25]),
+            _column([*(2 - k) / -64, -1.5]),
+        )
     cases = [Case(name, hard, (a, b), {"dialect": "ieee"}) for name, (hard, a, b) in pairs.items()]
     return cases + [
         Case(f"{name}, pam", hard, (a, b), {"dialect": "pam"})
@@ -202,7 +206,7 @@ def exp2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         "underflow": ("far below the smallest number, beside 1", [0.25, 8.0 * fmt.lowest, -0.25]),
     }
     if dtype != "float64":
-        places["overflow"] = ("beyond the largest number", np.array([1, 1.5, 4]) + fmt.highest)
+        places["overflow"] = ("beyond the largest number, beside 1", np.array([1, 1.5, 4, -fmt.highest]) + fmt.highest)
     return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
 
 
