@@ -247,12 +247,12 @@ def divide_chosen(a: Any, b: Any, dialect: str) -> Forms:
 
 
 def log2_chosen(x: Any) -> Forms:
-    """The logarithm on the binades of the exact numbers."""
+    """The logarithm on the binades of the exact numbers, as e + f and as (e - 1) + (1 + f)."""
     e = bits.split(x)[0]
-    return (lambda y: _fraction(y, e) + e,)
+    return (lambda y: _fraction(y, e) + e, lambda y: bits.scaled(np.abs(y), -e) + (e - 1))
 
 
 def exp2_chosen(x: Any) -> Forms:
-    """The power on the intervals of the exact numbers."""
+    """The power on the intervals of the exact numbers, its significand as 1 + (x - n) and as x + (1 - n)."""
     whole = np.floor(x)
-    return (lambda y: bits.scaled(1 + (y - whole), whole),)
+    return (lambda y: bits.scaled(1 + (y - whole), whole), lambda y: bits.scaled(y + (1 - whole), whole))
