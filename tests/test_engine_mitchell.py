@@ -395,19 +395,27 @@ def test_whole_quotients_are_floored_in_the_same_dtype(dtype: str, floating_syst
 
 
 @pytest.mark.parametrize("dtype", WHOLES[:6])
-def test_one_correction_is_exact_where_one_of_the_residues_is_a_power_of_two(
-    dtype: str, floating_system: System
-) -> None:
-    system, x = floating_system, _wholes(dtype, 60, 0)
+def test_one_correction_lies_between_the_product_and_the_exact_one(dtype: str, floating_system: System) -> None:
+    system, x = floating_system, _wholes(dtype, 20, 0)
     a, b = (each.ravel() for each in np.meshgrid(x, x))
     answers = _as_ints(mitchell.corrected_multiply(system.to(a), system.to(b)), system)
     for u, v, got in zip(a.tolist(), b.tolist(), answers, strict=True):
         exact, plain = abs(u * v), abs(_whole_product(u, v))
         assert plain <= abs(got) <= exact <= Fraction(121, 120) * abs(got)
         assert got * u * v >= 0
-        lead = [1 << (abs(n).bit_length() - 1) if n else 0 for n in (u, v)]
-        if all(n and (abs(n) - k).bit_count() <= 1 for n, k in zip((u, v), lead, strict=True)):
-            assert abs(got) == exact or plain * 2 > lead[0] * lead[1] * 4
+
+
+def test_the_correction_of_floats_is_that_of_whole_numbers(system: System) -> None:
+    """Numbers of 11 bits and both signs, moved to other binades: the corrected product has at most 22 bits, and is rounded once."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-2047, 2048, 300, dtype=np.int16) for _ in "ab")
+    exact = mitchell.corrected_multiply(a, b).astype(np.float64)
+    for dtype in system.dtypes:
+        if dtype == "bfloat16":
+            continue  # has no room for the operands
+        x, y = system.floats(a / 2.0**10, dtype), system.floats(b / 2.0**5, dtype)
+        found = system.back(mitchell.corrected_multiply(x, y))
+        assert np.array_equal(found, rounded(exact / 2.0**15, dtype))
 
 
 def test_mixed_widths_are_those_of_the_wider_and_views_are_fine(floating_system: System) -> None:
@@ -437,6 +445,22 @@ def test_all_8_bit_products_are_those_of_the_recorded_hardware(shared: Any, floa
     assert np.array_equal(answer, recorded["table8"])
     a, b = (system.to(recorded["pairs16"][:, k].astype(np.uint16)) for k in (0, 1))
     assert np.array_equal(system.back(mitchell.multiply(a, b)), recorded["pairs16"][:, 2])
+
+
+def test_every_pattern_is_that_of_the_programs_that_add_patterns(recorded: Any) -> None:
+    """1,024 pairs, a quarter of them special, a quarter near the thresholds: piecewise affine multiplication and division, and semiMul."""
+    answers = {name: words.astype(np.uint32) for name, words in recorded("mitchell_programs").items()}
+    a, b = (answers[name].view(np.float32) for name in "ab")
+    with np.errstate(all="ignore"):
+        for function in (mitchell.multiply, mitchell.multiply_bits):
+            assert _same(function(a, b, dialect="pam"), answers["pam"].view(np.float32)), function.__name__
+        assert _same(mitchell.divide(a, b, dialect="pam"), answers["pad"].view(np.float32))
+        assert np.array_equal(mitchell.multiply_bits(a, b, dialect="semimul").view(np.uint32), answers["semimul"])
+        numbers = ~(np.isnan(a) | np.isnan(b))
+        arithmetic = mitchell.multiply(a, b, dialect="semimul")[numbers]
+    assert _same(arithmetic, answers["semimul"].view(np.float32)[numbers])
+    assert len(a) == 1024
+    assert all(0.1 < np.mean(np.isnan(answers[name].view(np.float32))) < 0.6 for name in ("pam", "pad"))
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------------------------
