@@ -104,6 +104,18 @@ def _is_whole(x: Array) -> bool:
     return "int" in str(x.dtype)
 
 
+def _check_whole(dialect: str, given: dict[str, str | None]) -> None:
+    """Raise ConfigError where whole numbers are given rules: they have no edges, and one form, that of hardware."""
+    rules = [f"{name}={value!r}" for name, value in given.items() if value]
+    if dialect not in ("ieee", "hardware") or rules:
+        raise ConfigError(
+            "whole numbers have no edges to choose rules for",
+            where="refimpl.mitchell",
+            expected='the default, or dialect="hardware", which is the same',
+            got=", ".join([f"dialect={dialect!r}", *rules]),
+        )
+
+
 def _check_operands(a: Array, b: Array) -> None:
     """Raise DtypeError unless both are floats of one dtype, balls, or whole numbers of one signedness."""
     for name, x in (("a", a), ("b", b)):
@@ -269,8 +281,9 @@ def multiply(
     Parameters
     ----------
     a, b : arrays that broadcast: floats of one dtype, balls, or whole numbers that are all signed or all unsigned
-    dialect : which set of rules at the edges, of floats and balls: "ieee", "flush", "pam" or "semimul"
-    zeros, subnormals, underflow, overflow, infinities : single rules in place of the dialect's, see `Edges`
+    dialect : which set of rules at the edges, of floats and balls: "ieee", "flush", "pam" or "semimul". Whole numbers have no edges, and one form:
+        "hardware", which need not be named
+    zeros, subnormals, underflow, overflow, infinities : single rules in place of the dialect's, see `Edges`; of floats and balls
 
     Returns
     -------
@@ -285,9 +298,10 @@ def multiply(
         if balls do not decide an exponent, the carry, or a rule.
     """
     _check_operands(a, b)
-    if _is_whole(a):
-        return _whole_product(a, b)
     given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
+    if _is_whole(a):
+        _check_whole(dialect, given | {"infinities": infinities})
+        return _whole_product(a, b)
     return _product(a, b, _edges(dialect, given | {"infinities": infinities}), bits.float_format(a))
 
 
@@ -323,9 +337,10 @@ def divide(
         if a whole divisor is 0, or the most negative number is divided by -1.
     """
     _check_operands(a, b)
-    if _is_whole(a):
-        return _whole_quotient(a, b)
     given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
+    if _is_whole(a):
+        _check_whole(dialect, given | {"infinities": infinities})
+        return _whole_quotient(a, b)
     return _quotient(a, b, _edges(dialect, given | {"infinities": infinities}, quotient=True), bits.float_format(a))
 
 

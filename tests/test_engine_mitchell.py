@@ -513,6 +513,15 @@ def test_bad_input_is_refused_in_words() -> None:
         mitchell.multiply(floats, floats, zeros="none")
     with _refused(errors.ConfigError, "unknown rule", "divide(underflow=), dialect 'semimul'", "'before carry'"):
         mitchell.divide(floats, floats, dialect="semimul")
+    for options in ({"dialect": "pam"}, {"zeros": "positive"}, {"dialect": "hardware", "underflow": "zero"}):
+        for operation in (mitchell.multiply, mitchell.divide):
+            with _refused(
+                errors.ConfigError, "whole numbers have no edges", '"hardware"', next(iter(options.values()))
+            ):
+                operation(wholes, wholes, **options)
+    assert mitchell.multiply(wholes, wholes, dialect="hardware").tolist() == [1, 1]
+    with _refused(errors.ConfigError, "unknown dialect", "'hardware'"):
+        mitchell.multiply(floats, floats, dialect="hardware")
     with _refused(errors.ConfigError, "no form on bits", "flush, pam, semimul", "'ieee'"):
         mitchell.multiply_bits(floats, floats, dialect="ieee")
     with _refused(errors.DtypeError, "1e37", "float32 or wider", "float16"):
