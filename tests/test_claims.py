@@ -150,6 +150,8 @@ BROKEN = [
     ("MITCHELL-2", mitchell, "divide", lambda a, b: ORIGINAL_PRODUCT(a, (1 / b).astype(a.dtype))),
     ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: ORIGINAL_QUOTIENT(a, b) + 1),
     ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: a // b),
+    ("MITCHELL-2.root", mitchell, "square_root", np.sqrt),
+    ("MITCHELL-2.root", mitchell, "square_root", lambda x: np.exp2(mitchell.log2_approx(x) / 2)),
     ("MITCHELL-3", mitchell, "log2_approx", np.log2),
     ("MITCHELL-3", mitchell, "log2_approx", lambda x: np.floor(np.log2(x))),
     ("MITCHELL-4", mitchell, "multiply_bits", lambda a, b: a * b),

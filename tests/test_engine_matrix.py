@@ -163,6 +163,7 @@ def _mitchell_cases() -> list[Case]:
         Case("mitchell-divide", mitchell.divide, pairs),
         Case("mitchell-divide-flush", functools.partial(mitchell.divide, dialect="flush"), pairs),
         Case("mitchell-log2", mitchell.log2_approx, (a,)),
+        Case("mitchell-square-root", mitchell.square_root, (a,)),
         Case("mitchell-exp2", mitchell.exp2_approx, ((2 * np.arange(-8, 8.0) + 0.75) / 4,)),
         Case("mitchell-dot", mitchell.dot, pairs),
         Case("mitchell-matmul", lambda x, y: mitchell.matmul(x, y.T), pairs),

@@ -298,6 +298,7 @@ def test_special_arguments_of_logarithm_and_power(dtype: str) -> None:
 
 
 @example(-(2.0**-60))
+@example(-1.4 * 2.0**-53)  # 1 + x and 2 + x rounded in turn give another number
 @example(-1074.5)
 @example(1023.9999)
 @given(st.floats(-1100, 1024, exclude_max=True))
@@ -306,6 +307,26 @@ def test_the_power_is_rounded_once(x: float) -> None:
     exact = Fraction(2) ** n * (1 + Fraction(x) - n)
     wanted = _nearest(exact, bits.FORMATS["float64"])
     assert mitchell.exp2_approx(np.array([x]))[0] == (math.inf if wanted is None else float(wanted))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_roots_are_powers_of_half_the_logarithm_rounded_once(dtype: str, system: System) -> None:
+    if dtype not in system.dtypes:
+        pytest.skip("no such dtype there")
+    x = _patterns(dtype, 200)
+    with np.errstate(invalid="ignore"):
+        x = x[np.isfinite(x.astype(np.float64)) & (x.astype(np.float64) > 0)]
+    with truth.precision(128):
+        answers = np.asarray(system.back(mitchell.square_root(system.to(x))), np.float64)
+    for value, got in zip(x.astype(np.float64).tolist(), answers.tolist(), strict=True):
+        e, f = _split(Fraction(value))
+        exact = Fraction(2) ** (e // 2) * (1 + (e % 2 + f) / 2)
+        assert got == float(_nearest(exact, bits.FORMATS[dtype]) or math.inf)
+    if not system.is_ball:
+        special = system.floats([0.0, -0.0, -1.0, np.inf, np.nan], dtype)
+        found = np.asarray(system.back(mitchell.square_root(special)), np.float64)
+        assert np.array_equal(found, [0, 0, np.nan, np.inf, np.nan], equal_nan=True)
+        assert np.signbit(found[:2]).tolist() == [False, True]
 
 
 # --- bits -------------------------------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def test_no_check_gets_lost():
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
     expected += (
-        " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor MITCHELL-5 MITCHELL-6 "
+        " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-2.root MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor MITCHELL-5 MITCHELL-6 "
         "MITCHELL-6.hardware MITCHELL-7 SYSTEMS.mitchell_multiply SYSTEMS.mitchell_divide SYSTEMS.mitchell_log2 SYSTEMS.mitchell_exp2"
     )
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)

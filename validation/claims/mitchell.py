@@ -203,6 +203,42 @@ def _whole_quotient(setting: Setting) -> Outcome:
     )
 
 
+ROOTS = (  # in f alone: the excess of (answer)²/x over 1, and what keeps it below 9/8, for even e and for odd e
+    lambda f, g: (4 * (1 + f / 2) ** 2 - 4 * (1 + f), f * f),
+    lambda f, g: (1 + f - 2 * f * f, (1 - f) * (1 + 2 * f)),
+    lambda f, g: ((3 + f) ** 2 - 8 * (1 + f), (1 - f) ** 2),
+    lambda f, g: (9 * (1 + f) - (3 + f) ** 2, f * (3 - f)),
+)
+
+
+@claim(
+    "MITCHELL-2.root",
+    "the unrounded square root by halving the logarithm never falls short of √x, and (answer)²/x is at most 9/8, exactly at x = 2^e with e odd",
+    source=f"{SOURCE}, whose logarithm is halved; this project",
+    method="(answer)²/x - 1 is f²/(4(1+f)), or (1-f)²/(8(1+f)) for odd e; both at most 1/8 by identities; the source on all fractions of float16 "
+    "and bfloat16 and every 16th of float32 with both parities, computed in float64, in exact whole numbers",
+    expected="proved",
+    cases=4 * 9 + 2 * (2**10 + 2**7 + 2**19),
+)
+def _root_error(setting: Setting) -> Outcome:
+    if not _identities(*ROOTS):
+        return Outcome("refuted", 0, "an identity of the proof")
+    cases = len(ROOTS) * len(GRID)
+    for digits, step in ((11, 1), (8, 1), (24, 16)):
+        whole = np.arange(1 << (digits - 1), 1 << digits, step, dtype=np.int64)
+        for odd in (0, 1):
+            x = whole * 2.0 ** (1 - digits + odd)
+            answer = setting.backend.to_numpy(mitchell.square_root(setting.backend.asarray(x)))
+            root = (answer * 2.0**digits).astype(np.int64)  # exactly: digits + 1 bits
+            found, given = root * root, whole << (digits + 1 + odd)
+            right = (found >= given) & (8 * found <= 9 * given) & (root == answer * 2.0**digits)
+            right &= (8 * found == 9 * given) == ((whole == whole[0]) & (odd == 1))
+            cases += right.size
+            if not right.all():
+                return Outcome("refuted", cases, f"{x[~right][0]!r} has the root {answer[~right][0]!r}")
+    return Outcome("proved", cases, "9/8 at x = 2, which has the root 1.5", 1.0)
+
+
 @claim(
     "MITCHELL-3",
     "0 <= log2(1 + f) - f <= 1 - (1 + ln ln 2)/ln 2 = 0.0860713320559..., attained at f = 1/ln 2 - 1 alone",
