@@ -254,6 +254,7 @@ def test_no_check_gets_lost():
     expected += "SPARSE-1 SPARSE-2 SPARSE-3 SPARSE-4 SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
     expected += (
         " PARITY.performer_pytorch PARITY.tf_models PARITY.x_transformers PARITY.x_transformers_top_k PARITY.entmax "
+        "PARITY.jaketae_realformer PARITY.pytorch_loss "
         "PARITY.transformers_bert PARITY.bert4keras_bert PARITY.bert4keras_nezha PARITY.bert4keras_0.9.8 PARITY.bert4keras_0.11.5 "
         "PARITY.outside.performer_pytorch "
         "PARITY.outside.google_jax PARITY.outside.realformer_0.9.8 PARITY.outside.realformer_0.11.5 "
