@@ -260,6 +260,7 @@ def test_no_check_gets_lost():
         "PARITY.outside.google_jax PARITY.outside.realformer_0.9.8 PARITY.outside.realformer_0.11.5 "
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
+    expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 

@@ -1,8 +1,7 @@
 """Record two modules that are on no package index, in float64: jaketae's RealFormer and CoinCheung's Taylor softmax.
 
     python -m pip install -r validation/oracles/requirements-attention.txt
-    python validation/oracles/fetched_torch_modules.py --realformer realformer/core.py \
-        --taylor pytorch_loss/taylor_softmax.py --out validation/recorded
+    python validation/oracles/fetched_torch_modules.py --realformer core.py --taylor taylor_softmax.py --out validation/recorded
 
 Writes `jaketae_realformer` and `pytorch_loss`. The sources are realformer/core.py of github.com/jaketae/realformer at be26f18, and
 pytorch_loss/taylor_softmax.py of github.com/CoinCheung/pytorch-loss at 67d0158, both as they are. The second imports an extension that its version
@@ -21,8 +20,8 @@ import torch
 from recording import deterministic, to_array, write_answers, write_provenance
 
 COMMAND = (
-    "python validation/oracles/fetched_torch_modules.py --realformer realformer/core.py "
-    "--taylor pytorch_loss/taylor_softmax.py --out validation/recorded"
+    "python validation/oracles/fetched_torch_modules.py --realformer core.py --taylor taylor_softmax.py "
+    "--out validation/recorded"
 )
 PACKAGES = ("torch", "safetensors", "numpy")
 SEED = 20201221
