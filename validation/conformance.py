@@ -26,7 +26,7 @@ from validation import components, exchange, tolerance, vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Report", "Row", "assert_conforms", "check", "judge_answers"]
+__all__ = ["Report", "Row", "assert_conforms", "check", "judge_answers", "judged"]
 
 
 WIDTH = 36  # of the column that names the case
@@ -155,9 +155,7 @@ def check(
     vectors.check_dtype(dtype)
     components.component(component)
     cases = vectors.load(component).select(dtype, dialect) if seed is None else _live(component, dialect, dtype, seed)
-    rows = tuple(
-        _row(vector, _answer(function, vector, dtype, convert or (lambda array: array)), dtype) for vector in cases
-    )
+    rows = tuple(judged(function, vector, dtype, convert or (lambda array: array)) for vector in cases)
     return Report(component, dialect, dtype, len(cases), rows)
 
 
@@ -178,6 +176,13 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
         raise VectorError("an answer to a question that was not asked", expected=expected, got=", ".join(strange[:3]))
     rows = tuple(_row(known[name], answers.get(name, "no answer was given"), dtype) for name in asked)
     return Report(component, None, dtype, len(asked), rows)
+
+
+def judged(
+    function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]
+) -> Row:
+    """What `function` says to one vector, and the verdict; what it raises is a verdict too."""
+    return _row(vector, _answer(function, vector, dtype, convert), dtype)
 
 
 def _live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:

@@ -39,6 +39,7 @@ __all__ = [
     "FIRST_ORDER",
     "ULP_BINS",
     "Verdict",
+    "allowed",
     "amplification",
     "budget",
     "judge",
@@ -134,6 +135,11 @@ def budget(amplified: Any, underflowed: float, dtype: str) -> Any:  # (...) -> f
     return np.asarray(amplified, dtype=np.float64) * roundoff(dtype) + _flushed(dtype) * underflowed
 
 
+def allowed(middle: Any, budget: Any, dtype: str) -> Any:  # float64 (...) -> float64 (...)
+    """The whole tolerance of an answer: its budget, the last rounding, and the smallest number that is not flushed."""
+    return np.broadcast_to(budget, middle.shape) + roundoff(dtype) * np.abs(middle) + _flushed(dtype)
+
+
 def _floating(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind not in "biuO"
 
@@ -171,7 +177,7 @@ def judge(got: Any, known: Any, budget: Any, dtype: str, *, word: str = "within 
     if answer.size == 0:
         return Verdict("exact", 0.0, 0.0)
     middle = truth.midpoints(known)
-    tolerance = np.broadcast_to(budget, answer.shape) + roundoff(dtype) * np.abs(middle) + _flushed(dtype)
+    tolerance = allowed(middle, budget, dtype)
     if not np.all((tolerance >= 0) & np.isfinite(tolerance)):
         raise ConfigError("a tolerance must be a number, finite and not negative", got=float(np.max(tolerance)))
     with np.errstate(over="ignore"):
