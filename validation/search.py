@@ -231,7 +231,8 @@ def _bits(value: Any) -> Any:
 def _answered(key: _Key) -> vectors.Vector | str:
     """The call with its proved answer and tolerance, or in a word why it has none."""
     try:
-        vector = vectors.fresh(key.component, key.case, key.dtype)
+        with np.errstate(over="ignore"):
+            vector = vectors.fresh(key.component, key.case, key.dtype)
     except UndecidedError:
         return "undecided"
     except OverflowError:
