@@ -253,7 +253,9 @@ def test_a_marked_test_without_the_argument_is_told(run: Any) -> None:
     result.stdout.fnmatch_lines(["*the vectors have nowhere to go", "*expected: a test with an argument golden_vector"])
 
 
-@pytest.mark.parametrize("hook", ["pytest_collection_modifyitems(items)", "pytest_collection_modifyitems(session, items)"])
+@pytest.mark.parametrize(
+    "hook", ["pytest_collection_modifyitems(items)", "pytest_collection_modifyitems(session, items)"]
+)
 def test_a_collection_that_loses_vectors_fails(run: Any, pytester: pytest.Pytester, hook: str) -> None:
     pytester.makeconftest(f"def {hook}:\n    items[:] = [item for item in items if 'softmax-7-' not in item.name]\n")
     result = run(EACH)

@@ -178,9 +178,7 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
     return Report(component, None, dtype, len(asked), rows)
 
 
-def judged(
-    function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]
-) -> Row:
+def judged(function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]) -> Row:
     """What `function` says to one vector, and the verdict; what it raises is a verdict too."""
     return _row(vector, _answer(function, vector, dtype, convert), dtype)
 

@@ -95,7 +95,12 @@ class Conforms:
     def _record(self, component: str, dialect: str | None, dtype: str, rows: tuple[Row, ...], announced: int) -> None:
         worst = max(rows, key=lambda row: (not row.verdict.passed, row.verdict.multiple))
         passed = sum(row.verdict.passed for row in rows)
-        found = {"cases": len(rows), "announced": announced, "passed": passed == announced, "failed": len(rows) - passed}
+        found = {
+            "cases": len(rows),
+            "announced": announced,
+            "passed": passed == announced,
+            "failed": len(rows) - passed,
+        }
         figures = found | {"worst": _number(worst.verdict.multiple), "worst_case": worst.id or worst.case}
         _add(self.properties, _described(component, dialect, dtype) | figures)
 
@@ -198,7 +203,11 @@ class GoldenVector:
         row = conformance.judged(function, self.vector, self.dtype, convert or (lambda array: array))
         self.judged = True
         figures: dict[str, Any] = {"cases": 1, "announced": self.announced, "passed": row.verdict.passed}
-        figures |= {"failed": int(not row.verdict.passed), "worst": _number(row.verdict.multiple), "worst_case": self.id}
+        figures |= {
+            "failed": int(not row.verdict.passed),
+            "worst": _number(row.verdict.multiple),
+            "worst_case": self.id,
+        }
         _add(self.properties, _described(self.component, self.dialect, self.dtype) | figures)
         if not row.verdict.passed:
             raise AssertionError(f"{self.component}, {self.dtype}: the answer is wrong\n{row}")
@@ -278,7 +287,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Refuse a collection from which golden vectors have vanished without having been deselected."""
     before = _vectors_of(items)
     yield
-    chosen = any("::" in each for each in config.args) or config.getoption("lf", False)  # which leave out without a word
+    chosen = any("::" in each for each in config.args) or config.getoption(
+        "lf", False
+    )  # which leave out without a word
     wanted = before if chosen else config.stash.get(_ANNOUNCED, {})
     after, dropped = _vectors_of(items), config.stash.get(_DESELECTED, {})
     for name, keys in wanted.items():
@@ -301,7 +312,11 @@ def _vectors_of(items: Iterable[pytest.Item]) -> dict[str, set[str]]:
     """The vectors that each test has."""
     found: dict[str, set[str]] = {}
     for item in items:
-        given = item.callspec.params.get(ARGUMENT) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+        given = (
+            item.callspec.params.get(ARGUMENT)
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
         if isinstance(given, GoldenVector):
             found.setdefault(f"{item.parent.nodeid}::{item.originalname}", set()).add(given.key)
     return found
@@ -373,4 +388,3 @@ def _read(value: object) -> dict[str, Any] | None:
     except ValueError:
         return None
     return figures if isinstance(figures, dict) and {"component", "dialect", "dtype"} <= figures.keys() else None
-

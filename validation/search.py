@@ -10,6 +10,7 @@ no call could be answered is an error, not a success. The draws depend on `seed`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "Counterexample", "Outcome", "examine", "search"]
 
 EXAMPLES = 100
+SHRINKING = 200  # calls that are answered after the first failing one, to find a smaller one
 _HELD = 4096  # answered calls that are kept, for the next search of the same component
 
 
@@ -58,7 +60,9 @@ class Counterexample:
         verdict = self.row.verdict
         name = self.component + (f" ({self.vector.dialect})" if self.vector.dialect else "")
         lines = [f"# {name}, {self.dtype}: {verdict.word}, {verdict.multiple:.3g} times the tolerance", *self._got()]
-        lines += [] if self.again else ["# the function does not fail on this input every time: it is not deterministic"]
+        lines += (
+            [] if self.again else ["# the function does not fail on this input every time: it is not deterministic"]
+        )
         return "\n".join([*lines, *self._snippet()])
 
     def _got(self) -> list[str]:
@@ -69,7 +73,9 @@ class Counterexample:
 
     def _snippet(self) -> list[str]:
         vector, named = self.vector, "import ml_dtypes\n" if self.dtype == "bfloat16" else ""
-        call = ", ".join([*vector.arrays, *(f"{name}={name}" for name in vector.arguments if name not in vector.arrays)])
+        call = ", ".join(
+            [*vector.arrays, *(f"{name}={name}" for name in vector.arguments if name not in vector.arrays)]
+        )
         return [
             f"{named}import numpy as np",
             "",
@@ -152,7 +158,7 @@ def examine(
     """
     vectors.check_dtype(dtype)
     _check(component, dialect, examples)
-    trial = _Trial(function, component, dialect, dtype, convert or (lambda array: array))
+    trial = _Trial(function, component, dialect, dtype, convert or (lambda array: array), left=SHRINKING)
     found = _smallest(trial, examples, seed)
     if not trial.answered:
         reasons = ", ".join(f"{count} {reason}" for reason, count in trial.discarded.items())
@@ -181,6 +187,10 @@ def _check(component: str, dialect: str | None, examples: int) -> None:
         raise ConfigError("a search needs examples", expected="examples >= 1", got=examples)
 
 
+class _EnoughError(BaseException):
+    """The counterexample is small enough. Not an Exception, which Hypothesis would take for what the call does."""
+
+
 @dataclass
 class _Trial:
     """The predicate of the search, which counts: whether a drawn call is answered wrongly."""
@@ -193,9 +203,18 @@ class _Trial:
     answered: int = 0
     discarded: dict[str, int] = field(default_factory=dict)
     last: Counterexample | None = None
+    failing: set[_Key] = field(default_factory=set)
+    left: int = 0  # calls that shrinking may still ask for
 
     def __call__(self, case: Case) -> bool:
-        vector = _answered(_Key(self.component, self.dtype, case))
+        key = _Key(self.component, self.dtype, case)
+        self.left -= bool(self.failing)
+        if self.left < 0:
+            raise _EnoughError
+        return self._fails(key)
+
+    def _fails(self, key: _Key) -> bool:
+        vector = _answered(key)
         if isinstance(vector, str):
             self.discarded[vector] = self.discarded.get(vector, 0) + 1
             return False
@@ -203,6 +222,7 @@ class _Trial:
         row = conformance.judged(self.function, vector, self.dtype, self.convert)
         if row.verdict.passed:
             return False
+        self.failing.add(key)
         self.last = Counterexample(self.component, self.dialect, self.dtype, vector, row)
         return True
 
@@ -257,12 +277,12 @@ def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
         max_examples=examples, database=None, deadline=None, verbosity=hypothesis.Verbosity.quiet
     )
     drawn = strategies.calls(trial.component, trial.dtype, trial.dialect)
-    try:
+    with contextlib.suppress(errors.NoSuchExample, errors.Flaky, _EnoughError):
         hypothesis.find(drawn, trial, settings=settings, random=random.Random(seed))
-    except errors.NoSuchExample:
-        return None
-    except errors.Flaky:
-        return dataclasses.replace(trial.last, again=False) if trial.last else None
-    return trial.last
+    return trial.last and _once_more(trial, trial.last)
 
 
+def _once_more(trial: _Trial, found: Counterexample) -> Counterexample:
+    """The counterexample, with what the function says to it when it is asked again."""
+    row = conformance.judged(trial.function, found.vector, trial.dtype, trial.convert)
+    return dataclasses.replace(found, again=not row.verdict.passed)

@@ -58,15 +58,15 @@ def _trials(draw: Draw, subject: components.Component, dtype: str, dialect: str 
 # --- numbers and arrays ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def _numbers(dtype: str, size: float) -> st.SearchStrategy[float]:
     """Numbers of the dtype up to `size`: small whole ones, of full significand, large, next to 1, subnormal, zeros of both signs."""
     info, size = ml_dtypes.finfo(tolerance.DTYPES[dtype]), _round(size, dtype)
-    ordinary = min(size, 2.0)
     hard = [-0.0, 1 + float(info.eps), 1 - float(info.eps) / 2, size, -size, 1e-3, 1e-6, 1e-9]
     hard += [float(info.smallest_subnormal), -float(info.smallest_subnormal), float(info.smallest_normal)]
     drawn = st.one_of(
         st.integers(-4, 4).map(float),
-        st.floats(-ordinary, ordinary),
+        _ordinary(dtype, size),
         st.floats(-size, size),
         st.floats(-size, size).map(lambda x: x / 8),
         st.sampled_from(hard),
@@ -74,28 +74,35 @@ def _numbers(dtype: str, size: float) -> st.SearchStrategy[float]:
     return drawn.map(lambda x: _round(min(max(x, -size), size), dtype))
 
 
+@functools.cache
+def _ordinary(dtype: str, size: float) -> st.SearchStrategy[float]:
+    """Numbers of the dtype as activations are: up to 2, of full significand."""
+    return st.floats(-min(size, 2.0), min(size, 2.0)).map(lambda x: _round(x, dtype))
+
+
 def _round(value: float, dtype: str) -> float:
     return float(tolerance.DTYPES[dtype].type(value))
 
 
-@st.composite
+_KINDS = st.sampled_from(("free", "ordinary", "few", "offset"))
+_PLACES = tuple(st.integers(0, last) for last in range(3))
+_STEPS = st.integers(-6, 6)
+
+
 def _array(draw: Draw, dtype: str, size: float, shape: tuple[int, ...]) -> Any:  # -> float64 (shape)
-    """An array of free entries, of few different ones, or of a common offset and small differences."""
-    count, numbers = math.prod(shape), _numbers(dtype, size)
-    kind = draw(st.sampled_from(("free", "ordinary", "few", "offset")))
-    if kind == "free":
-        entries = draw(st.lists(numbers, min_size=count, max_size=count))
-    elif kind == "ordinary":  # as activations are: nothing dominates
-        near = st.floats(-min(size, 2.0), min(size, 2.0)).map(lambda x: _round(x, dtype))
-        entries = draw(st.lists(near, min_size=count, max_size=count))
-    elif kind == "few":
-        pool = draw(st.lists(numbers, min_size=1, max_size=3))
-        entries = draw(st.lists(st.sampled_from(pool), min_size=count, max_size=count))
-    else:
-        base, steps = draw(numbers), draw(st.lists(st.integers(-6, 6), min_size=count, max_size=count))
+    """An array of free entries, of ordinary ones, of few different ones, or of a common offset and small differences."""
+    every, kind, numbers = range(math.prod(shape)), draw(_KINDS), _numbers(dtype, size)
+    if kind == "few":
+        pool = [draw(numbers) for _ in range(draw(_PLACES[2]) + 1)]
+        entries = [pool[draw(_PLACES[len(pool) - 1])] for _ in every]
+    elif kind == "offset":
+        base = draw(numbers)
         least = float(np.spacing(abs(tolerance.DTYPES[dtype].type(base))))
-        step = draw(st.sampled_from((0.25, 1.0, least, 64 * least)))
-        entries = [_round(min(max(base + step * k, -size), size), dtype) for k in steps]
+        step = (0.25, 1.0, least, 64 * least)[draw(st.integers(0, 3))]
+        entries = [_round(min(max(base + step * draw(_STEPS), -size), size), dtype) for _ in every]
+    else:
+        each = numbers if kind == "free" else _ordinary(dtype, size)
+        entries = [draw(each) for _ in every]
     return np.array(entries, dtype=np.float64).reshape(shape)
 
 
@@ -109,7 +116,7 @@ def _capped(dtype: str, size: float) -> float:
 
 def _one_row_set(draw: Draw, dtype: str, size: float | None = None) -> Any:
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 7)))
-    return draw(_array(dtype, _BEYOND_EXP[dtype] if size is None else size, shape))
+    return _array(draw, dtype, _BEYOND_EXP[dtype] if size is None else size, shape)
 
 
 def _rows(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
@@ -130,19 +137,19 @@ def _sparse_loss(draw: Draw, subject: components.Component, dtype: str, dialect:
 
 def _gelu(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     size = draw(st.sampled_from((6.0, 250.0)))
-    x = draw(_array(dtype, size, (draw(st.integers(1, 5)),)))
+    x = _array(draw, dtype, size, (draw(st.integers(1, 5)),))
     return (x,), {"approximate": dialect or draw(st.sampled_from(subject.dialects))}
 
 
 def _layer_norm(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 6)))
     size = draw(st.sampled_from((1e-2, 4.0, _capped(dtype, 3000.0))))
-    x, (scale, bias) = draw(_array(dtype, size, shape)), (draw(_array(dtype, 4.0, shape[1:])) for _ in range(2))
+    x, (scale, bias) = _array(draw, dtype, size, shape), (_array(draw, dtype, 4.0, shape[1:]) for _ in range(2))
     return (x, scale, bias), {"eps": draw(st.sampled_from((1e-5, 1e-12)))}
 
 
 def _taylor(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
-    x = draw(_array(dtype, 16.0, (draw(st.integers(1, 5)),)))
+    x = _array(draw, dtype, 16.0, (draw(st.integers(1, 5)),))
     return (x,), {"order": draw(st.sampled_from((2, 4, 8, 16)))}
 
 
@@ -154,7 +161,7 @@ def _hierarchical(draw: Draw, subject: components.Component, dtype: str, dialect
     rows, columns = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
     at = draw(st.lists(st.integers(0, rows * rows - 1), min_size=1, max_size=4))
     alpha = draw(st.sampled_from((0.4, 1.5, 0.4375, 0.25)))
-    return (draw(_array(dtype, 100.0, (rows, columns))), np.array(at)), {"alpha": alpha}
+    return (_array(draw, dtype, 100.0, (rows, columns)), np.array(at)), {"alpha": alpha}
 
 
 # --- attention ------------------------------------------------------------------------------------------------------------------
@@ -162,18 +169,23 @@ def _hierarchical(draw: Draw, subject: components.Component, dtype: str, dialect
 
 def _lengths(draw: Draw, widest: int = 4) -> tuple[int, int, int, int, int]:
     """(batch, heads, n, m, d) with n <= m."""
-    batch, heads = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    batch, heads = draw(_PAIRS)
     n, extra, d = draw(st.tuples(st.integers(1, 3), st.integers(0, 3), st.integers(1, widest)))
     return batch, heads, n, n + extra, d
 
 
+_PAIRS = st.sampled_from(((1, 1), (1, 2), (2, 1)))
+
+
 def _mask(draw: Draw, batch: int, n: int, m: int) -> Any:
-    """No mask, the lower triangle, padding of each sequence, or any mask at all, rows that see nothing among them."""
-    kind = draw(st.sampled_from(("none", "causal", "padding", "any")))
+    """No mask, the lower triangle, padding of each sequence, a query that sees nothing, or any mask at all."""
+    kind = draw(st.sampled_from(("none", "causal", "padding", "blind", "any")))
     if kind == "none":
         return None
     if kind == "causal":
         return np.tril(np.ones((n, m), bool), m - n)
+    if kind == "blind":
+        return np.tril(np.ones((n, m), bool), m - n) & (np.arange(n) != draw(st.integers(0, n - 1)))[:, None]
     if kind == "padding":
         kept = draw(st.lists(st.integers(1, m), min_size=batch, max_size=batch))
         return np.arange(m) < np.array(kept)[:, None, None, None]
@@ -189,8 +201,8 @@ def _hidden(mask: Any, n: int, m: int) -> Any:
 def _qkv(draw: Draw, dtype: str, lengths: tuple[int, ...]) -> tuple[Any, Any, Any]:
     batch, heads, n, m, d = lengths
     size = draw(st.sampled_from((2.0, 8.0 if dtype == "bfloat16" else 16.0, _capped(dtype, 100.0))))
-    q = draw(_array(dtype, size, (batch, heads, n, d)))
-    k, v = (draw(_array(dtype, each, (batch, heads, m, d))) for each in (min(size, 16.0), 8.0))
+    q = _array(draw, dtype, size, (batch, heads, n, d))
+    k, v = (_array(draw, dtype, each, (batch, heads, m, d)) for each in (min(size, 16.0), 8.0))
     return q, k, v
 
 
@@ -205,7 +217,7 @@ def _attention(draw: Draw, subject: components.Component, dtype: str, dialect: s
 def _residual(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     batch, heads, n, m, d = lengths = _lengths(draw)
     (q, k, v), mask = _qkv(draw, dtype, lengths), _mask(draw, batch, n, m)
-    previous = draw(_array(dtype, draw(st.sampled_from((2.0, _capped(dtype, 300.0)))), (batch, heads, n, m)))
+    previous = _array(draw, dtype, draw(st.sampled_from((2.0, _capped(dtype, 300.0)))), (batch, heads, n, m))
     if mask is not None and draw(st.booleans()):
         previous = np.where(mask, previous, 6e4)
     return (q, k, v, previous), {"mask": mask, "mean_over": draw(st.sampled_from((1, 2, 36)))}
@@ -214,7 +226,7 @@ def _residual(draw: Draw, subject: components.Component, dtype: str, dialect: st
 def _relative(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     batch, heads, n, m, _ = _lengths(draw)
     lengths = (batch, heads, n, m, draw(st.sampled_from((2, 4))))  # sines and cosines come in pairs
-    relative = draw(_array(dtype, 4.0, (n, m, lengths[-1])))
+    relative = _array(draw, dtype, 4.0, (n, m, lengths[-1]))
     return (*_qkv(draw, dtype, lengths), relative), {"mask": _mask(draw, batch, n, m)}
 
 
@@ -239,17 +251,15 @@ def _features(draw: Draw, subject: components.Component, dtype: str, dialect: st
     named = _named(subject.name, dtype)
     batch, n, m, d = draw(st.tuples(st.integers(1, 2), *(st.integers(1, 4) for _ in range(3))))
     size = 3.0 if dtype in _LONG else 1.5
-    x, projection = draw(_array(dtype, size, (batch, n, d))), draw(_array(dtype, 2.0, (m, d)))
+    x, projection = _array(draw, dtype, size, (batch, n, d)), _array(draw, dtype, 2.0, (m, d))
     return (x, projection), dict(draw(st.sampled_from(named)))
 
 
 def _favor(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     batch, heads, n, m, d = _lengths(draw)
     size = 3.0 if dtype in _LONG else 1.0
-    q, k, v = (
-        draw(_array(dtype, each, (batch, heads, rows, d))) for each, rows in ((size, n), (size, m), (8.0, m))
-    )
-    projection = draw(_array(dtype, 2.0, (draw(st.integers(1, 4)), d)))
+    q, k, v = (_array(draw, dtype, each, (batch, heads, rows, d)) for each, rows in ((size, n), (size, m), (8.0, m)))
+    projection = _array(draw, dtype, 2.0, (draw(st.integers(1, 4)), d))
     masks = st.lists(st.booleans(), min_size=batch * m, max_size=batch * m).map(
         lambda bits: np.array(bits).reshape(batch, 1, m)
     )
@@ -273,8 +283,6 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "taylor_attention": _taylor_attention,
     "sparse_softmax": _sparse,
     "sparse_softmax_cross_entropy": _sparse_loss,
-    **dict.fromkeys(
-        ("positive_features", "trigonometric_features", "hyperbolic_features", "relu_features"), _features
-    ),
+    **dict.fromkeys(("positive_features", "trigonometric_features", "hyperbolic_features", "relu_features"), _features),
     "favor_attention": _favor,
 }

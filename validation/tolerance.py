@@ -192,8 +192,11 @@ def judge(got: Any, known: Any, budget: Any, dtype: str, *, word: str = "within 
         raise ConfigError("a tolerance must be a number, finite and not negative", got=float(np.max(tolerance)))
     with np.errstate(over="ignore"):
         rounded = middle.astype(DTYPES[dtype])
-    overflows = np.isinf(rounded.astype(np.float64))  # there infinity is the correct answer, and the only one
-    error = np.where(overflows & (answer == rounded), 0.0, truth.upper_distance(known, answer))
+        furthest = (middle + np.copysign(tolerance, middle)).astype(DTYPES[dtype])
+    overflows = np.isinf(
+        furthest.astype(np.float64)
+    )  # what is within the tolerance rounds to infinity there: it is a right answer
+    error = np.where(overflows & (answer == furthest), 0.0, truth.upper_distance(known, answer))
     with np.errstate(invalid="ignore", over="ignore"):
         multiple = np.where(np.isfinite(error), error / tolerance, np.inf)
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(multiple)), answer.shape))
