@@ -3,9 +3,10 @@
     found = validation.search.search(my_softmax, "softmax", dtype="float32")
     print(found)                    # None, or the smallest failing call as a snippet of Python
 
-Every drawn call is answered as a golden vector is (`validation.vectors.fresh`): a definition in ball arithmetic, and a derived tolerance. Some calls
-have no answer: a branch that stays undecided, a result or a tolerance that float64 cannot hold. They are counted in the outcome, and a search in which
-no call could be answered is an error, not a success. The draws depend on `seed` alone, so that a search that found something finds it again.
+Every drawn call is answered as a golden vector is (`validation.vectors.fresh`): a definition in ball arithmetic, and a derived tolerance. Some
+calls have no answer: a branch that stays undecided, a result or a tolerance that float64 cannot hold. They are counted in the outcome, and a search
+in which no call could be answered is an error, not a success. The draws depend on `seed` and
+the version of Hypothesis alone, so that what a search found it finds again.
 """
 
 from __future__ import annotations

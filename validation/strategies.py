@@ -1,9 +1,9 @@
 """Hypothesis strategies of calls: for each component, tiny inputs of its own kinds, which shrink to simple ones.
 
-`calls(component, dtype)` draws `components.Case`s whose floating arrays hold numbers of the dtype. The values are those on which implementations
-go wrong: whole numbers and full significands, large magnitudes, common offsets with differences near the last bit, ties, signed zeros, subnormals;
-the shapes have lengths from 1; masks hide single keys, padding, the future, or everything. Magnitudes are limited to what the component is meant for, so
-that a right implementation, which may square or exponentiate, answers every one of them.
+`calls(component, dtype)` draws `components.Case`s whose floating arrays hold numbers of the dtype. The values are those on which
+implementations go wrong: whole numbers and full significands, large magnitudes, common offsets with differences near the last bit, ties, signed
+zeros, subnormals; the shapes have lengths from 1; masks hide single keys, padding, the future, or everything. Magnitudes are limited to what the
+component is meant for, so that a right implementation, which may square or exponentiate, answers every one of them.
 
 A component that has no strategy here draws trials of its own (`Component.trials`) with a drawn seed.
 """
@@ -207,7 +207,7 @@ def _qkv(draw: Draw, dtype: str, lengths: tuple[int, ...]) -> tuple[Any, Any, An
 
 
 def _attention(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
-    batch, heads, n, m, d = lengths = _lengths(draw)
+    batch, _, n, m, _ = lengths = _lengths(draw)
     (q, k, v), mask = _qkv(draw, dtype, lengths), _mask(draw, batch, n, m)
     if mask is not None and draw(st.booleans()):
         k = np.where(_hidden(mask, n, m), 6e3, k)  # padding may hold anything, and must not count
@@ -215,7 +215,7 @@ def _attention(draw: Draw, subject: components.Component, dtype: str, dialect: s
 
 
 def _residual(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
-    batch, heads, n, m, d = lengths = _lengths(draw)
+    batch, heads, n, m, _ = lengths = _lengths(draw)
     (q, k, v), mask = _qkv(draw, dtype, lengths), _mask(draw, batch, n, m)
     previous = _array(draw, dtype, draw(st.sampled_from((2.0, _capped(dtype, 300.0)))), (batch, heads, n, m))
     if mask is not None and draw(st.booleans()):

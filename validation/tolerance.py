@@ -2,16 +2,17 @@
 
 *Proved.* For one component, the error budget of a dtype with p significant bits is the radius that the definition's own result has in ball
 arithmetic of p - 2 bits on inputs known to p bits (radius u·|x|, u = 2^-p), taken to first order: the run is made with sixty bits more, and its
-radius multiplied by 2^60, so that balls of few bits do not swallow each other, on midpoints of full length, so that the first operation on them is not
-exact by accident. An inexact operation at p - 2 bits adds at least two units in the last
+radius multiplied by 2^60, so that balls of few bits do not swallow each other, on midpoints of full length, so that the first operation on them
+is not exact by accident. An inexact operation at p - 2 bits adds at least two units in the last
 place of a p-bit number, which is what the elementary functions of current libraries, on processors and GPUs, are documented to err by at most
 (exp, log, tanh, erf); the inputs' share covers implementations that scale or reorder before they round. To it are added u·|truth| for the
 last rounding and, since balls do not underflow and hardware may flush, one smallest normal number (in float16, which nothing flushes, one
 smallest subnormal) for each element that a result sums over, times the largest of the factors that it may be multiplied with.
 Where several published forms of a component round differently, the largest of their budgets counts. After a first operation midpoints are short
-again, and a sum of them may be exact, so that its rounding is not counted: 1e-3 + 2e-6 in relu features. The published vectors have been derived so and
-stay as they are; answers that are proved on the spot (`validation.vectors.fresh`) also count a run whose midpoints stay long. What this cannot see: a first-order model
-says nothing about roundings that do not happen in the definition's own form, and a wide budget of a 16-bit dtype hides small bugs.
+again, and a sum of them may be exact, so that its rounding is not counted: 1e-3 + 2e-6 in relu features. The published vectors have been derived
+so and stay as they are; answers that are proved on the spot (`validation.vectors.fresh`) also count a run whose midpoints stay long. What this
+cannot see: a first-order model says nothing about roundings that do not happen in the definition's own form, and a wide budget of a 16-bit dtype
+hides small bugs.
 
 *Sampled.* Through a whole network those radii explode, so the budget is a number of standard deviations of perturbed arithmetic
 (`validation.perturbed`), with its confidence.
