@@ -26,7 +26,7 @@ from validation import components, exchange, tolerance, vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "live"]
+__all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "judged", "live"]
 
 
 WIDTH = 36  # of the column that names the case
@@ -168,9 +168,7 @@ def check_on(
     convert: Callable[[Any], Any] | None = None,
 ) -> Report:
     """`check` on vectors that are there already; arguments as there."""
-    rows = tuple(
-        _row(vector, _answer(function, vector, dtype, convert or (lambda array: array)), dtype) for vector in cases
-    )
+    rows = tuple(judged(function, vector, dtype, convert or (lambda array: array)) for vector in cases)
     return Report(component, dialect, dtype, len(cases), rows)
 
 
@@ -191,6 +189,11 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
         raise VectorError("an answer to a question that was not asked", expected=expected, got=", ".join(strange[:3]))
     rows = tuple(_row(known[name], answers.get(name, "no answer was given"), dtype) for name in asked)
     return Report(component, None, dtype, len(asked), rows)
+
+
+def judged(function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]) -> Row:
+    """What `function` says to one vector, and the verdict; what it raises is a verdict too."""
+    return _row(vector, _answer(function, vector, dtype, convert), dtype)
 
 
 def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
