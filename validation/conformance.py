@@ -15,16 +15,16 @@ that is). It needs no trust in this project's own floats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refimpl.errors import VectorError
-from validation import components, exchange, tolerance, vectors
+from validation import components, diagnosis, exchange, tolerance, vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Report", "Row", "assert_conforms", "check", "judge_answers"]
 
@@ -70,6 +70,7 @@ class Report:
     dtype: str
     announced: int
     rows: tuple[Row, ...]
+    diagnosis: diagnosis.Diagnosis | None = None  # what explains the answers, where they are wrong
 
     @property
     def passed(self) -> bool:
@@ -96,7 +97,8 @@ class Report:
         name = self.component + (f" ({self.dialect})" if self.dialect else "")
         head = f"{name}, {self.dtype}: {'conforms' if self.passed else 'DOES NOT CONFORM'}, {good} of {self.announced} cases"
         columns = f"{'case':<{WIDTH}} {'verdict':<14} {'error/tol':>9}"
-        return "\n".join([head, columns, *map(str, self.rows), *self._histogram()])
+        told = [str(self.diagnosis)] if self.diagnosis else []
+        return "\n".join([head, columns, *map(str, self.rows), *self._histogram(), *told])
 
     def _histogram(self) -> list[str]:
         found = {name: count for name, count in self.ulps.items() if count}
@@ -123,7 +125,8 @@ class Report:
             for row in self.rows
         ]
         described = {"component": self.component, "dialect": self.dialect, "dtype": self.dtype, "passed": self.passed}
-        return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows}
+        told = self.diagnosis.as_json() if self.diagnosis else None
+        return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows, "diagnosis": told}
 
 
 def check(
@@ -155,10 +158,8 @@ def check(
     vectors.check_dtype(dtype)
     components.component(component)
     cases = vectors.load(component).select(dtype, dialect) if seed is None else _live(component, dialect, dtype, seed)
-    rows = tuple(
-        _row(vector, _answer(function, vector, dtype, convert or (lambda array: array)), dtype) for vector in cases
-    )
-    return Report(component, dialect, dtype, len(cases), rows)
+    answers = [_answer(function, vector, dtype, convert or (lambda array: array)) for vector in cases]
+    return _report(component, dialect, dtype, cases, answers)
 
 
 def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iterable[str]) -> Report:
@@ -176,8 +177,24 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
     if strange:
         expected = f"ids of {component} in {dtype}: {', '.join(list(known)[:2])}, ..."
         raise VectorError("an answer to a question that was not asked", expected=expected, got=", ".join(strange[:3]))
-    rows = tuple(_row(known[name], answers.get(name, "no answer was given"), dtype) for name in asked)
-    return Report(component, None, dtype, len(asked), rows)
+    given = [answers.get(name, "no answer was given") for name in asked]
+    return _report(component, None, dtype, [known[name] for name in asked], given)
+
+
+def _report(
+    component: str, dialect: str | None, dtype: str, cases: Sequence[vectors.Vector], answers: Sequence[Any]
+) -> Report:
+    """The verdicts, and what explains the answers if some are wrong."""
+    rows = tuple(_row(vector, answer, dtype) for vector, answer in zip(cases, answers, strict=True))
+    report = Report(component, dialect, dtype, len(cases), rows)
+    if report.passed:
+        return report
+    trials = [
+        diagnosis.Trial(vector, np.asarray(answer), row.verdict)
+        for vector, answer, row in zip(cases, answers, rows, strict=True)
+        if not isinstance(answer, Exception | str)
+    ]
+    return replace(report, diagnosis=diagnosis.explain(component, dtype, trials))
 
 
 def _live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
