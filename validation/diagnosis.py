@@ -54,6 +54,8 @@ COINCIDENCE = 1e-3  # what fits by accident with a larger chance is not said to 
 POSSIBLE = 1e-1  # and with one larger than this is not named
 SHOWN = 6  # explanations that are printed
 PARTIAL = 3  # partial ones that are kept
+SCREEN = 16  # failing cases on which all candidates are tried
+CLOSELY = 5  # candidates that are then tried on all cases, if none fits everywhere
 NEARBY = 1e3  # how many tolerances off an answer may be for its sensitivity to rounding to be looked at
 LOST = ("wrong-shape", "dtype-leak")  # flags of bugs that are no matter of numbers
 SIGNIFICANT = {24: "float32", 11: "float16 or TF32", 8: "bfloat16"}
@@ -400,18 +402,50 @@ _NULLS = tuple(
 
 
 def _explanations(component: str, cases: Sequence[_Judged], dtype: str, failing: int) -> list[Explanation]:
-    candidates, found = _candidates(component), []
+    """The complete explanations; without any, the partial ones among those that come nearest."""
+    candidates = _candidates(component)
     wrong, right = ([case for case in cases if case.passed is passed] for passed in (False, True))
     rows, lost = (sum(int(count(case.lost)) for case in cases) for count in (np.size, np.count_nonzero))
     each_lost = math.log2(math.comb(rows, lost)) / max(lost, 1)
-    for candidate in candidates:
-        fitting = [fit for case in wrong if (fit := _fit(candidate, case, dtype)) is not None]
+    near = _screened(candidates, wrong, dtype)
+
+    @functools.cache
+    def fit(place: int, case: int) -> _Fit | None:
+        return _fit(near[place], wrong[case], dtype)
+
+    @functools.cache
+    def agrees(place: int, case: int) -> bool:
+        return _agreement(near[place], right[case], dtype) is not None
+
+    def everywhere(place: int) -> bool:
+        return all(fit(place, i) for i in range(len(wrong))) and all(agrees(place, i) for i in range(len(right)))
+
+    complete = [place for place in range(len(near)) if len(wrong) == failing and everywhere(place)]
+    found = []
+    for place in complete or range(min(len(near), CLOSELY)):
+        fitting = [each for i in range(len(wrong)) if (each := fit(place, i)) is not None]
         chance = len(candidates) * _chance(fitting, each_lost)
         if fitting and chance <= POSSIBLE:
-            against = sum(_agreement(candidate, case, dtype) is None for case in right)
-            told = (candidate.description, candidate.effect, against, chance)
-            found.append(Explanation(candidate.kind, candidate.name, candidate.flag, len(fitting), failing, *told))
+            each, against = near[place], sum(not agrees(place, i) for i in range(len(right)))
+            told = (each.description, each.effect, against, chance)
+            found.append(Explanation(each.kind, each.name, each.flag, len(fitting), failing, *told))
     return _once(found)
+
+
+def _screened(candidates: Sequence[_Candidate], wrong: Sequence[_Judged], dtype: str) -> list[_Candidate]:
+    """The candidates that come near the answers in some of a few failing cases, evenly chosen, nearest first: only they are looked at closely."""
+    few = [wrong[i * len(wrong) // SCREEN] for i in range(SCREEN)] if len(wrong) > SCREEN else wrong
+    scores = [(sum(_nearness(candidate, case, dtype) for case in few), candidate) for candidate in candidates]
+    near = [(score, candidate) for score, candidate in scores if score > 0]
+    return [candidate for _, candidate in sorted(near, key=lambda each: -each[0])]
+
+
+def _nearness(candidate: _Candidate, case: _Judged, dtype: str) -> float:
+    """2 for a case in which a candidate agrees, 1 for one in which it might."""
+    compared = _compared(candidate, case, dtype, dtype)
+    if compared is None and candidate.scalable and dtype != "float64":
+        compared = _compared(candidate, case, "float64", dtype)
+    return 0.0 if compared is None else 2.0 if np.all(compared[2] <= compared[1]) else 1.0
 
 
 def _chance(fits: Sequence[_Fit], each_lost: float) -> float:
@@ -475,23 +509,31 @@ def _fit(candidate: _Candidate, case: _Judged, dtype: str) -> _Fit | None:
 def _agreement(candidate: _Candidate, case: _Judged, dtype: str) -> tuple[Any, Any, Any] | None:
     """What the candidate says, T, and its distance from the answer, if it agrees with it; None if not."""
     for kind in dict.fromkeys((dtype, "float64")) if candidate.scalable else (dtype,):
-        said = _said(candidate, case.vector, kind, dtype)
-        if said is None or said.shape != case.answer.shape:
-            return None
-        if not _same_patterns(said, case.answer):
+        compared = _compared(candidate, case, kind, dtype)
+        if compared is None:
             continue
-        finite = np.isfinite(said)
-        number = np.where(finite, said, 0.0)
-        gap = np.where(finite, np.abs(np.where(finite, case.answer, 0.0) - number), 0.0)
-        bound = np.where(finite, case.fixed + tolerance.roundoff(dtype) * np.abs(number), np.inf)
+        said, bound, gap = compared
         if np.all(gap <= bound):
-            return said, bound, gap
-        if not candidate.scalable or not np.all(gap <= NEARBY * bound):
-            return None
+            return compared
         bound = bound + 2 * _sensitivity(candidate, case.vector, dtype, said)
         if np.all(gap <= bound):
             return said, bound, gap
     return None
+
+
+def _compared(candidate: _Candidate, case: _Judged, kind: str, dtype: str) -> tuple[Any, Any, Any] | None:
+    """What the candidate says, T but for its sensitivity, and its distance from the answer; None if that is too far for any sensitivity."""
+    said = _said(candidate, case.vector, kind, dtype)
+    if said is None or said.shape != case.answer.shape or not _same_patterns(said, case.answer):
+        return None
+    finite = np.isfinite(said)
+    number = np.where(finite, said, 0.0)
+    gap = np.where(finite, np.abs(np.where(finite, case.answer, 0.0) - number), 0.0)
+    bound = np.where(finite, case.fixed + tolerance.roundoff(dtype) * np.abs(number), np.inf)
+    if np.all(gap <= bound):
+        return said, bound, gap
+    nearer = case.passed or 2 * np.max(gap) <= np.max(case.error)  # than the truth is, or it explains nothing
+    return (said, bound, gap) if candidate.scalable and nearer and np.all(gap <= NEARBY * bound) else None
 
 
 def _same_patterns(one: Any, other: Any) -> bool:
