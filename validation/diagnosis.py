@@ -1,8 +1,8 @@
 """Which known convention or bug explains wrong answers: candidates are run on the same inputs and compared with what was answered.
 
 A *candidate* is a mutant of the component (`validation.mutants`), another of its dialects, or an answer that computes nothing. Let a be the answer
-to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that does not
-agree, in float64 (an implementation may compute in more bits than it answers in).
+to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that overflows, in
+float64 too (an implementation may compute in more bits than it answers in).
 
 *Agreement.* The answer and the candidate's twin are two evaluations of one function, and may differ by their roundings. These are
 
@@ -46,7 +46,7 @@ from refimpl.errors import VectorError
 from validation import components, tolerance, truth, vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["COINCIDENCE", "Diagnosis", "Explanation", "Trial", "diagnose", "explain"]
 
@@ -54,7 +54,7 @@ COINCIDENCE = 1e-3  # what fits by accident with a larger chance is not said to 
 POSSIBLE = 1e-1  # and with one larger than this is not named
 SHOWN = 6  # explanations that are printed
 PARTIAL = 3  # partial ones that are kept
-SCREEN = 16  # failing cases on which all candidates are tried
+SCREEN = 12  # failing cases on which all candidates are tried
 CLOSELY = 5  # candidates that are then tried on all cases, if none fits everywhere
 NEARBY = 1e3  # how many tolerances off an answer may be for its sensitivity to rounding to be looked at
 LOST = ("wrong-shape", "dtype-leak")  # flags of bugs that are no matter of numbers
@@ -196,8 +196,9 @@ def explain(component: str, dtype: str, trials: Iterable[Trial]) -> Diagnosis:
     judged = _judged(numbers, dtype)
     own += _few_bits(judged, dtype, failing)
     found = [] if all(case.passed for case in judged) else _explanations(component, judged, dtype, failing)
-    ranked = _ranked([*own, *found])
-    remark = "" if any(each.complete for each in ranked) else _remark(judged, dtype)
+    ranked = _ranked([*own, *(each for each in found if each.chance <= POSSIBLE)])
+    weak = [each.name for each in found if each.complete and each.chance > POSSIBLE]
+    remark = "" if any(each.complete for each in ranked) else _remark(judged, dtype, weak)
     return Diagnosis(component, dtype, failing, len(given), tuple(ranked), remark)
 
 
@@ -337,8 +338,10 @@ def _within(case: _Judged, bits: int, dtype: str) -> Any:
     )
 
 
-def _remark(cases: Sequence[_Judged], dtype: str) -> str:
-    """To how many bits all answers are right, if to some."""
+def _remark(cases: Sequence[_Judged], dtype: str, weak: Sequence[str]) -> str:
+    """What fits, but perhaps by accident; or else to how many bits all answers are right, if to some."""
+    if weak:
+        return f"so few numbers are wrong, by so little, that what fits may do so by accident: {', '.join(weak[:PARTIAL])}"
     for bits, name in SIGNIFICANT.items():
         if bits < tolerance.BITS[dtype] and all(np.all(case.error <= _within(case, bits, dtype)) for case in cases):
             return f"the answers are as right as arithmetic with {bits} significant bits ({name}) makes them"
@@ -425,7 +428,7 @@ def _explanations(component: str, cases: Sequence[_Judged], dtype: str, failing:
     for place in complete or range(min(len(near), CLOSELY)):
         fitting = [each for i in range(len(wrong)) if (each := fit(place, i)) is not None]
         chance = len(candidates) * _chance(fitting, each_lost)
-        if fitting and chance <= POSSIBLE:
+        if fitting:
             each, against = near[place], sum(not agrees(place, i) for i in range(len(right)))
             told = (each.description, each.effect, against, chance)
             found.append(Explanation(each.kind, each.name, each.flag, len(fitting), failing, *told))
@@ -442,10 +445,8 @@ def _screened(candidates: Sequence[_Candidate], wrong: Sequence[_Judged], dtype:
 
 def _nearness(candidate: _Candidate, case: _Judged, dtype: str) -> float:
     """2 for a case in which a candidate agrees, 1 for one in which it might."""
-    compared = _compared(candidate, case, dtype, dtype)
-    if compared is None and candidate.scalable and dtype != "float64":
-        compared = _compared(candidate, case, "float64", dtype)
-    return 0.0 if compared is None else 2.0 if np.all(compared[2] <= compared[1]) else 1.0
+    found = [2.0 if np.all(gap <= bound) else 1.0 for _, bound, gap in _comparisons(candidate, case, dtype)]
+    return max(found, default=0.0)
 
 
 def _chance(fits: Sequence[_Fit], each_lost: float) -> float:
@@ -508,32 +509,32 @@ def _fit(candidate: _Candidate, case: _Judged, dtype: str) -> _Fit | None:
 
 def _agreement(candidate: _Candidate, case: _Judged, dtype: str) -> tuple[Any, Any, Any] | None:
     """What the candidate says, T, and its distance from the answer, if it agrees with it; None if not."""
-    for kind in dict.fromkeys((dtype, "float64")) if candidate.scalable else (dtype,):
-        compared = _compared(candidate, case, kind, dtype)
-        if compared is None:
-            continue
-        said, bound, gap = compared
-        if np.all(gap <= bound):
-            return compared
-        bound = bound + 2 * _sensitivity(candidate, case.vector, dtype, said)
+    for said, bound, gap in _comparisons(candidate, case, dtype):
         if np.all(gap <= bound):
             return said, bound, gap
+        wider = bound + 2 * _sensitivity(candidate, case.vector, dtype, said)
+        if np.all(gap <= wider):
+            return said, wider, gap
     return None
 
 
-def _compared(candidate: _Candidate, case: _Judged, kind: str, dtype: str) -> tuple[Any, Any, Any] | None:
-    """What the candidate says, T but for its sensitivity, and its distance from the answer; None if that is too far for any sensitivity."""
-    said = _said(candidate, case.vector, kind, dtype)
-    if said is None or said.shape != case.answer.shape or not _same_patterns(said, case.answer):
-        return None
-    finite = np.isfinite(said)
-    number = np.where(finite, said, 0.0)
-    gap = np.where(finite, np.abs(np.where(finite, case.answer, 0.0) - number), 0.0)
-    bound = np.where(finite, case.fixed + tolerance.roundoff(dtype) * np.abs(number), np.inf)
-    if np.all(gap <= bound):
-        return said, bound, gap
-    nearer = case.passed or 2 * np.max(gap) <= np.max(case.error)  # than the truth is, or it explains nothing
-    return (said, bound, gap) if candidate.scalable and nearer and np.all(gap <= NEARBY * bound) else None
+def _comparisons(candidate: _Candidate, case: _Judged, dtype: str) -> Iterator[tuple[Any, Any, Any]]:
+    """What the candidate says, T but for its sensitivity, and its distance from the answer, unless that is too far for any sensitivity."""
+    for kind in dict.fromkeys((dtype, "float64")) if candidate.scalable else (dtype,):
+        said = _said(candidate, case.vector, kind, dtype)
+        if said is None or said.shape != case.answer.shape:
+            return
+        finite = np.isfinite(said)
+        if _same_patterns(said, case.answer):
+            number = np.where(finite, said, 0.0)
+            gap = np.where(finite, np.abs(np.where(finite, case.answer, 0.0) - number), 0.0)
+            bound = np.where(finite, case.fixed + tolerance.roundoff(dtype) * np.abs(number), np.inf)
+            nearer = case.passed or 2 * np.max(gap) <= np.max(case.error)  # than the truth is, or it explains nothing
+            near = candidate.scalable and nearer and np.all(gap <= NEARBY * bound)
+            if near or np.all(gap <= bound):
+                yield said, bound, gap
+        if np.all(finite):
+            return  # only what overflowed is another matter in float64
 
 
 def _same_patterns(one: Any, other: Any) -> bool:
