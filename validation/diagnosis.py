@@ -1,16 +1,16 @@
 """Which known convention or bug explains wrong answers: candidates are run on the same inputs and compared with what was answered.
 
 A *candidate* is a mutant of the component (`validation.mutants`), another of its dialects, or an answer that computes nothing. Let a be the answer
-to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that overflows, in
-float64 too (an implementation may compute in more bits than it answers in).
+to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that overflows
+or comes near, in float64 too (an implementation may compute in more bits than it answers in).
 
 *Agreement.* The answer and the candidate's twin are two evaluations of one function, and may differ by their roundings. These are
 
-    T = u (amplification + |c|) + s (underflow + 1) + 2 max_k |c_k - c|
+    T = u (amplification + |c|) + s (underflow + 1) + 4 max_k |c_k - c|
 
-the vector's own tolerance, its last rounding taken at c, and twice the largest change of c in three evaluations on inputs moved by at most one
-unit in the last place: a bug may amplify roundings more than the right function does, by a factor that no derivation for the right one knows. The
-last term is computed only where |a - c| is above the first two. The candidate agrees where |a - c| <= T everywhere and where NaN and the infinities
+the vector's own tolerance, its last rounding taken at c, and four times the largest change of c in three evaluations on inputs moved by at most one
+unit in the last place, which is u |x| at least: a bug may amplify roundings more than the right function does, by a factor that no derivation for the
+right one knows, and an operation may err by two units, 4u. The last term is computed only where |a - c| is above the first two. The candidate agrees where |a - c| <= T everywhere and where NaN and the infinities
 of both are at the same places.
 
 *Explanation.* A candidate explains a failing case if it agrees and the truth does not: at some place where |a - y| > t(y), also |c - y| > T. It is
@@ -512,7 +512,7 @@ def _agreement(candidate: _Candidate, case: _Judged, dtype: str) -> tuple[Any, A
     for said, bound, gap in _comparisons(candidate, case, dtype):
         if np.all(gap <= bound):
             return said, bound, gap
-        wider = bound + 2 * _sensitivity(candidate, case.vector, dtype, said)
+        wider = bound + 4 * _sensitivity(candidate, case.vector, dtype, said)
         if np.all(gap <= wider):
             return said, wider, gap
     return None
@@ -533,8 +533,10 @@ def _comparisons(candidate: _Candidate, case: _Judged, dtype: str) -> Iterator[t
             near = candidate.scalable and nearer and np.all(gap <= NEARBY * bound)
             if near or np.all(gap <= bound):
                 yield said, bound, gap
-        if np.all(finite):
-            return  # only what overflowed is another matter in float64
+            if not nearer:
+                return
+        elif np.all(finite):
+            return  # what neither overflowed nor came near is no other matter in float64
 
 
 def _same_patterns(one: Any, other: Any) -> bool:
