@@ -131,15 +131,22 @@ def _to_odd(rounded: Any, error: Any) -> Any:
     return np.where(np.isfinite(error) & (error != 0) & even, nudged, rounded)
 
 
+def _quantum(x: Any, dtype: str) -> Any:  # (...) -> float64 (...)
+    """The unit in the last place of float64 numbers in a 16-bit dtype; for float16 with as many bits everywhere, as if its range had no end."""
+    exponent = np.frexp(x)[1]
+    if dtype == "bfloat16":
+        exponent = np.maximum(exponent, math.frexp(tolerance.smallest_normal(dtype))[1])
+    return np.exp2(exponent - float(tolerance.BITS[dtype]))
+
+
 def _rounder(dtype: str) -> Callable[[Any], Any]:
-    """The rounding of float64 numbers to the nearest of a 16-bit dtype, in float64."""
-    info, bits = ml_dtypes.finfo(tolerance.DTYPES[dtype]), tolerance.BITS[dtype]
-    lowest, largest = math.frexp(float(info.smallest_normal))[1], float(info.max)
+    """The rounding of float64 numbers to the bits of a 16-bit dtype, in float64."""
+    largest = float(ml_dtypes.finfo(tolerance.DTYPES["bfloat16"]).max)
 
     def rounded(x: Any) -> Any:
-        quantum = np.exp2(np.maximum(np.frexp(x)[1], lowest) - float(bits))
-        with np.errstate(invalid="ignore"):
-            near = np.where(np.isfinite(x), np.rint(np.where(np.isfinite(x), x, 0) / quantum) * quantum, x)
+        finite = np.where(np.isfinite(x), x, 0)
+        quantum = _quantum(finite, dtype)
+        near = np.where(np.isfinite(x), np.rint(finite / quantum) * quantum, x)
         return np.where(np.abs(near) > largest, np.copysign(np.inf, near), near)
 
     return rounded
@@ -301,8 +308,10 @@ class Arithmetic:
     def _next(self, x: Any, towards: Any) -> Any:
         if not self.grid:
             return np.nextafter(x, towards.astype(x.dtype))
-        kind = tolerance.DTYPES[self.grid]
-        return np.nextafter(x.astype(kind), towards.astype(kind)).astype(np.float64)
+        away = np.sign(towards) == np.where(x == 0, np.sign(towards), np.sign(x))
+        quantum = np.where(np.isfinite(x), _quantum(np.where(np.isfinite(x), x, 0), self.grid), 0)
+        below = np.abs(np.frexp(x)[0]) == 0.5  # towards 0, the neighbour of a power of two is half as far
+        return x + np.sign(towards) * np.where(below & ~away, quantum / 2, quantum)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(xp, name)
@@ -449,8 +458,9 @@ def _evaluations(component: str, dtype: str) -> dict[str, Callable[..., Any]]:
     if kind.itemsize == 2:
         chosen = {name: each for name, each in _arithmetics(0.0).items() if name in ("as written", "sums forward", "FMA")}
         found |= {f"float32: {name}": _under(component, each, np.float32) for name, each in chosen.items()}
+        throughout = f"{tolerance.BITS[dtype]} bits throughout"
         every = {name: dataclasses.replace(each, grid=dtype) for name, each in _arithmetics(flush).items()}
-        found |= {f"{dtype} throughout: {name}": _under(component, each, np.float64) for name, each in every.items() if not each.wide}
+        found |= {f"{throughout}: {name}": _under(component, each, np.float64) for name, each in every.items() if not each.wide}
     else:
         found |= {name: _under(component, each, kind) for name, each in _arithmetics(flush).items()}
     forms = {name: _once_rounded(form) for name, form in _FORMS.get(component, {}).items()}
@@ -602,6 +612,7 @@ _FORMS = {name: {"explicit, in NumPy": _twin(name)} | _OF_EACH.get(name, {}) for
 # --- measuring ----------------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def spread(component: str, dtype: str = "float32") -> Spread:
     """How far every legal evaluation of a component is from the truth, on all golden vectors, as a multiple of the tolerance.
 
