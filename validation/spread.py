@@ -133,9 +133,8 @@ def _to_odd(rounded: Any, error: Any) -> Any:
 
 def _quantum(x: Any, dtype: str) -> Any:  # (...) -> float64 (...)
     """The unit in the last place of float64 numbers in a 16-bit dtype; for float16 with as many bits everywhere, as if its range had no end."""
-    exponent = np.frexp(x)[1]
-    if dtype == "bfloat16":
-        exponent = np.maximum(exponent, math.frexp(tolerance.smallest_normal(dtype))[1])
+    lowest = math.frexp(tolerance.smallest_normal("bfloat16"))[1]
+    exponent = np.maximum(np.where(x == 0, lowest, np.frexp(x)[1]), lowest)
     return np.exp2(exponent - float(tolerance.BITS[dtype]))
 
 
@@ -302,7 +301,9 @@ class Arithmetic:
         steps = self._rng.integers(-1, 2, x.shape) if self.ulps is None else np.full(x.shape, self.ulps)
         towards = np.where(steps > 0, np.inf, -np.inf)
         for short in (steps * (exact - rounded) > 0, steps != 0):  # to the directed rounding first, then one further
-            rounded = np.where(short & ~settled, self._next(rounded, towards), rounded)
+            further = self._next(rounded, towards)
+            within = np.abs(further.astype(np.float64)) <= np.exp2(np.frexp(exact)[1].astype(np.float64))  # beyond, units are larger
+            rounded = np.where(short & ~settled & within, further, rounded)
         return rounded
 
     def _next(self, x: Any, towards: Any) -> Any:
