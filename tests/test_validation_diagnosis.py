@@ -81,7 +81,9 @@ def logarithm_of_softmax(x: Any) -> Any:
 
 def norm_with_ddof(x: Any, scale: Any, bias: Any, eps: float) -> Any:
     with np.errstate(all="ignore"):
-        return ((x - np.mean(x, -1, keepdims=True)) / np.sqrt(np.var(x, -1, ddof=1, keepdims=True) + eps) * scale + bias).astype(x.dtype)
+        return (
+            (x - np.mean(x, -1, keepdims=True)) / np.sqrt(np.var(x, -1, ddof=1, keepdims=True) + eps) * scale + bias
+        ).astype(x.dtype)
 
 
 def norm_with_eps_outside(x: Any, scale: Any, bias: Any, eps: float) -> Any:
@@ -108,7 +110,9 @@ def quick_gelu(x: Any, approximate: str) -> Any:
     return (x * scipy.special.expit(1.702 * x.astype(np.float64))).astype(x.dtype)
 
 
-def _attend(q: Any, k: Any, v: Any, mask: Any, *, divisor: float | None = None, add: Any = None, low: float | None = None) -> Any:
+def _attend(
+    q: Any, k: Any, v: Any, mask: Any, *, divisor: float | None = None, add: Any = None, low: float | None = None
+) -> Any:
     """Attention one query at a time in float64, keys that may not be seen left out."""
     b, h, n, d = q.shape
     m, out = k.shape[2], np.zeros((b, h, n, v.shape[3]))
@@ -247,7 +251,9 @@ def test_an_independent_bug_is_named(function: Any, component: str, flag: str) -
 @pytest.mark.parametrize(
     ("function", "component", "flag"),
     [each for each in INDEPENDENT if each[1] in ("attention", "residual_attention", "taylor_attention")],
-    ids=[each[0].__name__ for each in INDEPENDENT if each[1] in ("attention", "residual_attention", "taylor_attention")],
+    ids=[
+        each[0].__name__ for each in INDEPENDENT if each[1] in ("attention", "residual_attention", "taylor_attention")
+    ],
 )
 def test_an_independent_bug_is_named_in_other_dtypes(function: Any, component: str, flag: str, dtype: str) -> None:
     found = validation.check(function, component, dtype=dtype).diagnosis
@@ -282,7 +288,9 @@ def test_what_is_right_has_no_diagnosis() -> None:
     assert report.diagnosis is None
     assert "diagnosis" not in str(report)
     assert report.as_json()["diagnosis"] is None
-    answers = {v.id: mutants.TWINS["softmax"](*v.positional("float32")) for v in vectors.load("softmax").select("float32")}
+    answers = {
+        v.id: mutants.TWINS["softmax"](*v.positional("float32")) for v in vectors.load("softmax").select("float32")
+    }
     assert diagnosis.diagnose("softmax", "float32", answers).failing == 0
 
 
@@ -322,7 +330,9 @@ def test_what_cannot_be_told_apart_is_listed_together() -> None:
     assert "2 known causes, which cannot be told apart by these answers:" in text
     assert "-10⁹ added [additive-mask]" in text
     assert "mean where nothing is allowed [fully-masked-row]" in text
-    text = str(validation.check(_bug("hierarchical_positions", "i and j exchanged"), "hierarchical_positions").diagnosis)
+    text = str(
+        validation.check(_bug("hierarchical_positions", "i and j exchanged"), "hierarchical_positions").diagnosis
+    )
     assert "cannot be told apart by these answers, all of the class exchanged:" in text
 
 
@@ -378,7 +388,9 @@ def test_another_dtype_or_shape_explains_itself() -> None:
     def kept(x: Any) -> Any:
         return mutants.TWINS["logsumexp"](x)[..., None]
 
-    assert "the answer is float64 where float32 was given [dtype-leak]" in str(validation.check(wide, "softmax").diagnosis)
+    assert "the answer is float64 where float32 was given [dtype-leak]" in str(
+        validation.check(wide, "softmax").diagnosis
+    )
     text = str(validation.check(kept, "logsumexp").diagnosis)
     assert "the answer has the shape with an axis of length 1 too many [wrong-shape]" in text
 
@@ -423,7 +435,8 @@ def test_what_is_nearly_right_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "name"), [(lambda x: np.zeros_like(x), "zeros"), (lambda x: x * np.nan, "NaN"), (lambda x: x, "the input")]
+    ("answer", "name"),
+    [(lambda x: np.zeros_like(x), "zeros"), (lambda x: x * np.nan, "NaN"), (lambda x: x, "the input")],
 )
 def test_null_answers_are_called_what_they_are(answer: Any, name: str) -> None:
     found = validation.check(answer, "softmax").diagnosis
@@ -452,7 +465,9 @@ def test_files_and_the_pipe_are_diagnosed_too() -> None:
 
 
 def test_answers_to_unknown_vectors_are_refused() -> None:
-    with pytest.raises(errors.VectorError, match=r"an answer to a question that was not asked(.|\n)*softmax-1, (.|\n)*'?softmax-0"):
+    with pytest.raises(
+        errors.VectorError, match=r"an answer to a question that was not asked(.|\n)*softmax-1, (.|\n)*'?softmax-0"
+    ):
         diagnosis.diagnose("softmax", "float32", {"softmax-0": np.zeros(3, np.float32)})
     with pytest.raises(errors.ConfigError, match="no such dialect"):
         diagnosis.diagnose("gelu", "float32", {}, dialect="erf")

@@ -21,7 +21,9 @@ from refimpl.vectors_cli import app
 from validation import components, spread, tolerance, vectors
 
 LARGE = ("favor_attention", "gpt2")  # what takes seconds is evaluated in two dtypes
-CHOSEN = [(n, d) for n in components.COMPONENTS for d in tolerance.DTYPES if n not in LARGE or d in ("float32", "bfloat16")]
+CHOSEN = [
+    (n, d) for n in components.COMPONENTS for d in tolerance.DTYPES if n not in LARGE or d in ("float32", "bfloat16")
+]
 
 
 # --- containment ------------------------------------------------------------------------------------------------------------------
@@ -101,7 +103,11 @@ def _nearest(exact: Fraction, dtype: Any) -> float:
 def test_a_fused_multiply_add_is_rounded_once(dtype: Any, data: Any) -> None:
     number = st.builds(lambda m, e: math.ldexp(m, e), st.integers(-(2**24) + 1, 2**24 - 1), st.integers(-30, 6))
     a, b = (dtype(data.draw(number)) for _ in range(2))
-    near = float(a) * float(b) * data.draw(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-8, -1e8, 2.0**-24, -(2.0**24), 2.0**-52]))
+    near = (
+        float(a)
+        * float(b)
+        * data.draw(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-8, -1e8, 2.0**-24, -(2.0**24), 2.0**-52]))
+    )
     c = dtype(data.draw(st.one_of(number, st.just(near), st.just(-near))))
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
     assert float(spread.fused_multiply_add(*(np.array([each]) for each in (a, b, c)))[0]) == _nearest(exact, dtype)
@@ -138,7 +144,10 @@ def test_sums_add_every_term_once_in_their_own_order(order: str, n: int) -> None
 
 def test_orders_of_summation_differ() -> None:
     x = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
-    sums = {o: spread.Arithmetic(o).sum(spread.Arithmetic(o).wrap(x)).array.tobytes() for o in ("forward", "backward", "pairs", "lanes", "random")}
+    sums = {
+        o: spread.Arithmetic(o).sum(spread.Arithmetic(o).wrap(x)).array.tobytes()
+        for o in ("forward", "backward", "pairs", "lanes", "random")
+    }
     assert len(set(sums.values())) == 5
     wide = spread.Arithmetic(wide=True)
     exact = np.array([math.fsum(row) for row in x.astype(np.float64)]).astype(np.float32)
@@ -171,8 +180,13 @@ def test_functions_err_by_one_to_two_units(name: str, dtype: Any, grid: str | No
             unit = 2.0 ** (math.frexp(truth)[1] - bits)
             away = ulps * (float(answer) - truth) / unit
             assert 0 <= away <= 2.01, (value, away)
-            beside_power = abs(math.frexp(truth)[0]) > 1 - 2.0 ** (2 - bits) or abs(math.frexp(truth)[0]) < 0.5 + 2.0 ** (2 - bits)
-            assert away >= 0.99 or beside_power, (value, away)  # past a power of two the next number is too far, before it half as far
+            beside_power = abs(math.frexp(truth)[0]) > 1 - 2.0 ** (2 - bits) or abs(
+                math.frexp(truth)[0]
+            ) < 0.5 + 2.0 ** (2 - bits)
+            assert away >= 0.99 or beside_power, (
+                value,
+                away,
+            )  # past a power of two the next number is too far, before it half as far
 
 
 def test_what_every_library_has_exact_stays_exact() -> None:
@@ -198,7 +212,9 @@ def test_definitions_run_unchanged_under_an_arithmetic() -> None:
     assert np.array_equal(softmax.softmax(plain.wrap(x)).array, softmax.softmax(x))
     assert np.array_equal(taylor.exp_taylor(plain.wrap(x), 4).array, taylor.exp_taylor(x, 4))
     given_ = (x, np.ones(8), np.zeros(8))
-    assert np.array_equal(normalization.layer_norm(*map(plain.wrap, given_), 1e-5).array, normalization.layer_norm(*given_, 1e-5))
+    assert np.array_equal(
+        normalization.layer_norm(*map(plain.wrap, given_), 1e-5).array, normalization.layer_norm(*given_, 1e-5)
+    )
     forward = functools.partial(softmax.softmax)(spread.Arithmetic("backward").wrap(x)).array
     assert not np.array_equal(forward, softmax.softmax(x))
 
@@ -211,7 +227,9 @@ def test_a_spread_tells_its_widest_evaluation_and_where() -> None:
     assert found.widest.multiple == max(row.multiple for row in found.rows)
     assert found.widest.where.startswith("softmax-")
     assert found.widest.ulps is not None
-    assert sum(found.widest.ulps.values()) == sum(v.expected.high.size for v in vectors.load("softmax").select("float32"))
+    assert sum(found.widest.ulps.values()) == sum(
+        v.expected.high.size for v in vectors.load("softmax").select("float32")
+    )
     assert f"{found.widest.multiple:.3f} of its tolerance" in str(found)
     assert json.loads(json.dumps(found.as_json()))["contained"] is True
 
@@ -234,7 +252,9 @@ def test_the_command_prints_a_table_and_json() -> None:
 
 
 def test_a_tolerance_that_is_too_tight_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors.Vector, "budget", lambda self, dtype: tolerance.budget(self.amplification / 8, self.underflow, dtype))
+    monkeypatch.setattr(
+        vectors.Vector, "budget", lambda self, dtype: tolerance.budget(self.amplification / 8, self.underflow, dtype)
+    )
     found = spread.spread.__wrapped__("log_softmax", "float32")
     assert not found.contained
     monkeypatch.setattr(spread, "spread", lambda op, dtype: found)

@@ -70,7 +70,9 @@ def main(
         for each in named if verbose else ():
             if each.word != WORDS[0]:
                 told = ", ".join(other.name for other in each.diagnosis.explanations) or each.diagnosis.remark
-                out.print(f"{op}: {each.mutant.name} [{each.word}]: {told}", markup=False, highlight=False, soft_wrap=True)
+                out.print(
+                    f"{op}: {each.mutant.name} [{each.word}]: {told}", markup=False, highlight=False, soft_wrap=True
+                )
     table.add_row("all", str(total.total()), *(str(total[each]) for each in WORDS))
     out.print(table)
 

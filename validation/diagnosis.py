@@ -205,7 +205,14 @@ def explain(component: str, dtype: str, trials: Iterable[Trial]) -> Diagnosis:
 def _ranked(found: list[Explanation]) -> list[Explanation]:
     """Complete ones first, then by what they explain less what contradicts them; a few partial ones if there is no complete one."""
     ranked = sorted(
-        found, key=lambda each: (not each.complete, not each.sure, each.contradicted - each.explains, each.kind != "dialect", each.chance)
+        found,
+        key=lambda each: (
+            not each.complete,
+            not each.sure,
+            each.contradicted - each.explains,
+            each.kind != "dialect",
+            each.chance,
+        ),
     )
     complete = [each for each in ranked if each.complete]
     return complete or ranked[:PARTIAL]
@@ -228,7 +235,9 @@ def _formed(trials: Sequence[Trial], dtype: str, failing: int) -> tuple[list[Exp
         if answer.dtype != kind:
             names.append(("dtype-leak", f"the answer is {answer.dtype} where {dtype} was given"))
         reshaped = None
-        if answer.size == math.prod(shape) and (answer.dtype.kind == "f" or answer.dtype == tolerance.DTYPES["bfloat16"]):
+        if answer.size == math.prod(shape) and (
+            answer.dtype.kind == "f" or answer.dtype == tolerance.DTYPES["bfloat16"]
+        ):
             with np.errstate(over="ignore"):
                 reshaped = answer.astype(kind).reshape(shape)
             formed.append(Trial(trial.vector, reshaped, trial.vector.judge(reshaped, dtype)))
@@ -310,13 +319,20 @@ def _few_bits(cases: Sequence[_Judged], dtype: str, failing: int) -> list[Explan
     for bits, name in sorted(SIGNIFICANT.items()):
         if bits >= tolerance.BITS[dtype] or not wrong:
             continue
-        short = [case for case in wrong if _has_bits(case.answer, bits) and np.all(case.error <= _within(case, bits, dtype))]
+        short = [
+            case for case in wrong if _has_bits(case.answer, bits) and np.all(case.error <= _within(case, bits, dtype))
+        ]
         spare = tolerance.BITS[dtype] - bits
         telling = spare * sum(int(np.sum(~_has_few(case.answer))) for case in short)
         if short and telling > -math.log2(COINCIDENCE):
-            described, effect = f"answers have {bits} significant bits, as those of {name} have", _flag("low-precision")[1]
+            described, effect = (
+                f"answers have {bits} significant bits, as those of {name} have",
+                _flag("low-precision")[1],
+            )
             title = f"rounded to {bits} bits ({name})"
-            return [Explanation("bug", title, "low-precision", len(short), failing, described, effect, 0, 2.0**-telling)]
+            return [
+                Explanation("bug", title, "low-precision", len(short), failing, described, effect, 0, 2.0**-telling)
+            ]
     return []
 
 
@@ -341,7 +357,9 @@ def _within(case: _Judged, bits: int, dtype: str) -> Any:
 def _remark(cases: Sequence[_Judged], dtype: str, weak: Sequence[str]) -> str:
     """What fits, but perhaps by accident; or else to how many bits all answers are right, if to some."""
     if weak:
-        return f"so few numbers are wrong, by so little, that what fits may do so by accident: {', '.join(weak[:PARTIAL])}"
+        return (
+            f"so few numbers are wrong, by so little, that what fits may do so by accident: {', '.join(weak[:PARTIAL])}"
+        )
     for bits, name in SIGNIFICANT.items():
         if bits < tolerance.BITS[dtype] and all(np.all(case.error <= _within(case, bits, dtype)) for case in cases):
             return f"the answers are as right as arithmetic with {bits} significant bits ({name}) makes them"
@@ -377,7 +395,9 @@ def _dialects(component: str) -> tuple[_Candidate, ...]:
 
     def candidate(name: str) -> _Candidate:
         def says(vector: vectors.Vector, dtype: str) -> Any:
-            asked = {p: name if v in subject.dialects else v for p, v in vector.params(dtype).items() if isinstance(v, str)}
+            asked = {
+                p: name if v in subject.dialects else v for p, v in vector.params(dtype).items() if isinstance(v, str)
+            }
             return subject.definition(*vector.positional(dtype), **(vector.params(dtype) | asked))
 
         others = f"the conventions of {name}, whichever were asked for"
@@ -453,7 +473,9 @@ def _chance(fits: Sequence[_Fit], each_lost: float) -> float:
     """A bound of the probability that one candidate agrees so well by accident: the derivation is above."""
     rows, windows, gaps = (sum(getattr(fit, name) for fit in fits) for name in ("rows", "windows", "gaps"))
     near = float(gammaincc(rows, gaps * math.log(2))) if rows else 1.0
-    return min(2 * min(2.0 ** -min(windows, 1000), near), 1.0) * 2.0 ** -min(each_lost * sum(fit.lost for fit in fits), 1000)
+    return min(2 * min(2.0 ** -min(windows, 1000), near), 1.0) * 2.0 ** -min(
+        each_lost * sum(fit.lost for fit in fits), 1000
+    )
 
 
 def _once(found: list[Explanation]) -> list[Explanation]:
@@ -468,9 +490,7 @@ def _once(found: list[Explanation]) -> list[Explanation]:
     flags = {each.flag for each in found if each.name in again}
     kept = [each for each in found if each.name not in again or each.kind == "dialect"]
     flag = flags.pop() if len(flags) == 1 else "dialect"
-    return [
-        each if each.kind == "bug" else Explanation(**(asdict(each) | {"flag": flag})) for each in kept
-    ]
+    return [each if each.kind == "bug" else Explanation(**(asdict(each) | {"flag": flag})) for each in kept]
 
 
 def _spoken_by(name: str, flag: str | None) -> tuple[str, ...]:
@@ -504,7 +524,12 @@ def _fit(candidate: _Candidate, case: _Judged, dtype: str) -> _Fit | None:
     wrong = _of_rows(np.any, apart) & ~case.lost
     if not np.any(wrong | case.lost):
         return None
-    return _Fit(int(np.sum(wrong)), float(np.sum(windows[wrong])), float(np.sum(np.maximum(gaps[wrong], 0))), int(np.sum(case.lost)))
+    return _Fit(
+        int(np.sum(wrong)),
+        float(np.sum(windows[wrong])),
+        float(np.sum(np.maximum(gaps[wrong], 0))),
+        int(np.sum(case.lost)),
+    )
 
 
 def _agreement(candidate: _Candidate, case: _Judged, dtype: str) -> tuple[Any, Any, Any] | None:

@@ -187,7 +187,11 @@ class Arithmetic:
         if result.dtype.kind != "f":
             return result
         result = self._round(result)
-        return np.where(np.abs(result) < self.flush, np.copysign(np.zeros_like(result), result), result) if self.flush else result
+        return (
+            np.where(np.abs(result) < self.flush, np.copysign(np.zeros_like(result), result), result)
+            if self.flush
+            else result
+        )
 
     def divide(self, a: Any, b: Any) -> Any:
         """a/b, or a·(1/b)."""
@@ -210,13 +214,17 @@ class Arithmetic:
         if self.order == "pairs":
             while len(terms) > 1:
                 half = len(terms) // 2
-                terms = np.concatenate([self.settle(terms[: 2 * half : 2] + terms[1 : 2 * half : 2]), terms[2 * half :]])
+                terms = np.concatenate(
+                    [self.settle(terms[: 2 * half : 2] + terms[1 : 2 * half : 2]), terms[2 * half :]]
+                )
             return terms[0]
         if self.order == "lanes" and len(terms) > LANES:
             whole = len(terms) // LANES * LANES
             rest = [self._folded(terms[lane:whole:LANES]) for lane in range(LANES)]
             return self._folded([*rest, *terms[whole:]])
-        order = {"backward": slice(None, None, -1), "random": self._rng.permutation(len(terms))}.get(self.order, slice(None))
+        order = {"backward": slice(None, None, -1), "random": self._rng.permutation(len(terms))}.get(
+            self.order, slice(None)
+        )
         return self._folded(terms[order])
 
     def _folded(self, terms: Any) -> Any:
@@ -261,7 +269,11 @@ class Arithmetic:
     def matmul(self, a: Any, b: Any) -> Any:
         """Matrix products, their sums in order, their products rounded or fused."""
         left, right = _bare(a), _bare(b)
-        if left.dtype.kind != "f" or min(left.ndim, right.ndim) < 2 or (self.order == "library" and not (self.wide or self.fused)):
+        if (
+            left.dtype.kind != "f"
+            or min(left.ndim, right.ndim) < 2
+            or (self.order == "library" and not (self.wide or self.fused))
+        ):
             return self.wrap(self.settle(left @ right))
         rank = max(left.ndim, right.ndim)
         left, right = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (left, right))
@@ -297,12 +309,16 @@ class Arithmetic:
         """f(x), one unit in the last place beyond where rounding up, or down, puts it; in float64 beside what the library says."""
         exact = np.asarray(function(x.astype(np.float64)))
         rounded = self._round(exact) if self.grid else exact.astype(x.dtype)
-        settled = (x == 0) | (np.isin(exact, (0, 1)) & (x == 1))  # exp 0 = 1, log 1 = 0 and their like are exact in every library
+        settled = (x == 0) | (
+            np.isin(exact, (0, 1)) & (x == 1)
+        )  # exp 0 = 1, log 1 = 0 and their like are exact in every library
         steps = self._rng.integers(-1, 2, x.shape) if self.ulps is None else np.full(x.shape, self.ulps)
         towards = np.where(steps > 0, np.inf, -np.inf)
         for short in (steps * (exact - rounded) > 0, steps != 0):  # to the directed rounding first, then one further
             further = self._next(rounded, towards)
-            within = np.abs(further.astype(np.float64)) <= np.exp2(np.frexp(exact)[1].astype(np.float64))  # beyond, units are larger
+            within = np.abs(further.astype(np.float64)) <= np.exp2(
+                np.frexp(exact)[1].astype(np.float64)
+            )  # beyond, units are larger
             rounded = np.where(short & ~settled & within, further, rounded)
         return rounded
 
@@ -390,7 +406,11 @@ class _Number:
 
 def _operator(operation: Callable[..., Any], *, swapped: bool = False) -> Callable[..., Any]:
     def method(self: _Number, other: Any) -> _Number:
-        bare = self.array.dtype.type(other) if self.array.dtype.kind == "f" and isinstance(other, int | float) else _bare(other)
+        bare = (
+            self.array.dtype.type(other)
+            if self.array.dtype.kind == "f" and isinstance(other, int | float)
+            else _bare(other)
+        )
         bare = self.arithmetic.settle(bare) if self.arithmetic.grid and np.asarray(bare).dtype.kind == "f" else bare
         left, right = (bare, self.array) if swapped else (self.array, bare)
         fused = _fused(self, other, bare, operation, swapped)
@@ -457,11 +477,17 @@ def _evaluations(component: str, dtype: str) -> dict[str, Callable[..., Any]]:
     kind, found = tolerance.DTYPES[dtype], dict[str, Any]()
     flush = 0.0 if dtype == "float16" else tolerance.smallest_normal(dtype)
     if kind.itemsize == 2:
-        chosen = {name: each for name, each in _arithmetics(0.0).items() if name in ("as written", "sums forward", "FMA")}
+        chosen = {
+            name: each for name, each in _arithmetics(0.0).items() if name in ("as written", "sums forward", "FMA")
+        }
         found |= {f"float32: {name}": _under(component, each, np.float32) for name, each in chosen.items()}
         throughout = f"{tolerance.BITS[dtype]} bits throughout"
         every = {name: dataclasses.replace(each, grid=dtype) for name, each in _arithmetics(flush).items()}
-        found |= {f"{throughout}: {name}": _under(component, each, np.float64) for name, each in every.items() if not each.wide}
+        found |= {
+            f"{throughout}: {name}": _under(component, each, np.float64)
+            for name, each in every.items()
+            if not each.wide
+        }
     else:
         found |= {name: _under(component, each, kind) for name, each in _arithmetics(flush).items()}
     forms = {name: _once_rounded(form) for name, form in _FORMS.get(component, {}).items()}
@@ -476,7 +502,11 @@ def _under(component: str, arithmetic: Arithmetic, carrier: Any) -> Callable[...
         own = dataclasses.replace(arithmetic)  # its random numbers begin anew with every case
 
         def given(value: Any) -> Any:
-            return own.wrap(value.astype(carrier) if _is_floating(value) else value) if isinstance(value, np.ndarray) else value
+            return (
+                own.wrap(value.astype(carrier) if _is_floating(value) else value)
+                if isinstance(value, np.ndarray)
+                else value
+            )
 
         answer = _bare(definition(*map(given, arrays), **{name: given(value) for name, value in params.items()}))
         with np.errstate(over="ignore"):
@@ -555,7 +585,9 @@ def _gelu_forms(x: Any, approximate: str, *, by_sigmoid: bool) -> Any:
     return x / (1 + np.exp(-2 * inner)) if by_sigmoid else x / 2 * (1 + np.tanh(inner))
 
 
-def _flash(q: Any, k: Any, v: Any, mask: Any, *, scaled: Any = None, added: Any = 0, divisor: int = 1, block: int = 2) -> Any:
+def _flash(
+    q: Any, k: Any, v: Any, mask: Any, *, scaled: Any = None, added: Any = 0, divisor: int = 1, block: int = 2
+) -> Any:
     """Attention in one pass over blocks of keys, with scaled queries, sums and answers rescaled when the maximum grows."""
     given = (q / math.sqrt(q.shape[-1])) @ np.swapaxes(k, -1, -2) if scaled is None else scaled
     scores = (given + added) / divisor
@@ -624,7 +656,9 @@ def spread(component: str, dtype: str = "float32") -> Spread:
     """
     components.component(component)
     cases = vectors.load(component).select(dtype)
-    return Spread(component, dtype, tuple(_measured(name, f, cases, dtype) for name, f in _evaluations(component, dtype).items()))
+    return Spread(
+        component, dtype, tuple(_measured(name, f, cases, dtype) for name, f in _evaluations(component, dtype).items())
+    )
 
 
 def _measured(name: str, function: Callable[..., Any], cases: Sequence[vectors.Vector], dtype: str) -> Legal:
