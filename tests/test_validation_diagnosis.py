@@ -183,7 +183,7 @@ def favor_as_fast_transformers(q: Any, k: Any, v: Any, projection: Any, mask: An
         half = np.square(x).sum(-1)[..., None] / 2
         return np.concatenate([np.exp(u - half), np.exp(-u - half)], -1) / math.sqrt(2 * m)
 
-    f, g, out = features(q), features(k), np.zeros(v.shape[:2] + (q.shape[2], v.shape[3]))
+    f, g, out = features(q), features(k), np.zeros((*v.shape[:2], q.shape[2], v.shape[3]))
     for b, h, i in np.ndindex(q.shape[:3]):
         weights = f[b, h, i] @ g[b, h].T
         if mask is not None:

@@ -1,7 +1,7 @@
 """`python -m validation.confusion`: what the diagnosis says of every mutant, when its answers are judged like anybody's.
 
-A mutant is *named alone* if it, or nothing of another class, is the one complete explanation; *tied* if others fit its answers as well; *suspected* if what
-fits may do so by accident; *missed* if its class is not named at all.
+A mutant is *named alone* if it, or nothing of another class, is the one complete explanation; *tied* if others fit its answers as well;
+*suspected* if what fits may do so by accident; *missed* if its class is not named at all.
 """
 
 from __future__ import annotations

@@ -1,32 +1,33 @@
 """Which known convention or bug explains wrong answers: candidates are run on the same inputs and compared with what was answered.
 
-A *candidate* is a mutant of the component (`validation.mutants`), another of its dialects, or an answer that computes nothing. Let a be the answer
-to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that overflows
-or comes near, in float64 too (an implementation may compute in more bits than it answers in).
+A *candidate* is a mutant of the component (`validation.mutants`), another of its dialects, or an answer that computes nothing. Let a be the
+answer to a case, y the truth, t(y) the tolerance of the vector and c what the candidate says to the same inputs: in the dtype, and, where that
+overflows or comes near, in float64 too (an implementation may compute in more bits than it answers in).
 
 *Agreement.* The answer and the candidate's twin are two evaluations of one function, and may differ by their roundings. These are
 
     T = u (amplification + |c|) + s (underflow + 1) + 4 max_k |c_k - c|
 
-the vector's own tolerance, its last rounding taken at c, and four times the largest change of c in three evaluations on inputs moved by at most one
-unit in the last place, which is u |x| at least: a bug may amplify roundings more than the right function does, by a factor that no derivation for the
-right one knows, and an operation may err by two units, 4u. The last term is computed only where |a - c| is above the first two. The candidate agrees where |a - c| <= T everywhere and where NaN and the infinities
-of both are at the same places.
+the vector's own tolerance, its last rounding taken at c, and four times the largest change of c in three evaluations on inputs moved by at most
+one unit in the last place, which is u |x| at least: a bug may amplify roundings more than the right function does, by a factor that no
+derivation for the right one knows, and an operation may err by two units, 4u. The last term is computed only where |a - c| is above the first
+two. The candidate agrees where |a - c| <= T everywhere and where NaN and the infinities of both are at the same places.
 
-*Explanation.* A candidate explains a failing case if it agrees and the truth does not: at some place where |a - y| > t(y), also |c - y| > T. It is
-contradicted by a passing case with which it does not agree. It is complete if it explains every failing case and no passing one contradicts it.
+*Explanation.* A candidate explains a failing case if it agrees and the truth does not: at some place where |a - y| > t(y), also |c - y| > T. It
+is contradicted by a passing case with which it does not agree. It is complete if it explains every failing case and no passing one contradicts
+it.
 
-*Coincidence.* Were the error of an unknown bug any number of the size E = |a - y| that it has, it would be within T of a given candidate's with a chance of
-T/E at most, and as near as it is, within g = |a - c|, with one of g/E. Rows (along the last axis; of an array with one axis, elements) are taken
-as independent, each by its largest E and its largest g, which is never taken to be below the last rounding, u |c|. For n rows the chance of the first
-is p = Π T/E, and by Fisher's method, since g/E is uniform then, that of the second P(Γ_n >= -log Π g/E). Of R rows in all cases, k
-have something that is not finite; were they any k, they would be the predicted ones with a chance of 1/C(R, k). So the chance that any of N
-candidates fits by accident is taken as
+*Coincidence.* Were the error of an unknown bug any number of the size E = |a - y| that it has, it would be within T of a given candidate's with
+a chance of T/E at most, and as near as it is, within g = |a - c|, with one of g/E. Rows (along the last axis; of an array with one axis,
+elements) are taken as independent, each by its largest E and its largest g, which is never taken to be below the last rounding, u |c|. For n
+rows the chance of the first is p = Π T/E, and by Fisher's method, since g/E is uniform then, that of the second P(Γ_n >= -log Π g/E). Of R rows
+in all cases, k have something that is not finite; were they any k, they would be the predicted ones with a chance of 1/C(R, k). So the chance
+that any of N candidates fits by accident is taken as
 
     N · C(R, k)^(-j/k) · 2 min(Π T/E, P(Γ_n >= -log Π g/E))
 
-over the n + j rows that are wrong in the cases explained, j of them not finite. Below 1e-3 a candidate *explains*, below 1e-1 it *may explain*, beyond
-that it is not named.
+over the n + j rows that are wrong in the cases explained, j of them not finite. Below 1e-3 a candidate *explains*, below 1e-1 it *may explain*,
+beyond that it is not named.
 
 Answers of another dtype or shape explain themselves; their numbers are then judged as if they had the right one. So do answers with fewer
 significant bits than their dtype has. If nothing explains what was answered, that is the finding.
@@ -500,7 +501,7 @@ def _spoken_by(name: str, flag: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How well a candidate explains a failing case: the rows that are wrong, Σ log2 E/T and Σ log2 E/g over them, and the rows that are not finite."""
+    """How well a candidate explains a failing case: the wrong rows, Σ log2 E/T and Σ log2 E/g over them, and the rows that are not finite."""
 
     rows: int
     windows: float

@@ -1,22 +1,24 @@
 """How far legal evaluations of a component differ, as a multiple of the tolerance: all of them must be inside, and the largest says by what margin.
 
-What is *legal* is what the derivation of the tolerances grants (`validation.tolerance`): every operation may err by two units in the last
-place, in any order of summation, and a published form that rounds differently counts too. Two families of evaluations are made.
+What is *legal* is what the derivation of the tolerances grants (`validation.tolerance`): every operation may err by two units in the last place,
+in any order of summation, and a published form that rounds differently counts too. Two families of evaluations are made.
 
-*Another arithmetic under the same source.* The definition runs on arrays whose operations are those of the dtype, carried out in another way: sums and
-matrix products forward, backward, in pairs, in four lanes, or in random orders; with products fused into sums (FMA, rounded once); with sums in more
-bits; exp, log, tanh, sin, cos and erf a unit in the last place above or below the rounded value; quotients as products with reciprocals; numbers below
-the smallest normal one flushed to 0. Sixteen-bit dtypes are evaluated in float32 and rounded once, and with every operation rounded to 16 bits.
+*Another arithmetic under the same source.* The definition runs on arrays whose operations are those of the dtype, carried out in another way:
+sums and matrix products forward, backward, in pairs, in four lanes, or in random orders; with products fused into sums (FMA, rounded once); with
+sums in more bits; exp, log, tanh, sin, cos and erf between one and two units in the last place above or below their value, but exact where every
+library is (exp 0 = 1, log 1 = 0: annex F of the C standard); quotients as products with reciprocals; numbers below the smallest normal one
+flushed to 0. Sixteen-bit dtypes are evaluated in float32 and rounded once, and with every operation rounded to their 8 or 11 bits. The latter
+has the range of float32 for float16 too: what the tolerances grant is fewer bits, not that squares and sums above 65504 overflow.
 
-*Other forms of the same function*: one pass over blocks with rescaling, powers of two, the logarithm's exponential, Welford's recurrence, the sigmoid form of
-GELU, scores of scaled queries, explicit weights for prefix sums.
+*Other forms of the same function*: one pass over blocks with rescaling, powers of two, the logarithm's exponential, Welford's recurrence, the
+sigmoid form of GELU, scores of scaled queries, explicit weights for prefix sums.
 
-FMA is exact: a·b is exact in twice the precision (float64 for float32 and 16 bits; an error-free product for float64), its sum with c is rounded to odd, and
-rounding that once more to the dtype is the rounding of the exact value, since two extra bits suffice (Boldo and Melquiond). +, -, · and / of 8- and
-11-bit numbers are rounded through float64, where a second rounding is harmless as 53 >= 2·11 + 2 (Figueroa).
+FMA is exact: a·b is exact in twice the precision (float64 for float32 and 16 bits; an error-free product for float64), its sum with c is rounded
+to odd, and rounding that once more to the dtype is the rounding of the exact value, since two extra bits suffice (Boldo and Melquiond). +, -, ·
+and / of 8- and 11-bit numbers are rounded through float64, where a second rounding is harmless as 53 >= 2·11 + 2 (Figueroa).
 
-References: S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans. Comput. 57
-(2008); S. A. Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30 (1995).
+References: S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans.
+Comput. 57 (2008); S. A. Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30 (1995).
 """
 
 from __future__ import annotations
@@ -491,7 +493,7 @@ def _evaluations(component: str, dtype: str) -> dict[str, Callable[..., Any]]:
     else:
         found |= {name: _under(component, each, kind) for name, each in _arithmetics(flush).items()}
     forms = {name: _once_rounded(form) for name, form in _FORMS.get(component, {}).items()}
-    return found | ({name: form for name, form in forms.items()} if component != "gpt2" else {})
+    return found | (forms if component != "gpt2" else {})
 
 
 def _under(component: str, arithmetic: Arithmetic, carrier: Any) -> Callable[..., Any]:
