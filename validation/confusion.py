@@ -46,18 +46,21 @@ def word(mutant: mutants.Mutant, found: Diagnosis) -> str:
     return WORDS[3] if mutant.name in found.remark else WORDS[4]
 
 
-def confusion(component: str, dtype: str) -> Iterator[Named]:
-    """The diagnosis of every mutant of a component that shows in a dtype."""
+def confusion(component: str, dtype: str | None = None) -> Iterator[Named]:
+    """The diagnosis of every mutant of a component that shows in a dtype; without one, in float32, or in what it shows in if not there."""
     for mutant in mutants.mutants(component):
-        if dtype in mutant.dtypes:
-            found = conformance.check(mutant.function, component, dtype=dtype).diagnosis
+        chosen = dtype or ("float32" if "float32" in mutant.dtypes else mutant.dtypes[0])
+        if chosen in mutant.dtypes:
+            found = conformance.check(mutant.function, component, dtype=chosen).diagnosis
             if found is not None:
                 yield Named(mutant, word(mutant, found), found)
 
 
 def main(
     ops: Annotated[list[str] | None, typer.Argument(help="Components; all without any.")] = None,
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="The mutants of one dtype; without it, each in float32 or in what it shows in.")
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="Show every mutant that is not named alone.")] = False,
 ) -> None:
     """Count how the diagnosis names the mutants."""
