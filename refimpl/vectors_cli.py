@@ -97,6 +97,31 @@ def check(
     raise typer.Exit(0 if report.passed else 1)
 
 
+@app.command()
+def spread(
+    op: Annotated[str | None, typer.Argument(help="A component; all without one.", show_default=False)] = None,
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """How far legal evaluations differ: orders of summation, FMA, other forms. Exits with 1 if a tolerance does not contain one."""
+    module = validation_module("spread")
+    names = [op] if op else list(validation_module("components").COMPONENTS)
+    found = []
+    for name in names:
+        with err.status(f"{name}, {dtype}"):
+            found.append(module.spread(name, dtype))
+    if as_json:
+        print_json([each.as_json() for each in found])
+    elif op:
+        out.print(escape(str(found[0])), highlight=False, soft_wrap=True)
+    else:
+        table = Table("component", "evaluations", "widest", "which", box=None, pad_edge=False, header_style="bold")
+        for each in found:
+            table.add_row(each.component, str(len(each.rows)), f"{each.widest.multiple:.3f}", escape(each.widest.name))
+        out.print(table)
+    raise typer.Exit(0 if all(each.contained for each in found) else 1)
+
+
 def _selected(op: str, dtype: str, dialect: str | None) -> Sequence[Any]:
     chosen: Sequence[Any] = validation_module("vectors").load(op).select(dtype, dialect)
     return chosen

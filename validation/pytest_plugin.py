@@ -200,7 +200,7 @@ class GoldenVector:
         __tracebackhide__ = True
         from validation import conformance
 
-        row = conformance.judged(function, self.vector, self.dtype, convert or (lambda array: array))
+        row = conformance.judged(function, self.component, self.vector, self.dtype, convert or (lambda array: array))
         self.judged = True
         figures: dict[str, Any] = {"cases": 1, "announced": self.announced, "passed": row.verdict.passed}
         figures |= {

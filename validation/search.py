@@ -220,7 +220,7 @@ class _Trial:
             self.discarded[vector] = self.discarded.get(vector, 0) + 1
             return False
         self.answered += 1
-        row = conformance.judged(self.function, vector, self.dtype, self.convert)
+        row = conformance.judged(self.function, self.component, vector, self.dtype, self.convert)
         if row.verdict.passed:
             return False
         self.failing.add(key)
@@ -285,5 +285,5 @@ def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
 
 def _once_more(trial: _Trial, found: Counterexample) -> Counterexample:
     """The counterexample, with what the function says to it when it is asked again."""
-    row = conformance.judged(trial.function, found.vector, trial.dtype, trial.convert)
+    row = conformance.judged(trial.function, trial.component, found.vector, trial.dtype, trial.convert)
     return dataclasses.replace(found, again=not row.verdict.passed)
