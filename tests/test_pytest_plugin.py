@@ -286,5 +286,6 @@ def test_properties_of_others_are_left_alone(run: Any) -> None:
             request.node.user_properties += [("conforms", "yes"), ("conforms", 7), ("conforms", "{}")]
     """
     result = run(source)
+    assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*= conformance =*")
