@@ -336,6 +336,22 @@ def test_what_cannot_be_told_apart_is_listed_together() -> None:
     assert "cannot be told apart by these answers, all of the class exchanged:" in text
 
 
+def test_what_may_fit_by_accident_is_no_explanation() -> None:
+    """One row that is not a number, in the one case where it was to be expected: several bugs do that."""
+    found = validation.check(
+        _bug("softmax", "the maximum of all rows subtracted"), "softmax", dtype="bfloat16"
+    ).diagnosis
+    assert found is not None
+    assert found.explanations == ()
+    assert "what fits may do so by accident: the maximum of all rows subtracted" in str(found)
+    weak = validation.check(_bug("layer_norm", "no eps"), "layer_norm", dtype="bfloat16").diagnosis
+    sure = validation.check(_bug("layer_norm", "no eps"), "layer_norm").diagnosis
+    assert weak is not None
+    assert sure is not None
+    assert weak.explanations[0].chance > sure.explanations[0].chance
+    assert sure.explanations[0].chance < 1e-6
+
+
 def test_a_part_is_called_a_part() -> None:
     """Two bugs at once: each is named for the cases in which it acts alone."""
 

@@ -117,8 +117,14 @@ def test_a_fused_multiply_add_differs_from_two_roundings() -> None:
     a = np.array([1 + 2.0**-12], np.float32)
     assert spread.fused_multiply_add(a, a, -(a * a))[0] == 2.0**-24
     assert (a * a - a * a)[0] == 0
-    double_rounding = [np.array([v], np.float32) for v in (1 + 2.0**-23, 1 + 2.0**-23, 2.0**-60)]
-    assert spread.fused_multiply_add(*double_rounding)[0] == np.float32(1 + 2.0**-22)
+    # a·b is halfway between two numbers, and c, lost beside it in twice the precision, decides
+    for dtype, a, b, c in (
+        (np.float32, 24929.0, 673 * 2.0**-24, 2.0**-60),
+        (np.float64, 321.0, 28059810762433 * 2.0**-53, 2.0**-120),
+    ):
+        factors = [np.array([value], dtype) for value in (a, b, c)]
+        assert spread.fused_multiply_add(*factors)[0] == 1 + np.finfo(dtype).eps
+        assert spread.fused_multiply_add(*factors[:2], -factors[2])[0] == 1
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=20))
