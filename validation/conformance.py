@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import VectorError
-from validation import components, exchange, tolerance, vectors
+from validation import components, exchange, report, tolerance, vectors
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
 __all__ = ["Report", "Row", "assert_conforms", "check", "judge_answers"]
@@ -124,6 +125,10 @@ class Report:
         ]
         described = {"component": self.component, "dialect": self.dialect, "dtype": self.dtype, "passed": self.passed}
         return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows}
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write index.html, report.json and junit.xml into `folder`, which is made if there is none (`validation.report.write`)."""
+        report.write(self, folder)
 
 
 def check(

@@ -1,0 +1,135 @@
+"""What a report says, as plain data: the content of `report.json`, from which the page and `junit.xml` are made.
+
+It is what `--json` prints, and more: of every case the error, the worst element in hexadecimal, its inputs and its histogram, and besides the
+cases the diagnosis, the legal spread, and the growth of errors through networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import refimpl
+from validation.conformance import Report
+from validation.environment import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from validation.conformance import Row
+    from validation.report.growth import Growth
+    from validation.run import Validation
+
+__all__ = ["FORMAT", "of"]
+
+FORMAT = 1  # of report.json; what is added to it later does not change the number, what is changed or taken away does
+
+
+def of(report: Report | Validation, growth: Iterable[Growth] = ()) -> dict[str, Any]:
+    """A report as plain data that JSON can say, as `schema.json` describes it."""
+    told = _conformance(report) if isinstance(report, Report) else _validation(report, growth)
+    head = {"format": FORMAT, "refimpl": refimpl.__version__}
+    return plain(head | told)
+
+
+def plain(value: Any) -> Any:
+    """Dictionaries, lists, text, truth values and numbers; numbers that JSON has no word for as "inf", "-inf", "nan"."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "__float__"):
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    return str(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- one component
+
+
+def _conformance(report: Report) -> dict[str, Any]:
+    cases = report.as_json()["cases"]
+    told = [case | _more(row) for case, row in zip(cases, report.rows, strict=True)]
+    return {
+        "kind": "conformance",
+        **report.as_json(),
+        "failed": sum(not row.verdict.passed for row in report.rows),
+        "worst": report.rows.index(report.worst) if report.rows else None,
+        "cases": told,
+        "diagnosis": _diagnosis(report),
+        "spread": _spread(report),
+        "environment": environment(),
+    }
+
+
+def _more(row: Row) -> dict[str, Any]:
+    """What `Report.as_json` leaves out of a case."""
+    verdict = row.verdict
+    return {
+        "hard": row.hard,
+        "error": verdict.error,
+        "expected_hex": _hexadecimal(verdict.expected),
+        "got_hex": _hexadecimal(verdict.got),
+        "inputs": row.inputs.removeprefix(", where "),
+        "ulps": list(verdict.ulps),
+    }
+
+
+def _hexadecimal(value: Any) -> str | None:
+    """A finite number's significand and exponent; None for anything else."""
+    return value.hex() if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _diagnosis(report: Report) -> dict[str, Any] | None:
+    """The known dialects and bugs that explain the answers, where the report has a diagnosis."""
+    found: Any = getattr(report, "diagnosis", None)  # to be joined: an attribute once `validation.diagnosis` is there
+    if found is None:
+        return None
+    names = ("kind", "name", "flag", "explains", "failing", "description", "effect")
+    told = [{name: getattr(each, name, None) for name in names} for each in found.explanations]
+    for each in told:
+        each.update({name: _count(each[name]) for name in ("explains", "failing")})
+    return {"text": str(found), "explanations": told}
+
+
+def _count(value: Any) -> Any:
+    return len(value) if isinstance(value, tuple | list | set | frozenset) else value
+
+
+def _spread(report: Report) -> dict[str, Any] | None:
+    """How far legal evaluations of the component differ."""
+    try:  # to be joined: a plain import at the top once `validation.spread` is there
+        from validation import spread  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    rows = spread.spread(report.component, report.dtype).rows
+    told = [{"name": row.name, "multiple": row.multiple, "where": row.where, "ulps": row.ulps} for row in rows]
+    return {"rows": told, "widest": max((row.multiple for row in rows), default=None)}
+
+
+# ------------------------------------------------------------------------------------------------------- the engine as a whole
+
+
+def _validation(result: Validation, growth: Iterable[Growth]) -> dict[str, Any]:
+    told = result.as_json()
+    checks = [each | {"peer": line.check.peer} for each, line in zip(told["checks"], result.lines, strict=True)]
+    failing = [number for number, line in enumerate(result.lines) if not line.passed]
+    return {
+        "kind": "validation",
+        **told,
+        "failed": len(failing),
+        "not_run": sum(line.finding.verdict == "not run" for line in result.lines),
+        "worst": max(failing, key=lambda number: _weight(result.lines[number].finding.multiple), default=None),
+        "checks": checks,
+        "growth": [dataclasses.asdict(each) for each in growth],
+    }
+
+
+def _weight(multiple: float | None) -> float:
+    """The order of failures: by their multiple; what is not a number counts as infinite, what has none comes last."""
+    if multiple is None:
+        return -1.0
+    return math.inf if math.isnan(multiple) else multiple

@@ -1,0 +1,36 @@
+"""Texts of strangers, such as what a function raised, made fit to be shown: every character visible, none that HTML or XML forbid, no text endless."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["LONGEST", "figure", "visible"]
+
+LONGEST = 2000  # characters of one text that are shown; report.json has all of them
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def visible(text: str, longest: int = LONGEST) -> str:
+    """`text` with pictures for control characters, code points for what reorders text or is no character, cut at `longest` characters."""
+    cut = text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} more characters)"
+    return _UNSEEN.sub(_picture, cut)
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"[U+{code:04X}]"
+
+
+def figure(value: Any, digits: int = 3) -> str:
+    """A number as people read it; "∞" and "not a number" for what `content.plain` writes as text; an empty text for None."""
+    words = {"inf": "∞", "-inf": "-∞", "nan": "not a number"}
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return words.get(value, value)
+    if 1 - 0.5 * 10.0**-digits <= value < 1:
+        return f">{1 - 10.0 ** (1 - digits):g}"  # never rounded up to the limit itself
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
