@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from validation.conformance import Row
     from validation.report.growth import Growth
-    from validation.run import Validation
+    from validation.run import Line, Validation
 
 __all__ = ["FORMAT", "of"]
 
@@ -59,6 +59,7 @@ def _conformance(report: Report) -> dict[str, Any]:
         "failed": sum(not row.verdict.passed for row in report.rows),
         "worst": report.rows.index(report.worst) if report.rows else None,
         "cases": told,
+        "suspects": _suspects(report),
         "diagnosis": _diagnosis(report),
         "spread": _spread(report),
         "environment": environment(),
@@ -81,6 +82,15 @@ def _more(row: Row) -> dict[str, Any]:
 def _hexadecimal(value: Any) -> str | None:
     """A finite number's significand and exponent; None for anything else."""
     return value.hex() if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _suspects(report: Report) -> list[str]:
+    """The classes of bugs that some failing case is known to catch, and no passing one, which would have failed too; none if all fail."""
+    if not any(row.verdict.passed for row in report.rows):
+        return []
+    passing = {flag for row in report.rows if row.verdict.passed for flag in row.flags}
+    failing = [flag for row in report.rows if not row.verdict.passed for flag in row.flags]
+    return [flag for flag in dict.fromkeys(failing) if flag not in passing]
 
 
 def _diagnosis(report: Report) -> dict[str, Any] | None:
@@ -123,9 +133,19 @@ def _validation(result: Validation, growth: Iterable[Growth]) -> dict[str, Any]:
         "failed": len(failing),
         "not_run": sum(line.finding.verdict == "not run" for line in result.lines),
         "worst": max(failing, key=lambda number: _weight(result.lines[number].finding.multiple), default=None),
+        "nearest": max(
+            (number for number, line in enumerate(result.lines) if line.passed and _is_error(line)),
+            key=lambda number: _weight(result.lines[number].finding.multiple),
+            default=None,
+        ),
         "checks": checks,
         "growth": [dataclasses.asdict(each) for each in growth],
     }
+
+
+def _is_error(line: Line) -> bool:
+    """Whether the line's multiple is an error as a part of what is allowed; that of a claim says how tight its bound is."""
+    return line.check.section != "claims" and line.finding.multiple is not None
 
 
 def _weight(multiple: float | None) -> float:

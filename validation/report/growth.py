@@ -80,13 +80,13 @@ def _gpt2(description: str, config: gpt2.GPT2Config, arrays: dict[str, Any], ids
 def _tiny() -> Network:
     config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, 8))
-    return _gpt2(f"recorded GPT-2, {config.n_layer} layers of width {config.n_embd}", config, arrays, ids)
+    return _gpt2(f"A recorded GPT-2, {config.n_layer} layers of width {config.n_embd}", config, arrays, ids)
 
 
 def _tang() -> Network:
     model = refimpl.load("tang", backend="numpy", dtype=DTYPE)
     ids = np.array([model.prompt_ids("春眠不觉晓，")])[:, :3]
-    description = f"embedded model, {model.config.n_layer} layers of width {model.config.n_embd}"
+    description = f"The embedded model, {model.config.n_layer} layers of width {model.config.n_embd}"
     return _gpt2(description, model.config, model.weights.named(), ids)
 
 
@@ -98,7 +98,7 @@ def _bert() -> Network:
         return bert.hidden_states(bert.BertWeights.from_named(weights, config), config, ids.tolist())
 
     layers = ("embedding", *(f"layer {i}" for i in range(1, config.num_hidden_layers + 1)))
-    description = f"recorded BERT, {config.num_hidden_layers} layers of width {config.hidden_size}"
+    description = f"A recorded BERT, {config.num_hidden_layers} layers of width {config.hidden_size}"
     return Network(description, ids.size, layers, model.weights.named(), states)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "render"]
 
+PREFIXES = {"truth": "TRUTH.", "parity": "PARITY.", "number systems": "SYSTEMS."}  # of identifiers, where the title says it
 SECTIONS = ("truth", "parity", "number systems")  # those whose multiple is an error as a part of what is allowed
 
 
@@ -144,7 +145,7 @@ def _marks(checks: Sequence[dict[str, Any]], section: str) -> list[plots.Mark]:
     """The checks of a section that have a multiple."""
     chosen = [check for check in checks if check["section"] == section and check["multiple"] is not None]
     return [
-        plots.Mark(check["id"], _number(check["multiple"]), check["passed"], f"{check['id']}: {figure(check['multiple'])}")
+        plots.Mark(check["id"].removeprefix(PREFIXES.get(section, "")), _number(check["multiple"]), check["passed"], f"{check['id']}: {figure(check['multiple'])}")
         for check in chosen
     ]
 

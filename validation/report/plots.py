@@ -31,7 +31,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", GOOD: "--good", BAD
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "refimpl",
-    "font.size": 9.0,
+    "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -51,7 +51,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "axes.prop_cycle": mpl.cycler(color=[INK]),
 }
-WIDTH = 7.5  # inches of 72 points
+WIDTH = 5.5  # inches of 72 points: a phone shows it whole, with letters that can be read
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _said(marks: Sequence[Mark]) -> str:
 def strip(name: str, title: str, marks: Sequence[Mark]) -> str:
     """A mark a case, from left to right in order, by its error as a multiple of the tolerance."""
     values = [mark.value for mark in marks]
-    scale = Scale.of(values, 1.0)
+    scale = Scale.of(values, 1.0, 10.0)
 
     def draw(axes: Any, titles: dict[str, str]) -> str:
         low, high = scale.ends(values)
@@ -209,7 +209,7 @@ def strip(name: str, title: str, marks: Sequence[Mark]) -> str:
         axes.set_ylabel("error ÷ tolerance")
         return _said(marks)
 
-    return _drawn(name, title, 3.4, draw)
+    return _drawn(name, title, 3.0, draw)
 
 
 def rows(name: str, title: str, marks: Sequence[Mark], label: str) -> str:
@@ -241,14 +241,17 @@ def bars(name: str, title: str, counts: dict[str, int]) -> str:
 
     def draw(axes: Any, titles: dict[str, str]) -> str:
         for number, (edge, count) in enumerate(zip(edges, counts.values(), strict=True)):
-            share = f"{count:,} ({count / total:.1%})" if count else "0"
+            share = f"{count:,} ({_percent(count / total)})" if count else "0"
             titles[f"m{number}"] = f"{edge} units: {share}"
             if count:
                 axes.barh(number, count - 0.5, left=0.5, height=0.7, color=GOOD, linewidth=0, gid=f"m{number}")
             place = (max(count, 0.5), number)
             axes.annotate(share, place, (4, 0), textcoords="offset points", va="center")
         axes.set_xscale("log")
-        axes.set_xlim(0.5, 6.0 * max(counts.values()))
+        highest = max(counts.values())
+        axes.set_xlim(0.5, 12.0 * highest)
+        axes.set_xticks([10**n for n in range(len(str(highest)))], [f"{10**n:,}" for n in range(len(str(highest)))])
+        axes.minorticks_off()
         axes.set_ylim(len(counts) - 0.4, -0.6)
         axes.set_yticks(range(len(counts)), edges)
         axes.tick_params(axis="y", length=0)
@@ -257,7 +260,16 @@ def bars(name: str, title: str, counts: dict[str, int]) -> str:
         axes.set_ylabel("units in the last place")
         return "; ".join(titles.values())
 
-    return _drawn(name, title, 2.9, draw)
+    return _drawn(name, title, 2.7, draw)
+
+
+def _percent(part: float) -> str:
+    return "below 0.1%" if part < 0.001 else f"{part:.1%}"
+
+
+def _short(layer: str) -> str:
+    """A layer's number, or the last word of its name."""
+    return layer.rpartition(" ")[2]
 
 
 def growth(name: str, title: str, layers: Sequence[dict[str, Any]]) -> str:
@@ -278,12 +290,14 @@ def growth(name: str, title: str, layers: Sequence[dict[str, Any]]) -> str:
             titles[f"m{number}"] = f"{layer['name']}: {said}"
             mark = Mark(layer["name"], error, not layer["multiple"] > 1, "")
             _mark(axes, number, scale.at(error), mark, f"m{number}")
-        axes.set_xlim(-0.3, len(layers) - 0.1 + 0.22 * len(layers))
-        axes.set_xticks(range(len(layers)), [layer["name"] for layer in layers])
+        axes.set_xlim(-0.3, 1.32 * len(layers))
+        step = math.ceil(len(layers) / 14)
+        axes.set_xticks(range(0, len(layers), step), [_short(layer["name"]) for layer in layers[::step]])
+        axes.set_xlabel("layer")
         axes.set_ylim(*scale.ends(errors))
         axes.set_yticks(*scale.ticks(errors))
         axes.grid(axis="y")
         axes.set_ylabel("÷ the layer's largest magnitude")
         return "; ".join(titles.values())
 
-    return _drawn(name, title, 2.9, draw)
+    return _drawn(name, title, 2.7, draw)

@@ -12,16 +12,13 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 
 
 def visible(text: str, longest: int = LONGEST) -> str:
-    """`text` with pictures for control characters, code points for what reorders text or is no character, cut at `longest` characters."""
+    """`text`, cut at `longest` characters, with [U+001B] for control characters, what reorders text, and what is no character."""
     cut = text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} more characters)"
-    return _UNSEEN.sub(_picture, cut)
+    return _UNSEEN.sub(_code_point, cut)
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"[U+{code:04X}]"
+def _code_point(found: re.Match[str]) -> str:
+    return f"[U+{ord(found.group()):04X}]"
 
 
 def figure(value: Any, digits: int = 3) -> str:
