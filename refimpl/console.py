@@ -21,7 +21,9 @@ out, err = Console(width=WIDTH), Console(stderr=True)
 
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", help="Write index.html, report.json and junit.xml into this folder: new, or of an earlier report."),
+    typer.Option(
+        "--report", help="Write index.html, report.json and junit.xml into this folder: new, or of an earlier report."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

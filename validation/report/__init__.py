@@ -2,9 +2,9 @@
 
     validation.check(my_softmax, "softmax").write("softmax-report")
 
-The page is one file that needs nothing else: no network, no script, plots as SVG in the text. `report.json` follows `schema.json` beside
-this file. Everything that the page and `junit.xml` say is taken from that JSON, so the three cannot contradict each other. The same report gives the same
-bytes; no time of day is written.
+The page is one file that needs nothing else: no network, no script, plots as SVG in the text. `report.json` follows `schema.json` beside this
+file. Everything that the page and `junit.xml` say is taken from that JSON, so the three cannot contradict each other. The same report gives the
+same bytes; no time of day is written.
 
 Only these three names are ever written: the folder is made if there is none, and one that holds anything else is refused. Each file is
 written under a temporary name and renamed, after all three have been made. Needs jinja2 and matplotlib (the extra "validation"), which are
@@ -93,7 +93,11 @@ def write(report: Report | Validation, folder: str | os.PathLike[str], *, growth
 
     told: dict[str, Any] = content.of(report, growth)
     text = json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False)
-    files = (page.render(told), junit.render(told), text.encode("utf-8", "backslashreplace"))  # lone surrogates: as JSON has them
+    files = (
+        page.render(told),
+        junit.render(told),
+        text.encode("utf-8", "backslashreplace"),
+    )  # lone surrogates: as JSON has them
     for name, data in zip(NAMES, files, strict=True):
         replace_file(path / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
     return path

@@ -69,7 +69,9 @@ def _suites_of_component(told: dict[str, Any]) -> list[ET.Element]:
     about = {key: told[key] for key in ("component", "dialect", "dtype", "announced", "refimpl")} | told["environment"]
     suite = _suite(name, about)
     for row in told["cases"]:
-        figures = {key: row[key] for key in ("verdict", "multiple", "error")} | {"flags": ", ".join(row["flags"]) or None}
+        figures = {key: row[key] for key in ("verdict", "multiple", "error")} | {
+            "flags": ", ".join(row["flags"]) or None
+        }
         case = _case(name, row["id"] or row["case"], 0.0, figures)
         if not row["passed"]:
             _fail(case, row["verdict"], f"{row['verdict']}: error {figure(row['multiple'])} x tolerance", _told(row))
@@ -90,7 +92,9 @@ def _both(row: dict[str, Any], name: str) -> str:
 
 def _suites_of_engine(told: dict[str, Any]) -> list[ET.Element]:
     about = {key: told[key] for key in ("backend", "seed", "refimpl")} | told["environment"]
-    suites = {section: _suite(section, about) for section in dict.fromkeys(check["section"] for check in told["checks"])}
+    suites = {
+        section: _suite(section, about) for section in dict.fromkeys(check["section"] for check in told["checks"])
+    }
     for check in told["checks"]:
         figures = {key: check[key] for key in ("verdict", "multiple", "cases", "announced")}
         case = _case(check["section"], check["id"], check["seconds"], figures)
@@ -109,6 +113,11 @@ def _missing(told: dict[str, Any]) -> ET.Element:
     ran = len(told["cases"] if told["kind"] == "conformance" else told["checks"])
     suite = _suite("announced", {})
     case = _case("announced", "every announced case ran", 0.0, {})
-    _fail(case, "not run", f"{ran} of {announced} ran", "A report of fewer cases than were announced, or of none, has not passed.")
+    _fail(
+        case,
+        "not run",
+        f"{ran} of {announced} ran",
+        "A report of fewer cases than were announced, or of none, has not passed.",
+    )
     suite.append(case)
     return suite

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "render"]
 
-PREFIXES = {"truth": "TRUTH.", "parity": "PARITY.", "number systems": "SYSTEMS."}  # of identifiers, where the title says it
+PREFIXES = {
+    "truth": "TRUTH.",
+    "parity": "PARITY.",
+    "number systems": "SYSTEMS.",
+}  # of identifiers, where the title says it
 SECTIONS = ("truth", "parity", "number systems")  # those whose multiple is an error as a part of what is allowed
 
 
@@ -75,7 +79,7 @@ def _number(value: Any) -> float:
 def _figure(title: str, caption: str, make: Callable[..., str], *arguments: Any) -> Figure:
     """A figure whose identifiers in the page begin with the title's letters."""
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in title.lower())
-    return Figure(title, caption, Markup(make(name, title, *arguments)))  # noqa: S704 - SVG whose texts were escaped when it was written
+    return Figure(title, caption, Markup(make(name, title, *arguments)))  # its texts were escaped when it was written
 
 
 # ------------------------------------------------------------------------------------------------------------- one component
@@ -145,7 +149,12 @@ def _marks(checks: Sequence[dict[str, Any]], section: str) -> list[plots.Mark]:
     """The checks of a section that have a multiple."""
     chosen = [check for check in checks if check["section"] == section and check["multiple"] is not None]
     return [
-        plots.Mark(check["id"].removeprefix(PREFIXES.get(section, "")), _number(check["multiple"]), check["passed"], f"{check['id']}: {figure(check['multiple'])}")
+        plots.Mark(
+            check["id"].removeprefix(PREFIXES.get(section, "")),
+            _number(check["multiple"]),
+            check["passed"],
+            f"{check['id']}: {figure(check['multiple'])}",
+        )
         for check in chosen
     ]
 

@@ -83,7 +83,7 @@ def _drawn(name: str, title: str, height: float, draw: Callable[[Any, dict[str, 
 
 def _for_page(svg: str, name: str, title: str, said: str, titles: dict[str, str]) -> str:
     """An SVG as part of an HTML page: no prolog, no namespaces, identifiers of its own, the page's colours and font, texts for readers."""
-    root = ET.fromstring(svg)  # noqa: S314 - it was written a moment ago, by matplotlib
+    root = ET.fromstring(svg)
     for element in list(root.iter()):
         for child in [c for c in element if c.tag.endswith(("}metadata", "}style"))]:
             element.remove(child)
@@ -196,7 +196,9 @@ def strip(name: str, title: str, marks: Sequence[Mark]) -> str:
         low, high = scale.ends(values)
         axes.axhspan(0, high, facecolor=BAD, alpha=0.07, linewidth=0)
         axes.axhline(0, color=INK, linewidth=1)
-        axes.annotate("tolerance", (1, 0), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
+        axes.annotate(
+            "tolerance", (1, 0), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
+        )
         for number, mark in enumerate(marks):
             titles[f"m{number}"] = mark.title
             _mark(axes, number + 1, scale.at(mark.value), mark, f"m{number}")

@@ -1,4 +1,4 @@
-"""Texts of strangers, such as what a function raised, made fit to be shown: every character visible, none that HTML or XML forbid, no text endless."""
+"""Texts of strangers, such as what a function raised, made fit to be shown: visible, legal in HTML and XML, and not endless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 __all__ = ["LONGEST", "figure", "visible"]
 
 LONGEST = 2000  # characters of one text that are shown; report.json has all of them
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def visible(text: str, longest: int = LONGEST) -> str:
@@ -29,5 +31,7 @@ def figure(value: Any, digits: int = 3) -> str:
     if isinstance(value, str):
         return words.get(value, value)
     if 1 - 0.5 * 10.0**-digits <= value < 1:
-        return f">{1 - 10.0 ** (1 - digits):g}"  # never rounded up to the limit itself
+        return f">{1 - 10.0 ** (1 - digits):g}"  # never rounded to the limit itself, on which a verdict depends
+    if 1 < value < 1 + 0.5 * 10.0 ** (1 - digits):
+        return ">1"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
