@@ -90,7 +90,8 @@ ENGINE = (
     ("truth", Finding(True, "contained", 3, "nan", math.nan)),
     ("number systems", Finding(False, "raised", 0, LONG)),
     ("number systems", Finding(True, "within proof", 2, "one case too few", 0.2)),
-    ("number systems", Finding(True, "within proof", 3, "exact", 0.0)),
+    ("number systems", Finding(True, "within proof", 3, "exact", 0.0, (5, 2, 1, 0, 0, 0, 0, 0))),
+    ("number systems", Finding(True, "within proof", 3, "exact", 0.0, (7, 0, 0, 0, 0, 0, 0, 1))),
 )
 REPORTS: dict[str, Callable[[], Any]] = {
     "good": lambda: validation.check(_softmax, "softmax"),
@@ -222,6 +223,12 @@ def test_suspects_are_flags_that_no_passing_case_has() -> None:
 # --------------------------------------------------------------------------------------------------------------------- junit.xml
 
 
+def test_histograms_of_checks_are_added_up() -> None:
+    told = content.of(_report("engine"))
+    assert list(told["ulps"].values()) == [12, 2, 1, 0, 0, 0, 0, 1]
+    assert "≤ 0.5 units: 12 (75.0%)" in page.render(told).decode()
+
+
 def test_junit_counts_what_it_holds(written: dict[str, Any]) -> None:
     root, passed = written["xml"], written["report"].passed
     assert root.tag == "testsuites"
@@ -343,7 +350,7 @@ def test_the_page_says_what_the_json_says(written: dict[str, Any]) -> None:
 
 def test_failing_rows_come_by_their_error() -> None:
     html = page.render(content.of(_report("engine"))).decode()
-    assert re.findall(r'<tr role="row" id="row-(\d+)"', html) == ["4", "5", "3", "7", "6", "0", "1", "2", "8"]
+    assert re.findall(r'<tr role="row" id="row-(\d+)"', html) == ["4", "5", "3", "7", "6", "0", "1", "2", "8", "9"]
 
 
 def test_the_summary_answers_the_four_questions() -> None:
@@ -473,6 +480,9 @@ def test_growth_is_within_budget_and_a_wrong_layer_is_not() -> None:
     right = growth.measure(name, network, NUMPY)
     assert [layer.name for layer in right.layers] == list(network.layers)
     assert all(0 <= layer.multiple < 1 for layer in right.layers)
+    assert all(
+        layer.multiple >= layer.error / layer.budget for layer in right.layers
+    )  # the error and budget of two places
     assert all(layer.radius < 1e-15 for layer in right.layers)
     assert right.layers[-2].error > right.layers[0].error
 

@@ -87,6 +87,7 @@ def test_the_report_is_plain_json_and_says_what_it_ran_on(tmp_path, monkeypatch)
         "cases": 10,
         "worst": "fine",
         "multiple": 0.5,
+        "ulps": [],
         "announced": 10,
         "passed": True,
         "seconds": 0,

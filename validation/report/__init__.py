@@ -93,11 +93,8 @@ def write(report: Report | Validation, folder: str | os.PathLike[str], *, growth
 
     told: dict[str, Any] = content.of(report, growth)
     text = json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False)
-    files = (
-        page.render(told),
-        junit.render(told),
-        text.encode("utf-8", "backslashreplace"),
-    )  # lone surrogates: as JSON has them
-    for name, data in zip(NAMES, files, strict=True):
-        replace_file(path / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+    data = text.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes the escape that JSON has for it
+    files = (page.render(told), junit.render(told), data)
+    for name, made in zip(NAMES, files, strict=True):
+        replace_file(path / name, lambda file, made=made: file.write(made))  # type: ignore[misc]
     return path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import refimpl
 from validation.conformance import Report
 from validation.environment import environment
+from validation.tolerance import ULP_BINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,9 +139,16 @@ def _validation(result: Validation, growth: Iterable[Growth]) -> dict[str, Any]:
             key=lambda number: _weight(result.lines[number].finding.multiple),
             default=None,
         ),
+        "ulps": _ulps(result),
         "checks": checks,
         "growth": [dataclasses.asdict(each) for each in growth],
     }
+
+
+def _ulps(result: Validation) -> dict[str, int]:
+    """The histograms of all checks that have one, added up."""
+    counts = [line.finding.ulps for line in result.lines if line.finding.ulps]
+    return dict(zip(ULP_BINS, map(sum, zip(*counts, strict=True)), strict=True)) if counts else {}
 
 
 def _is_error(line: Line) -> bool:

@@ -129,6 +129,12 @@ def _of_engine(told: dict[str, Any]) -> list[Figure]:
             found.append(
                 _figure(f"Error against budget: {section}", caption, plots.rows, marks, "worst error ÷ allowed")
             )
+    if any(told["ulps"].values()):
+        caption = (
+            "All elements that the components answered in all number systems and dtypes, by their distance from the truth, in units in the "
+            "last place of their dtype."
+        )
+        found.append(_figure("Units in the last place", caption, plots.bars, told["ulps"]))
     claims = _marks(told["checks"], "claims")
     if claims:
         caption = (

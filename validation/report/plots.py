@@ -74,7 +74,7 @@ def _drawn(name: str, title: str, height: float, draw: Callable[[Any, dict[str, 
         canvas = FigureCanvasSVG(figure)
         said = draw(figure.add_subplot(), titles)
         out = io.StringIO()
-        canvas.print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        canvas.print_svg(out)
     return _for_page(out.getvalue(), name, title, said, titles)
 
 
@@ -82,7 +82,7 @@ def _drawn(name: str, title: str, height: float, draw: Callable[[Any, dict[str, 
 
 
 def _for_page(svg: str, name: str, title: str, said: str, titles: dict[str, str]) -> str:
-    """An SVG as part of an HTML page: no prolog, no namespaces, identifiers of its own, the page's colours and font, texts for readers."""
+    """An SVG as part of an HTML page: no prolog, namespaces nor date, identifiers of its own, the page's colours and font, texts for readers."""
     root = ET.fromstring(svg)
     for element in list(root.iter()):
         for child in [c for c in element if c.tag.endswith(("}metadata", "}style"))]:
