@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 import xml.etree.ElementTree as ET
 from fnmatch import fnmatch
@@ -530,7 +531,11 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
     assert _written("unshifted", tmp_path / "a" / "b")["json"]["passed"] is False
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+def _refuse() -> None:
+    raise PermissionError("read-only")
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError) as caught:
         report.write(_report("good"), tmp_path)
@@ -550,6 +555,10 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         report.prepare(tmp_path / "notes.txt")
     with pytest.raises(ConfigError, match="cannot be used"):
         report.prepare(tmp_path / "notes.txt" / "below")
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", lambda dir: _refuse())
+        with pytest.raises(ConfigError, match="cannot be used"):
+            report.prepare(tmp_path / "read-only")
     with pytest.raises(ConfigError, match=r"a name that ends in \.json"):
         report.prepare(tmp_path / "report.json")
     assert not (tmp_path / "report.json").exists()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def prepare(folder: str | os.PathLike[str]) -> Path:
         raise ConfigError(what, where=path, expected=expected, got=f"a name that ends in {path.suffix}", remedy=remedy)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass  # it can be written to
         others = sorted(entry.name for entry in path.iterdir() if entry.name not in NAMES or not entry.is_file())
     except OSError as error:
         got = f"{type(error).__name__}: {error}"
