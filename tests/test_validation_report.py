@@ -368,33 +368,52 @@ def test_the_summary_answers_the_four_questions() -> None:
     assert "Only 25 of 26 ran, which fails." in page.render(content.of(_report("short"))).decode()
 
 
-def test_a_diagnosis_and_a_spread_are_shown_where_there_are_some() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Explanation:
-        kind: str = "mutant"
-        name: str = "un-shifted <exp>"
-        flag: str = "unshifted-exp"
-        explains: tuple[str, ...] = ("softmax-9", "softmax-12")
-        failing: int = 7
-        description: str = "exp(x) without the maximum."
-        effect: str = "Overflows."
+CAUSE = {
+    "kind": "bug",
+    "name": "un-shifted <exp>",
+    "flag": "unshifted-exp",
+    "explains": 7,
+    "failing": 7,
+    "complete": True,
+    "contradicted": 0,
+}
+CAUSE |= {"description": "exp(x) without the maximum", "effect": "overflows"}
+PARTLY = CAUSE | {"name": "another", "explains": 2, "complete": False, "contradicted": 3}
 
-    @dataclasses.dataclass(frozen=True)
-    class Diagnosis:
-        explanations: tuple[Explanation, ...] = (Explanation(),)
 
+@pytest.mark.parametrize(
+    ("causes", "said"),
+    [
+        (
+            [CAUSE, PARTLY],
+            "Probably why? un-shifted <exp> (bug) explains 7 of 7 failing cases. exp(x) without the maximum; overflows",
+        ),
+        (
+            [CAUSE, CAUSE],
+            "Probably why? 2 known causes, which cannot be told apart by these answers: un-shifted <exp> (bug)",
+        ),
+        (
+            [PARTLY],
+            "Nothing known explains all of it; in part: another (bug) explains 2 of 7 failing cases, but 3 that passed would have failed.",
+        ),
+        ([], "Nothing known explains it. Good to three digits"),
+        ([CAUSE] * 7, "And 2 more, in report.json ."),
+    ],
+)
+def test_a_diagnosis_and_a_spread_are_shown_where_there_are_some(causes: Any, said: str) -> None:
     class Diagnosed(Report):
-        diagnosis = Diagnosis()
+        def as_json(self) -> dict[str, Any]:
+            found = {"explanations": causes, "text": "in words", "remark": "Good to three digits"}
+            return super().as_json() | {"diagnosis": found}
 
     old = _report("unshifted")
     told = content.of(Diagnosed(old.component, old.dialect, old.dtype, old.announced, old.rows))
     told["spread"] = {"rows": [{"name": "pairwise", "multiple": 0.25, "where": "", "ulps": None}], "widest": 0.25}
     jsonschema.Draft202012Validator(SCHEMA).validate(told)
-    shown = _Page(page.render(told).decode())
-    said = " ".join(" ".join(shown.text).split())
-    assert "un-shifted <exp> (mutant): explains 2 of 7 failing cases. exp(x) without the maximum. Overflows." in said
-    assert "Legal spread" in said
-    assert "pairwise: 0.25 × tolerance" in said
+    shown = " ".join(" ".join(_Page(page.render(told).decode()).text).split())
+    assert said in shown
+    assert "Legal spread" in shown
+    assert "pairwise: 0.25 × tolerance" in shown
 
 
 @pytest.mark.parametrize("name", ["hostile", "engine"])

@@ -52,16 +52,16 @@ def plain(value: Any) -> Any:
 
 
 def _conformance(report: Report) -> dict[str, Any]:
-    cases = report.as_json()["cases"]
-    told = [case | _more(row) for case, row in zip(cases, report.rows, strict=True)]
+    plainly = report.as_json()
+    told = [case | _more(row) for case, row in zip(plainly["cases"], report.rows, strict=True)]
     return {
         "kind": "conformance",
-        **report.as_json(),
+        **plainly,
         "failed": sum(not row.verdict.passed for row in report.rows),
         "worst": report.rows.index(report.worst) if report.rows else None,
         "cases": told,
         "suspects": _suspects(report),
-        "diagnosis": _diagnosis(report),
+        "diagnosis": plainly.get("diagnosis"),
         "spread": _spread(report),
         "environment": environment(),
     }
@@ -92,22 +92,6 @@ def _suspects(report: Report) -> list[str]:
     passing = {flag for row in report.rows if row.verdict.passed for flag in row.flags}
     failing = [flag for row in report.rows if not row.verdict.passed for flag in row.flags]
     return [flag for flag in dict.fromkeys(failing) if flag not in passing]
-
-
-def _diagnosis(report: Report) -> dict[str, Any] | None:
-    """The known dialects and bugs that explain the answers, where the report has a diagnosis."""
-    found: Any = getattr(report, "diagnosis", None)  # to be joined: an attribute once `validation.diagnosis` is there
-    if found is None:
-        return None
-    names = ("kind", "name", "flag", "explains", "failing", "description", "effect")
-    told = [{name: getattr(each, name, None) for name in names} for each in found.explanations]
-    for each in told:
-        each.update({name: _count(each[name]) for name in ("explains", "failing")})
-    return {"text": str(found), "explanations": told}
-
-
-def _count(value: Any) -> Any:
-    return len(value) if isinstance(value, tuple | list | set | frozenset) else value
 
 
 def _spread(report: Report) -> dict[str, Any] | None:
