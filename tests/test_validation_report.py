@@ -18,6 +18,7 @@ import xml.etree.ElementTree as ET
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -400,20 +401,27 @@ PARTLY = CAUSE | {"name": "another", "explains": 2, "complete": False, "contradi
         ([CAUSE] * 7, "And 2 more, in report.json ."),
     ],
 )
-def test_a_diagnosis_and_a_spread_are_shown_where_there_are_some(causes: Any, said: str) -> None:
+def test_a_diagnosis_and_a_spread_are_shown_where_there_are_some(causes: Any, said: str, tmp_path: Path) -> None:
     class Diagnosed(Report):
         def as_json(self) -> dict[str, Any]:
             found = {"explanations": causes, "text": "in words", "remark": "Good to three digits"}
             return super().as_json() | {"diagnosis": found}
 
     old = _report("unshifted")
-    told = content.of(Diagnosed(old.component, old.dialect, old.dtype, old.announced, old.rows))
-    told["spread"] = {"rows": [{"name": "pairwise", "multiple": 0.25, "where": "", "ulps": None}], "widest": 0.25}
+    diagnosed = Diagnosed(old.component, old.dialect, old.dtype, old.announced, old.rows)
+    legal = [
+        SimpleNamespace(name=name, multiple=each, where="", ulps={"<= 1": 3})
+        for name, each in (("pairwise", 0.25), ("FMA " * 20, 0.5))
+    ]
+    diagnosed.write(tmp_path, spread=SimpleNamespace(rows=legal))
+    told = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert told["spread"]["widest"] == 0.5
     jsonschema.Draft202012Validator(SCHEMA).validate(told)
     shown = " ".join(" ".join(_Page(page.render(told).decode()).text).split())
     assert said in shown
     assert "Legal spread" in shown
     assert "pairwise: 0.25 × tolerance" in shown
+    assert f"{'FMA ' * 8}F…" in shown
 
 
 @pytest.mark.parametrize("name", ["hostile", "engine"])

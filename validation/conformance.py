@@ -126,9 +126,9 @@ class Report:
         described = {"component": self.component, "dialect": self.dialect, "dtype": self.dtype, "passed": self.passed}
         return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows}
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
+    def write(self, folder: str | os.PathLike[str], *, spread: Any = None) -> None:
         """Write index.html, report.json and junit.xml into `folder`, which is made if there is none (`validation.report.write`)."""
-        report.write(self, folder)
+        report.write(self, folder, spread=spread)
 
 
 def check(

@@ -77,14 +77,17 @@ def _require_packages() -> None:
             raise ConfigError(what, expected="jinja2, matplotlib", got=str(error), remedy=remedy) from None
 
 
-def write(report: Report | Validation, folder: str | os.PathLike[str], *, growth: Iterable[Growth] = ()) -> Path:
+def write(
+    report: Report | Validation, folder: str | os.PathLike[str], *, growth: Iterable[Growth] = (), spread: Any = None
+) -> Path:
     """Write index.html, report.json and junit.xml, and return the folder's path.
 
     Parameters
     ----------
     report : what `validation.check`, `validation.conformance.judge_answers` or `validation.run.validate` returned
     folder : made if there is none; files of an earlier report are replaced
-    growth : how errors grow through networks, from `validation.report.growth`
+    growth : how errors grow through networks, from `validation.report.growth`; for a Validation
+    spread : how far legal evaluations of the component differ, `validation.spread.spread(component, dtype)`, which takes a while; for a Report
 
     Raises
     ------
@@ -94,7 +97,7 @@ def write(report: Report | Validation, folder: str | os.PathLike[str], *, growth
     path = prepare(folder)
     from validation.report import content, junit, page
 
-    told: dict[str, Any] = content.of(report, growth)
+    told: dict[str, Any] = content.of(report, growth, spread)
     text = json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False)
     data = text.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes the escape that JSON has for it
     files = (page.render(told), junit.render(told), data)

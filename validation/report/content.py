@@ -27,9 +27,9 @@ __all__ = ["FORMAT", "of"]
 FORMAT = 1  # of report.json; what is added to it later does not change the number, what is changed or taken away does
 
 
-def of(report: Report | Validation, growth: Iterable[Growth] = ()) -> dict[str, Any]:
+def of(report: Report | Validation, growth: Iterable[Growth] = (), spread: Any = None) -> dict[str, Any]:
     """A report as plain data that JSON can say, as `schema.json` describes it."""
-    told = _conformance(report) if isinstance(report, Report) else _validation(report, growth)
+    told = _conformance(report, spread) if isinstance(report, Report) else _validation(report, growth)
     head = {"format": FORMAT, "refimpl": refimpl.__version__}
     return plain(head | told)
 
@@ -51,7 +51,7 @@ def plain(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------- one component
 
 
-def _conformance(report: Report) -> dict[str, Any]:
+def _conformance(report: Report, spread: Any) -> dict[str, Any]:
     plainly = report.as_json()
     told = [case | _more(row) for case, row in zip(plainly["cases"], report.rows, strict=True)]
     return {
@@ -62,7 +62,7 @@ def _conformance(report: Report) -> dict[str, Any]:
         "cases": told,
         "suspects": _suspects(report),
         "diagnosis": plainly.get("diagnosis"),
-        "spread": _spread(report),
+        "spread": _spread(spread),
         "environment": environment(),
     }
 
@@ -94,15 +94,12 @@ def _suspects(report: Report) -> list[str]:
     return [flag for flag in dict.fromkeys(failing) if flag not in passing]
 
 
-def _spread(report: Report) -> dict[str, Any] | None:
-    """How far legal evaluations of the component differ."""
-    try:  # to be joined: a plain import at the top once `validation.spread` is there
-        from validation import spread  # type: ignore[attr-defined]
-    except ImportError:
+def _spread(spread: Any) -> dict[str, Any] | None:
+    """How far legal evaluations of the component differ, where that was measured."""
+    if spread is None:
         return None
-    rows = spread.spread(report.component, report.dtype).rows
-    told = [{"name": row.name, "multiple": row.multiple, "where": row.where, "ulps": row.ulps} for row in rows]
-    return {"rows": told, "widest": max((row.multiple for row in rows), default=None)}
+    told = [{"name": row.name, "multiple": row.multiple, "where": row.where, "ulps": row.ulps} for row in spread.rows]
+    return {"rows": told, "widest": max((row.multiple for row in spread.rows), default=None)}
 
 
 # ------------------------------------------------------------------------------------------------------- the engine as a whole

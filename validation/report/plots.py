@@ -228,7 +228,7 @@ def rows(name: str, title: str, marks: Sequence[Mark], label: str) -> str:
             _mark(axes, scale.at(mark.value), number, mark, f"m{number}")
         axes.set_xlim(low, high)
         axes.set_xticks(*scale.ticks(values))
-        axes.set_yticks(range(len(marks)), [visible(mark.label, 40) for mark in marks])
+        axes.set_yticks(range(len(marks)), [_cut(visible(mark.label)) for mark in marks])
         axes.set_ylim(len(marks) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label)
@@ -263,6 +263,11 @@ def bars(name: str, title: str, counts: dict[str, int]) -> str:
         return "; ".join(titles.values())
 
     return _drawn(name, title, 2.7, draw)
+
+
+def _cut(label: str, longest: int = 34) -> str:
+    """A label that leaves room for the plot; the mark's title has all of it."""
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
 def _percent(part: float) -> str:
