@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from refimpl.console import JsonOption, err, out, print_json, validation_module
+from refimpl.console import JsonOption, ReportOption, err, out, print_json, validation_module
 from refimpl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,21 +80,28 @@ def check(
     stream: StreamOption = False,
     dtype: DtypeOption = "float32",
     dialect: DialectOption = None,
+    report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge answers. Exits with 1 if any is wrong or missing."""
     protocol = validation_module("vectors.protocol")
+    if report is not None:
+        validation_module("report").prepare(report)  # refused before answers are read
     if stream:
         ids, op = [vector.id for vector in _selected(subject, dtype, dialect)], subject
         answers = protocol.read_stream(sys.stdin.buffer)
     else:
         op, dtype, ids, answers = protocol.read_folder(Path(subject))
-    report = validation_module("conformance").judge_answers(op, dtype, answers, ids)
+    judged = validation_module("conformance").judge_answers(op, dtype, answers, ids)
+    if report is not None:
+        judged.write(report)
     if as_json:
-        print_json(report.as_json())
+        print_json(judged.as_json())
     else:
-        out.print(escape(str(report)), highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if report.passed else 1)
+        out.print(escape(str(judged)), highlight=False, soft_wrap=True)
+    if report is not None and not as_json:
+        out.print(f"Report: {escape(str(report / 'index.html'))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if judged.passed else 1)
 
 
 @app.command()

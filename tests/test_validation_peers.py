@@ -202,9 +202,7 @@ def test_the_line_says_what_equals_what_departs_and_why() -> None:
 
 
 def test_the_command_prints_the_lines_in_full(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        cli.app, ["validate", "--only", "PARITY.entmax", "--report", str(tmp_path / "report.json")]
-    )
+    result = CliRunner().invoke(cli.app, ["validate", "--only", "PARITY.entmax", "--report", str(tmp_path)])
     assert result.exit_code == 0
     line = json.loads((tmp_path / "report.json").read_text("utf-8"))["checks"][0]["worst"]
     assert "departs from the paper by 2.9e-01 (sparsemax, unit scale)" in line

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import VectorError
-from validation import components, diagnosis, exchange, tolerance, vectors
+from validation import components, diagnosis, exchange, report, tolerance, vectors
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "judged", "live"]
@@ -135,6 +136,10 @@ class Report:
         described = {"component": self.component, "dialect": self.dialect, "dtype": self.dtype, "passed": self.passed}
         told = self.diagnosis.as_json() if self.diagnosis else None
         return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows, "diagnosis": told}
+
+    def write(self, folder: str | os.PathLike[str], *, spread: Any = None) -> None:
+        """Write index.html, report.json and junit.xml into `folder`, which is made if there is none (`validation.report.write`)."""
+        report.write(self, folder, spread=spread)
 
 
 def check(
