@@ -1,0 +1,123 @@
+"""bert4keras (0.11.5 or 0.9.8, whichever is installed): GELUs, layer norm, hierarchical positions, attention, BERT and NEZHA whole.
+
+Its layers are called as they are, eagerly, with arrays in place of what their linear maps would make. It needs tf.keras of the second Keras:
+TensorFlow 2.21 with tf-keras, chosen by TF_USE_LEGACY_KERAS before TensorFlow is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+os.environ["TF_KERAS"] = os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+if not tf.keras.layers:  # what is lazy there must be loaded before bert4keras puts itself in its place
+    raise ImportError("tf.keras has no layers")
+
+import bert4keras
+from bert4keras import backend, layers, models
+
+from validation import components
+from validation.targets.trial import LONG, NoSuchCallError, Trial
+
+__all__ = ["trials"]
+
+_CUMULATIVE = not bert4keras.__version__.startswith("0.11")
+
+
+def _gelu(x: Any, approximate: str) -> Any:
+    return (backend.gelu_tanh if approximate == "tanh" else backend.gelu_erf)(x)
+
+
+def _floats(dtype: Any) -> None:
+    backend.K.set_floatx(dtype.name)
+
+
+def _layer_norm(x: Any, scale: Any, bias: Any, eps: float) -> Any:
+    _floats(x.dtype)
+    layer = layers.LayerNormalization(epsilon=eps)
+    layer.build(x.shape)
+    layer.gamma.assign(scale)
+    layer.beta.assign(bias)
+    return layer.call(x)
+
+
+def _hierarchical(table: Any, positions: Any, alpha: float) -> Any:
+    _floats(table.dtype)
+    options = {"hierarchical": alpha, "merge_mode": "zero", "custom_position_ids": True}
+    layer = layers.PositionEmbedding(table.shape[0], table.shape[1], **options)
+    layer.build(table.shape)
+    layer.embeddings.assign(table)
+    return layer.call([table, tf.cast(positions, "int32")])
+
+
+def _heads_inside(x: Any) -> Any:  # (b, h, n, d) <-> (b, n, h, d)
+    return tf.transpose(x, (0, 2, 1, 3))
+
+
+def _attention(q: Any, k: Any, v: Any, mask: Any, relative: Any = None) -> Any:
+    """pay_attention_to on given heads: a mask of keys is its `v_mask`, one of queries and keys is added as its models' `a_bias`."""
+    _floats(q.dtype)
+    if v.shape[-1] != q.shape[-1]:
+        raise NoSuchCallError("keys and values have one width")
+    layer = layers.MultiHeadAttention(q.shape[1], q.shape[-1])
+    inputs, options, keys = [_heads_inside(each) for each in (q, k, v)], {}, None
+    if mask is not None and len(mask.shape) == 4:
+        keys = tf.cast(tf.broadcast_to(mask, (q.shape[0], 1, 1, k.shape[2]))[:, 0, 0], q.dtype if _CUMULATIVE else bool)
+    elif mask is not None:
+        options["a_bias"] = True
+        inputs.append(_as_models_have_it(mask, q))
+    if relative is not None:
+        options["p_bias"] = "typical_relative"
+        inputs.append(relative)
+    return _heads_inside(layer.pay_attention_to(inputs, [None, keys], **options)[0])
+
+
+def _as_models_have_it(mask: Any, q: Any) -> Any:
+    """LM_Mask's form: (1, n, m) with -inf where hidden in 0.11, (1, 1, n, m) with -1e12 before."""
+    hidden = tf.constant(-1e12 if _CUMULATIVE else float("-inf"), q.dtype)
+    added = tf.where(mask, tf.constant(0, q.dtype), hidden)
+    return added[None, None] if _CUMULATIVE else added[None]
+
+
+def _relative(q: Any, k: Any, v: Any, relative: Any, mask: Any) -> Any:
+    return _attention(q, k, v, mask, relative)
+
+
+_FOLDERS = {"bert": "hugging_face_bert", "nezha": "bert4keras/nezha"}
+
+
+@functools.cache
+def _model(kind: str, application: str, dtype: str) -> Any:
+    backend.K.clear_session()
+    backend.K.set_floatx(dtype)
+    folder = components.RECORDED / _FOLDERS[kind]
+    options = {"model": kind, "with_mlm": "linear", "application": application}
+    return models.build_transformer_model(str(folder / "config.json"), str(folder / "model.ckpt"), **options)
+
+
+def _nezha(token_ids: Any, segment_ids: Any, mask: Any, application: str, *, dtype: str) -> Any:
+    """Whole; padding is id 0 there, so that masked places are given that id."""
+    ids = tf.where(mask, token_ids, 0)
+    return _model("nezha", application, dtype)([ids, segment_ids]) * tf.cast(mask, dtype)[..., None]
+
+
+def trials() -> list[Trial]:
+    """What is checked of bert4keras."""
+    found: list[tuple[str, str, Any]] = [
+        ("backend.gelu_erf, backend.gelu_tanh", "gelu", _gelu),
+        ("layers.LayerNormalization", "layer_norm", _layer_norm),
+        ("layers.PositionEmbedding, hierarchical", "hierarchical_positions", _hierarchical),
+        ("layers.MultiHeadAttention", "attention", _attention),
+        ("layers.MultiHeadAttention, typical_relative", "relative_attention", _relative),
+    ]
+    plain = [Trial(name, component, function, LONG, convert=tf.convert_to_tensor) for name, component, function in found]
+    whole = [
+        Trial("NEZHA", "nezha", functools.partial(_nezha, dtype=dtype), (dtype,), convert=tf.convert_to_tensor)
+        for dtype in LONG
+    ]
+    return plain + whole
