@@ -10,7 +10,9 @@ from rich.markup import escape
 from refimpl.console import JsonOption, err, out, print_json
 from refimpl.errors import RefimplError
 from validation import targets
+from validation.conformance import Report
 
+FEW = 5
 app = typer.Typer(add_completion=False, help="Real implementations, tried on the golden vectors.")
 
 
@@ -57,8 +59,15 @@ def _line(outcome: targets.Outcome) -> str:
         return line
     good, worst = sum(row.verdict.passed for row in report.rows), report.worst
     left = f", {len(outcome.left_out)} left out" if outcome.left_out else ""
-    why = "" if report.passed else f"  {worst.case}: {worst.verdict.word}"
-    return f"{line} {good} of {report.announced}{left}, {worst.verdict.multiple:.3g}{why}"
+    return f"{line} {good} of {report.announced}{left}, {worst.verdict.multiple:.3g}{_failing(report)}"
+
+
+def _failing(report: Report) -> str:
+    """The hard places at which it failed, if they are few."""
+    failing = dict.fromkeys(row.case for row in report.rows if not row.verdict.passed)
+    told = f": {', '.join(failing)}" if 0 < len(failing) < FEW else ""
+    words = dict.fromkeys(row.verdict.word for row in report.rows if not row.verdict.passed)
+    return f"  {', '.join(words)}{told}".rstrip()
 
 
 if __name__ == "__main__":

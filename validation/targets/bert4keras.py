@@ -48,11 +48,10 @@ def _layer_norm(x: Any, scale: Any, bias: Any, eps: float) -> Any:
 
 def _hierarchical(table: Any, positions: Any, alpha: float) -> Any:
     _floats(table.dtype)
-    options = {"hierarchical": alpha, "merge_mode": "zero", "custom_position_ids": True}
-    layer = layers.PositionEmbedding(table.shape[0], table.shape[1], **options)
+    layer = layers.PositionEmbedding(table.shape[0], table.shape[1], hierarchical=alpha, custom_position_ids=True)
     layer.build(table.shape)
     layer.embeddings.assign(table)
-    return layer.call([table, tf.cast(positions, "int32")])
+    return layer.call([tf.zeros((*positions.shape, table.shape[1]), table.dtype), tf.cast(positions, "int32")])
 
 
 def _heads_inside(x: Any) -> Any:  # (b, h, n, d) <-> (b, n, h, d)

@@ -1,4 +1,4 @@
-"""JAX: functions of `jax.nn` and `jax.scipy.special`, compiled, on the processor. 64-bit numbers are switched on."""
+"""JAX: functions of `jax.nn` and `jax.scipy.special`, on the processor, compiled but for attention, which is tried both ways. 64-bit numbers are switched on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def _gelu(x: Any, approximate: str) -> Any:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
-@functools.partial(jax.jit, static_argnames=("eps",))
-def _layer_norm(x: Any, scale: Any, bias: Any, eps: float) -> Any:
+@functools.partial(jax.jit, static_argnames=("eps", "algorithm"))
+def _layer_norm(x: Any, scale: Any, bias: Any, eps: float, algorithm: str = "fast") -> Any:
     """`standardize` is the norm without scale and bias, which layers multiply and add."""
-    return jax.nn.standardize(x, epsilon=eps) * scale + bias
+    return jax.nn.standardize(x, epsilon=eps, algorithm=algorithm) * scale + bias
 
 
-@jax.jit
 def _attention(q: Any, k: Any, v: Any, mask: Any, bias: Any = None) -> Any:  # (b, h, n, d); there (b, n, h, d)
     q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
     if mask is not None:
@@ -49,7 +48,9 @@ def trials() -> list[Trial]:
         "jax.nn.logsumexp": ("logsumexp", jax.jit(functools.partial(jax.nn.logsumexp, axis=-1))),
         "jax.nn.gelu": ("gelu", _gelu),
         "jax.nn.standardize": ("layer_norm", _layer_norm),
+        "jax.nn.standardize, stable": ("layer_norm", functools.partial(_layer_norm, algorithm="stable")),
         "jax.nn.dot_product_attention": ("attention", _attention),
+        "jax.nn.dot_product_attention, compiled": ("attention", jax.jit(_attention)),
         "jax.nn.dot_product_attention, bias": ("residual_attention", _residual),
     }
     return [Trial(name, component, function, ALL, convert=jnp.asarray) for name, (component, function) in found.items()]

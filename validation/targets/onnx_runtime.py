@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
+from validation import tolerance
 from validation.targets.trial import ALL, NoSuchCallError, Trial
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _TYPES = {
     np.dtype(np.int64): TensorProto.INT64,
     np.dtype(np.bool_): TensorProto.BOOL,
 }
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _OPSET = 23
 _OWN = "com.microsoft"
 
@@ -32,13 +35,19 @@ _OWN = "com.microsoft"
 @functools.cache
 def _session(op: str, domain: str, opset: int, inputs: tuple[tuple[str, int, int], ...], attributes: Any) -> Any:
     """A model of one node; `inputs` has the name, element type and rank of each, "" for one that is left out."""
-    made = helper.make_node(op, [name for name, _, _ in inputs], ["y"], domain=domain, **dict(attributes))
+    nodes = [helper.make_node(op, [name for name, _, _ in inputs], ["y"], domain=domain, **dict(attributes))]
+    short, given, answer = TensorProto.BFLOAT16, inputs, "y"
+    if inputs[0][1] == short:  # does not pass through its Python interface: as float32, converted in the graph
+        given = tuple((f"{n}_wide", TensorProto.FLOAT, r) if kind == short else (n, kind, r) for n, kind, r in inputs)
+        pairs = [(wide[0], name[0]) for wide, name in zip(given, inputs, strict=True) if wide != name]
+        nodes = [helper.make_node("Cast", [wide], [name], to=short) for wide, name in pairs] + nodes
+        nodes.append(helper.make_node("Cast", ["y"], [answer := "y_wide"], to=TensorProto.FLOAT))
     shapes = [
         helper.make_tensor_value_info(name, kind, [f"{name}{axis}" for axis in range(rank)])
-        for name, kind, rank in inputs
+        for name, kind, rank in given
         if name
     ]
-    graph = helper.make_graph([made], op, shapes, [helper.make_tensor_value_info("y", inputs[0][1], None)])
+    graph = helper.make_graph(nodes, op, shapes, [helper.make_tensor_value_info(answer, given[0][1], None)])
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(_OWN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
@@ -51,8 +60,15 @@ def _run(op: str, *arrays: Any, domain: str = "", opset: int = _OPSET, **attribu
     names = [f"x{i}" if a is not None else "" for i, a in enumerate(arrays)]
     kinds = [(n, _TYPES[a.dtype], a.ndim) if n else ("", 0, 0) for n, a in zip(names, arrays, strict=True)]
     session = _session(op, domain, opset, tuple(kinds), tuple(attributes.items()))
-    given = {name: np.ascontiguousarray(a) for name, a in zip(names, arrays, strict=True) if name}
-    return session.run(None, given)[0]
+    given = {
+        f"{name}_wide" if a.dtype == _BFLOAT16 else name: np.ascontiguousarray(
+            a.astype(np.float32) if a.dtype == _BFLOAT16 else a
+        )
+        for name, a in zip(names, arrays, strict=True)
+        if name
+    }
+    answer = session.run(None, given)[0]
+    return answer.astype(_BFLOAT16) if arrays[0].dtype == _BFLOAT16 else answer
 
 
 def _logsumexp(x: Any) -> Any:
@@ -91,28 +107,24 @@ def _residual(q: Any, k: Any, v: Any, previous_scores: Any, mask: Any, mean_over
     return _run("Attention", q, k, v, added)
 
 
-def _computed_in(function: Callable[..., Any], component: str) -> tuple[str, ...]:
-    """The dtypes for which the runtime has a kernel, asked with the smallest call."""
-    found = []
-    for dtype in ALL:
-        x = np.ones((1, 1, 2, 2), {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype))
-        calls: dict[str, tuple[Any, ...]] = {
-            "gelu": (x[0, 0, 0], "none"),
-            "layer_norm": (x[0, 0], x[0, 0, 0], x[0, 0, 0], 1e-5),
-            "attention": (x, x, x, None),
-            "residual_attention": (x, x, x, x, None, 1),
-        }
-        try:
-            function(*calls.get(component, (x[0, 0],)))
-        except NoSuchCallError:
-            found.append(dtype)
-        except Exception as error:
-            if "NOT_IMPLEMENTED" not in str(error) and "INVALID_GRAPH" not in str(error):
-                found.append(dtype)
-            continue
-        else:
-            found.append(dtype)
-    return tuple(found)
+def _has_kernel(function: Callable[..., Any], component: str, dtype: str) -> bool:
+    """Whether the runtime computes the smallest call in that dtype."""
+    x = np.ones((1, 1, 2, 2), tolerance.DTYPES[dtype])
+    calls: dict[str, list[tuple[Any, ...]]] = {
+        "gelu": [(x[0, 0, 0], form) for form in ("none", "tanh")],
+        "layer_norm": [(x[0, 0], x[0, 0, 0], x[0, 0, 0], 1e-5)],
+        "attention": [(x, x, x, None)],
+        "residual_attention": [(x, x, x, x, None, 1)],
+    }
+    try:
+        for call in calls.get(component, [(x[0, 0],)]):
+            with contextlib.suppress(NoSuchCallError):
+                function(*call)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" not in str(error) and "INVALID_GRAPH" not in str(error):
+            raise
+        return False
+    return True
 
 
 def trials() -> list[Trial]:
@@ -133,7 +145,7 @@ def trials() -> list[Trial]:
     return [
         Trial(name, component, function, dtypes)
         for name, (component, function) in found.items()
-        if (dtypes := _computed_in(function, component))
+        if (dtypes := tuple(dtype for dtype in ALL if _has_kernel(function, component, dtype)))
     ]
 
 

@@ -30,6 +30,8 @@ def _residual(
 
 
 def _top_k(x: Any, k: int) -> Any:
+    if k > x.shape[-1]:
+        raise NoSuchCallError("no more entries can be kept than there are")
     return sparse_topk_attn(x, k)
 
 
