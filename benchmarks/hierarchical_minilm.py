@@ -2,6 +2,7 @@
 
     python benchmarks/hierarchical_minilm.py measure FOLDER results.json --seconds 40       # FOLDER: a folder of all-MiniLM-L6-v2
     python benchmarks/hierarchical_minilm.py report results.json --plot docs/hierarchical_minilm.svg
+    python benchmarks/hierarchical_minilm.py record FOLDER validation/recorded/minilm        # what claim HIERPOS-5 measures again
 
 `measure` begins nothing new after the seconds given, and continues where it stopped; all of it takes some ten minutes on one core. Needs the packages
 tokenizers and, for the plot, matplotlib.
@@ -41,6 +42,7 @@ from refimpl.pooling import mean_pooling, unit_length
 LENGTHS = (512, 768, 1024, 2048, 4096)
 TEXTS = 5
 TRAINED = 512
+RECORDED = 640
 WAYS = ("hierarchical", "repeated", "truncated")
 
 
@@ -93,6 +95,19 @@ def measure(folder: str, file: Path, seconds: float) -> None:
         missing = missing[1:]
         print(f"{n} {way} {name}: {time.monotonic() - start:.1f} s", flush=True)
     print(f"{len(missing)} of {len(tasks)} measurements are left")
+
+
+def record(folder: str, place: Path) -> None:
+    """The figures of `validation.claims.positions.agreement` on the beginning of the recorded text, in float64."""
+    from validation.claims.positions import agreement
+
+    plain = refimpl.load(folder, backend="numpy", dtype="float64")
+    text = json.loads((place / "texts.json").read_text("utf-8"))["long"]
+    content = plain.tokenizer.encode(text)[: RECORDED - 2]
+    columns = ["with the mean of the parts", "with the last part"]
+    result = {"text": "long, in texts.json", "tokens": RECORDED, "parts": -(-len(content) // (TRAINED - 2))}
+    result |= {"dtype": "float64", "columns": columns, "cosines": agreement(plain, content)}
+    (place / "hierarchical.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def unit(vectors: Any) -> Any:
@@ -180,8 +195,13 @@ def main() -> None:
     second = commands.add_parser("report")
     second.add_argument("results", type=Path)
     second.add_argument("--plot", type=Path)
+    third = commands.add_parser("record")
+    third.add_argument("folder")
+    third.add_argument("place", type=Path)
     options = parser.parse_args()
-    if options.command == "measure":
+    if options.command == "record":
+        record(options.folder, options.place)
+    elif options.command == "measure":
         measure(options.folder, options.results, options.seconds)
     else:
         report(options.results, options.plot)

@@ -147,11 +147,13 @@ def claims(
     setting = registry.Setting(backends.get(backend), seed) if run else None
     rows, good = [], True
     for claim in registry.select(only):
-        row = {name: getattr(claim, name) for name in ("id", "statement", "source", "method", "expected", "cases")}
+        fields = ("id", "statement", "source", "method", "needs", "expected", "cases")
+        row = {name: getattr(claim, name) for name in fields}
         if setting:
             outcome = claim.check(setting)
-            good = good and claim.holds(outcome)
-            row |= {"holds": claim.holds(outcome), "verdict": outcome.verdict, "cases": outcome.cases}
+            holds = None if claim.excuses(outcome) else claim.holds(outcome)
+            good = good and holds is not False
+            row |= {"holds": holds, "verdict": outcome.verdict, "cases": outcome.cases}
             row |= {"worst": outcome.worst, "tightness": outcome.tightness}
         rows.append(row)
     if as_json:
@@ -160,13 +162,13 @@ def claims(
         for row in rows:
             mark = (
                 ""
-                if "holds" not in row
+                if row.get("holds") is None
                 else "[green]holds[/green]: "
                 if row["holds"]
                 else "[bold red]FAILS[/bold red]: "
             )
             out.print(f"[bold]{row['id']}[/bold]  {mark}{row.get('verdict', row['expected'])}")
-            for name in ("statement", "source", "method", "worst"):
+            for name in ("statement", "source", "method", "needs", "worst"):
                 if row.get(name):
                     out.print(f"  {name:<10}{escape(str(row[name]))}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if good else 1)

@@ -13,7 +13,8 @@ from refimpl import bert
 from refimpl.errors import ConfigError, TextError, TokenizerError
 from refimpl.model import Model
 from refimpl.number_system import device_of, namespace
-from refimpl.pooling import POOLINGS, SentencePooling, mean_pooling, read_pooling, unit_length
+from refimpl.pooling import mean_pooling, unit_length
+from refimpl.sentence_transformers import POOLINGS, SentencePooling, read_pooling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

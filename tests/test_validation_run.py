@@ -151,6 +151,16 @@ WRONG = [
         lambda x, form: ORIGINAL["gelu"](x, form) * (1 if "object" in str(x.dtype) else 1 + 1e-5),
     ),
     (
+        "SYSTEMS.bert",
+        "layer_norm",
+        lambda x, scale, bias, eps: ORIGINAL["layer_norm"](x, scale, bias, eps if "object" in str(x.dtype) else 1e-5),
+    ),
+    (
+        "SYSTEMS.nezha",
+        "gelu",
+        lambda x, form: ORIGINAL["gelu"](x, form) * (1 if "object" in str(x.dtype) else 1 + 1e-5),
+    ),
+    (
         "PARITY.embedded",
         "causal_mask",
         lambda n, m, xp, device=None: ORIGINAL["causal_mask"](n, m, xp=xp, device=device) | True,
@@ -219,7 +229,7 @@ def test_no_check_gets_lost():
     expected += (
         "HIERPOS-1 HIERPOS-1.formula HIERPOS-2 HIERPOS-2.embedded HIERPOS-2.any HIERPOS-2.error HIERPOS-2.rounded "
     )
-    expected += "HIERPOS-3 HIERPOS-3.half HIERPOS-4 "
+    expected += "HIERPOS-3 HIERPOS-3.half HIERPOS-4 HIERPOS-4.minilm HIERPOS-4.embedded HIERPOS-5 "
     expected += "REALFORMER-1 REALFORMER-1.mean REALFORMER-1.bert4keras REALFORMER-2 REALFORMER-3 REALFORMER-4 REALFORMER-4.network "
     expected += "REALFORMER-5 "
     expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
@@ -229,9 +239,9 @@ def test_no_check_gets_lost():
     expected += (
         "PARITY.outside.hf_gpt2 SYSTEMS.softmax SYSTEMS.log_softmax SYSTEMS.logsumexp SYSTEMS.gelu SYSTEMS.layer_norm "
     )
-    expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang "
-    expected += "SYSTEMS.residual_attention SYSTEMS.relative_attention SYSTEMS.hierarchical_positions "
     expected += "FAVOR-1.gaussian FAVOR-1.smoothing FAVOR-7.future FAVOR-7.future-epsilon FAVOR-8.mask FAVOR-8.sums FAVOR-12.relu "
+    expected += "SYSTEMS.attention SYSTEMS.exp_taylor SYSTEMS.taylor_softmax SYSTEMS.gpt2_tiny SYSTEMS.gpt2_tang SYSTEMS.bert SYSTEMS.nezha "
+    expected += "SYSTEMS.residual_attention SYSTEMS.relative_attention SYSTEMS.hierarchical_positions SYSTEMS.mean_pooling SYSTEMS.unit_length "
     expected += (
         "FAVOR-12.relu-scale FAVOR-12.norm FAVOR-12.norm-bound REALFORMER-1.handed-mask REALFORMER-1.x-transformers "
     )

@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 
+import refimpl
 import weights_io
-from refimpl import activation, attention, favor, gpt2, normalization, positions, softmax, special, taylor
+from refimpl import (
+    activation,
+    attention,
+    bert,
+    favor,
+    gpt2,
+    normalization,
+    pooling,
+    positions,
+    softmax,
+    special,
+    taylor,
+)
 from refimpl.errors import ConfigError
 from refimpl.number_system import exact, pi, square_root
 from validation import perturbed, tolerance, truth
@@ -25,9 +38,21 @@ from weights_io.schemes import hugging_face_gpt2 as scheme
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["COMPONENTS", "RECORDED", "Case", "Component", "component", "recorded_gpt2", "unit_budget"]
+__all__ = [
+    "COMPONENTS",
+    "ENCODERS",
+    "RECORDED",
+    "Case",
+    "Component",
+    "component",
+    "encoder_logits",
+    "recorded_bert",
+    "recorded_gpt2",
+    "unit_budget",
+]
 
 RECORDED = Path(__file__).parent / "recorded"
+ENCODERS = {"bert": "hugging_face_bert/model", "nezha": "bert4keras/nezha/model.ckpt"}  # component -> what it is of
 
 
 @dataclass(frozen=True)
@@ -342,6 +367,50 @@ def _hierarchical_throughout(table: Any, at: Any, alpha: float) -> Any:
     return exact(alpha, table) * bases[i] + exact(1 - Fraction(alpha), table) * bases[j]
 
 
+def _mean_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def lengths(*counts: int, n: int) -> Any:
+        return np.arange(n) < np.array(counts)[:, None]
+
+    offset, long = _resolved(300, dtype), int(_resolved(1500, dtype))
+    hidden, holes = rng.normal(size=(3, 6, 5)), rng.random((3, 6)) < 0.5
+    holes[:, 3] = True
+    loud = np.where(lengths(6, 3, 1, n=6)[..., None], hidden, 6e3)
+    half = 1 + rng.random((2, 4, 5))
+    return [
+        Case("full", "no padding", (hidden, lengths(6, 6, 6, n=6))),
+        Case("padding", "rows of 6, 3 and 1 tokens: all padding but one", (hidden, lengths(6, 3, 1, n=6))),
+        Case("holes", "padding anywhere: the count is of what is seen, not the last place", (hidden, holes)),
+        Case("loud padding", "what stands at padding is 6000", (loud, lengths(6, 3, 1, n=6))),
+        Case("one token", "the mean of one vector is that vector", (hidden[:, :1], lengths(1, 1, 1, n=1))),
+        Case(
+            "cancellation",
+            "vectors and their negatives, in another order: the mean is 0",
+            (np.concatenate([half, -half[:, ::-1]], axis=1), lengths(8, 8, n=8)),
+        ),
+        Case(
+            "offset",
+            f"columns offset by {offset:g}, its half and its negative: sums lose what means keep",
+            (offset * (np.array([1.0, 0.5, -1.0]) + rng.normal(size=(2, 7, 3)) / 8), lengths(7, 5, n=7)),
+        ),
+        Case(
+            "long", f"{long} tokens: sums accumulate rounding", (rng.normal(size=(1, long, 2)), lengths(long, n=long))
+        ),
+    ]
+
+
+def _unit_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    large, tiny = (1e4, 1e-6) if dtype == "float16" else (1e15, 1e-15)  # squares of float16 are not in its range
+    return [
+        Case("ordinary", "unit normal", (rng.normal(size=(4, 16)),)),
+        Case("tiny norms", f"lengths near {tiny:g}: no eps is added to them", (tiny * rng.normal(size=(3, 5)),)),
+        Case("large", f"numbers near {large:g}", (large * rng.uniform(0.5, 1, (3, 5)),)),
+        Case("one axis", "one element decides", (np.eye(3, 8) * 50 + rng.normal(size=(3, 8)),)),
+        Case("already", "of unit length but for rounding", (np.array([[0.6, -0.8], [-1.0, 0.0], [0.28, 0.96]]),)),
+        Case("single", "one element: its sign", (np.array([[3.0], [-0.25], [1e-3]]),)),
+        Case("long", "1500 elements: sums accumulate rounding", (rng.normal(size=(1, int(_resolved(1500, dtype)))),)),
+    ]
+
+
 def _taylor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     grid = np.concatenate([np.linspace(-16, 8, 49), [0.0, 1e-4, -1e-4]])
     return [
@@ -615,6 +684,10 @@ def unit_budget(
         weights = gpt2.GPT2Weights.from_named({name: wrap(a) for name, a in doubles.items()}, config)
         return gpt2.logits(weights, config, wrap(np.asarray(token_ids)), mask=wrap(given))
 
+    return _deviations(run, seed)
+
+
+def _deviations(run: Callable[[Callable[[Any], Any]], Any], seed: int = 0) -> Any:
     deviation = perturbed.sampled_deviation(run, roundoff=1.0, seed=seed, noise=perturbed.ReproducibleNoise)
     return perturbed.sigmas(deviation.size) * deviation
 
@@ -632,6 +705,74 @@ def _gpt2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         Case("left padding", "rows of 12, 7 and 1 tokens; logits at padding must be set to 0", (ids, padded)),
         Case("one token", "a prompt of one token", (ids[:, :1], np.ones((3, 1), bool))),
     ]
+
+
+def recorded_bert(name: str) -> tuple[bert.BertConfig, dict[str, Any]]:
+    """A recorded tiny encoder, "bert" or "nezha": its configuration and its parameters (float32, by our names)."""
+    model = refimpl.load(RECORDED / ENCODERS[name], backend="numpy", dtype="float32")
+    return model.config, model.weights.named()
+
+
+def encoder_logits(
+    config: bert.BertConfig, arrays: dict[str, Any], token_ids: Any, segment_ids: Any, mask: Any, application: Any
+) -> Any:  # -> (batch, n, vocab)
+    """The masked-LM logits of an encoder with these parameters, by the definition."""
+    weights = bert.BertWeights.from_named(arrays, config)
+    hidden = bert.encode(weights, config, token_ids, segment_ids, mask=mask, application=application)
+    return bert.masked_lm_logits(weights, config, hidden)
+
+
+def _encoder(name: str) -> Callable[..., Any]:
+    def definition(token_ids: Any, segment_ids: Any, mask: Any, application: str) -> Any:
+        """Masked-LM logits of the recorded encoder on balls, zero at padding."""
+        config, arrays = recorded_bert(name)
+        exactly = {key: truth.balls(a) for key, a in arrays.items()}
+        return encoder_logits(config, exactly, token_ids, segment_ids, mask, application) * mask[..., None]
+
+    return definition
+
+
+def _encoder_amplification(name: str) -> Callable[..., Any]:
+    def amplification(token_ids: Any, segment_ids: Any, mask: Any, application: str) -> Any:
+        config, arrays = recorded_bert(name)
+        doubles = {key: a.astype(np.float64) for key, a in arrays.items()}
+
+        def run(wrap: Callable[[Any], Any]) -> Any:
+            inputs = map(wrap, (token_ids, segment_ids, mask))
+            return encoder_logits(config, {key: wrap(a) for key, a in doubles.items()}, *inputs, application)
+
+        return _deviations(run) * mask[..., None]
+
+    return amplification
+
+
+def _encoder_cases(name: str) -> Callable[[np.random.Generator, str], list[Case]]:
+    def cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+        def case(
+            label: str, hard: str, ids: Any, segments: Any, real: Any = None, application: str = "encoder"
+        ) -> Case:
+            mask = np.ones(ids.shape, bool) if real is None else np.arange(ids.shape[1]) < np.array(real)[:, None]
+            parts = np.broadcast_to(segments, ids.shape).astype(np.int64)
+            return Case(label, hard, (ids, parts, mask), {"application": application})
+
+        ids = rng.integers(1, 60, (3, 8))  # id 0 is padding by convention, which here only the mask says
+        halves = np.arange(8) >= np.array([3, 5, 2])[:, None]
+        target = halves & (np.arange(8) < np.array([8, 7, 4])[:, None])  # what is behind the target has segment 0
+        longest = 70 if name == "nezha" else 24
+        reason = "distances beyond 64 are clipped" if name == "nezha" else "every row of the position table"
+        return [
+            case("full", "one segment, no padding", ids[:1], 0),
+            case("padding", "rows of 8, 4 and 1 tokens; logits at padding must be set to 0", ids, 0, [8, 4, 1]),
+            case("two segments", "segment 1 begins at tokens 3 and 5", ids[:2], halves[:2]),
+            case("one token", "attention over one key", ids[:, :1], 0),
+            case("one word", "the same token everywhere: positions alone tell places apart", np.full((1, 5), 7), 0),
+            case("longest", reason, rng.integers(1, 60, (1, longest)), 0),
+            case("lm", "each token sees those before it; padding behind", ids[1:], 0, [8, 3], "lm"),
+            case("unilm", "source whole, target up to itself", ids[:2], halves[:2], None, "unilm"),
+            case("unilm padding", "padding has the source's segment", ids[1:], target[1:], [7, 4], "unilm"),
+        ]
+
+    return cases
 
 
 COMPONENTS: dict[str, Component] = {
@@ -677,6 +818,13 @@ COMPONENTS: dict[str, Component] = {
             _hierarchical_cases,
             forms=(_hierarchical_throughout,),
         ),
+        Component(
+            "mean_pooling",
+            "f(hidden, mask)         (b,n,d), bool (b,n) with a true in every row -> (b,d)",
+            pooling.mean_pooling,
+            _mean_cases,
+        ),
+        Component("unit_length", "f(x)                    (..., d) -> (..., d)", pooling.unit_length, _unit_cases),
         Component("exp_taylor", "f(x, order)", taylor.exp_taylor, _taylor_cases),
         Component("taylor_softmax", "f(x, order)", taylor.taylor_softmax, _taylor_softmax_cases),
         Component(
@@ -721,6 +869,17 @@ COMPONENTS: dict[str, Component] = {
             _gpt2_cases,
             documented=gpt2.logits,
             sampled=_gpt2_amplification,
+        ),
+        *(
+            Component(
+                name,
+                f"f(token_ids, segment_ids, mask, application)        masked-LM logits of validation/recorded/{path}",
+                _encoder(name),
+                _encoder_cases(name),
+                bert.APPLICATIONS,
+                sampled=_encoder_amplification(name),
+            )
+            for name, path in ENCODERS.items()
         ),
     )
 }

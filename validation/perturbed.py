@@ -5,7 +5,8 @@ a float implementation may have at the end of one is *sampled*: the definition r
 result by 1 + u·U(-1, 1), u the unit roundoff of the dtype in question. Sums and products of matrices get noise of the size of a
 random walk over their n roundings, u·√(n/2)·√(Σ terms²); a sequential sum of many terms of one sign may err more. The
 standard deviation over many runs says, element by element and conditioned on the data, what rounding can do. Scaling by a power of two is
-exact; constants that are not whole numbers are perturbed too, once an operation: their rounding errs the same way everywhere. A budget is so
+exact; constants that are not whole numbers are perturbed too, once an operation (or once an array made of them): their rounding errs the same
+way everywhere. A budget is so
 many estimated deviations that, were the errors Gaussian, all of its elements together would exceed
 it with probability below 1e-6: Student's t with 23 degrees of freedom, divided among the elements (`sigmas`).
 
@@ -98,7 +99,8 @@ class Noise:
                 return tuple(map(self.wrap, result))
             if not isinstance(result, (np.ndarray, np.generic)):
                 return result
-            return self.wrap(self.rounded(result) if name in ELEMENTWISE else result)
+            made = name == "asarray" and isinstance(args[0], list | tuple) and result.dtype.kind == "f"  # of constants
+            return self.wrap(self.rounded(result) if made or name in ELEMENTWISE else result)
 
         return function
 

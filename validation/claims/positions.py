@@ -1,11 +1,16 @@
-"""Claims HIERPOS-1 to HIERPOS-4: more positions from a trained table, by hierarchical decomposition.
+"""Claims HIERPOS-1 to HIERPOS-5: more positions from a trained table, by hierarchical decomposition.
 
 u_i = (p_i - α p_1)/(1 - α),    q_{(i-1)n+j} = α u_i + (1-α) u_j;    here i and j are counted from 0
+
+HIERPOS-4.minilm and HIERPOS-5 need all-MiniLM-L6-v2, and are not run where its package is not installed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import math
 import operator
 from fractions import Fraction
 from typing import Any
@@ -14,14 +19,16 @@ import ml_dtypes
 import numpy as np
 
 import refimpl
-from refimpl import positions
+from refimpl import bert, positions
 from refimpl.errors import ConfigError
-from validation import truth
+from refimpl.pooling import mean_pooling, unit_length
+from validation import components, dependence, installed, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 SOURCE = "Su Jianlin, Hierarchical decomposition of position embeddings, kexue.fm/archives/7947 (2020)"
 ALPHAS = [Fraction(2, 5), Fraction(0.4), Fraction(1, 3), Fraction(-3, 2), Fraction(7, 4)]
 EMBEDDED = "tang"
+RELATIVE = 1e-12  # of the largest magnitude: what answers in float64 are held to, here as in `validation.peers`
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64))
 Row = tuple[Fraction, ...]
 
@@ -347,9 +354,100 @@ def _half_refused(setting: Setting) -> Outcome:
     )
 
 
+def _extended(weights: Any, config: bert.BertConfig, to: int) -> tuple[bert.BertWeights, bert.BertConfig]:
+    return positions.extend(weights, to=to), dataclasses.replace(config, max_position_embeddings=to)
+
+
+def _reads_new_rows(config: bert.BertConfig, arrays: dict[str, Any], ids: Any, length: int) -> tuple[int, bool]:
+    """How many numbers the extended encoder answers with; whether one of them, or a branch, depends on a row of the table from n on."""
+    n = len(arrays["position_embedding"])
+    longer, sizes = _extended(bert.BertWeights.from_named(arrays, config), config, n * n)
+    new = (np.arange(n * n) >= n).astype(np.uint64)[:, None]
+    tagged = {
+        name: dependence.traced(a, new if name == "position_embedding" else 0) for name, a in longer.named().items()
+    }
+    weights = bert.BertWeights.from_named(tagged, sizes)
+    dependence.tagged_branches.clear()  # until here: the refusal of parameters that are not finite
+    found = bert.encode(weights, sizes, dependence.traced(ids[:, :length]))
+    return found.tags.size, bool(np.any(found.tags) or any(dependence.tagged_branches))
+
+
+ENCODER = 24 * 25 // 2 * 32  # numbers in x_L for every length from 1 to 24
+
+
 @claim(
     "HIERPOS-4",
-    "a model given at most n tokens returns bitwise what it returned before the extension; beyond n it answers with finite numbers",
+    "an encoder given at most n tokens returns bitwise what it returned before the extension to n² positions",
+    source=SOURCE,
+    method="the first n rows are bitwise the table (HIERPOS-1). Dependence traced through the recorded BERT (n = 24), every length 1..n: no number "
+    "it returns depends on any other row, nor does a branch, while n + 1 tokens do depend on one; so the same operations meet the same numbers. "
+    "Besides, before and after, every length 1..n in float32 and float64, bit for bit",
+    expected="proved",
+    cases=3 * ENCODER,
+)
+def _encoder_unchanged(setting: Setting) -> Outcome:
+    config, arrays = components.recorded_bert("bert")
+    n, cases = len(arrays["position_embedding"]), 0
+    ids = np.random.default_rng(setting.seed).integers(0, config.vocab_size, (1, n + 1))
+    for length in range(1, n + 1):
+        size, reads = _reads_new_rows(config, arrays, ids, length)
+        cases += size
+        if reads:
+            return Outcome("refuted", cases, f"{length} tokens: rows from {n} on are read")
+    if not _reads_new_rows(config, arrays, ids, n + 1)[1]:
+        return Outcome("not refuted", cases, f"the trace does not see that {n + 1} tokens read row {n}")
+    for dtype in ("float32", "float64"):
+        kept = {name: setting.backend.asarray(a.astype(dtype)) for name, a in arrays.items()}
+        plain = bert.BertWeights.from_named(kept, config), config
+        longer = _extended(*plain, n * n)
+        for length in range(1, n + 1):
+            given = setting.backend.asarray(ids[:, :length])
+            before, after = (setting.backend.to_numpy(bert.encode(*model, given)) for model in (plain, longer))
+            cases += before.size
+            if before.tobytes() != after.tobytes():
+                apart = np.abs(before - after).max()
+                return Outcome("refuted", cases, f"{dtype}, {length} tokens: differ by {apart:.1e}")
+    return Outcome("proved", cases, f"lengths 1 to {n}: no bit differs")
+
+
+def _minilm(setting: Setting, dtype: str) -> Any:
+    folder = installed.minilm()
+    return None if folder is None else refimpl.load(folder, backend=setting.backend.name, dtype=dtype)
+
+
+NOT_INSTALLED = Outcome("not run", 0, f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
+WHOLE = (1, 2, 3, 100, 512)  # tokens read by all six layers
+
+
+@claim(
+    "HIERPOS-4.minilm",
+    "so does all-MiniLM-L6-v2: n = 512, extended to 4,096 positions",
+    source="this project: a trained encoder",
+    method="the embedding, where positions enter, of every length 1..512, bit for bit in float32; the last layer of 1, 2, 3, 100 and 512 tokens",
+    expected="not refuted",
+    cases=(512 * 513 // 2 + sum(WHOLE)) * 384,
+    needs=f"the package {installed.MINILM}",
+)
+def _minilm_unchanged(setting: Setting) -> Outcome:
+    plain, cases = _minilm(setting, "float32"), 0
+    if plain is None:
+        return NOT_INSTALLED
+    n = plain.config.max_position_embeddings
+    models = [(plain.weights, plain.config), _extended(plain.weights, plain.config, 8 * n)]
+    bare = [(weights._replace(blocks=()), config) for weights, config in models]  # x₀ alone
+    ids = setting.backend.asarray(np.random.default_rng(setting.seed).integers(0, plain.config.vocab_size, (1, n)))
+    for pair, lengths in ((bare, range(1, n + 1)), (models, WHOLE)):
+        for length in lengths:
+            before, after = (setting.backend.to_numpy(bert.encode(*model, ids[:, :length])) for model in pair)
+            cases += before.size
+            if before.tobytes() != after.tobytes():
+                return Outcome("refuted", cases, f"{length} tokens: differ by {np.abs(before - after).max():.1e}")
+    return Outcome("not refuted", cases, f"lengths 1 to {n}: no bit differs")
+
+
+@claim(
+    "HIERPOS-4.embedded",
+    "the embedded GPT-2 too, given at most n tokens, returns bitwise what it returned before; beyond n it answers with finite numbers",
     source=SOURCE,
     method="the embedded GPT-2 (n = 128) before and after extension to 128² positions: logits of 5 and 128 tokens in float32, of 5 in float64, bit "
     "for bit; 144 tokens",
@@ -378,3 +476,60 @@ def _unchanged_below(setting: Setting) -> Outcome:
             if not np.all(np.isfinite(beyond)):
                 return Outcome("refuted", cases, f"{dtype}: {n + 16} tokens give numbers that are not finite")
     return Outcome("not refuted", cases, f"no bit differs; {shown}")
+
+
+RECORD = components.RECORDED / "minilm"
+WAYS = ("hierarchical", "repeated", "truncated")
+
+
+def agreement(model: Any, content: list[int]) -> dict[str, list[float]]:
+    """Way -> cosines of a text's vector with the mean of its parts' vectors, and with its last part's; `benchmarks/hierarchical_minilm.py` in brief.
+
+    The parts are stretches of nearly equal length, each within the trained positions; vectors have unit length, and so has the mean.
+    """
+    (frame,) = model.framed(["x"])
+    n, place = model.config.max_position_embeddings, model.backend.asarray
+    trained = model.weights, model.config
+
+    def vector(of: Any, tokens: list[int], at: Any = None) -> Any:
+        ids = place(np.array([[frame.ids[0], *tokens, frame.ids[-1]]]))
+        hidden = bert.encode(*of, ids, positions=None if at is None else place(at))
+        return model.backend.to_numpy(unit_length(mean_pooling(hidden, None)))[0]
+
+    count = -(-len(content) // (n - 2))
+    edges = [len(content) * k // count for k in range(count + 1)]
+    parts = np.stack([vector(trained, content[a:b]) for a, b in itertools.pairwise(edges)])
+    mean = unit_length(np.mean(parts, axis=0))
+    read = {
+        "hierarchical": vector(_extended(*trained, len(content) + 2), content),
+        "repeated": vector(trained, content, np.arange(len(content) + 2) % n),
+        "truncated": vector(trained, content[: n - 2]),
+    }
+    return {way: [float(read[way] @ mean), float(read[way] @ parts[-1])] for way in WAYS}
+
+
+@claim(
+    "HIERPOS-5",
+    "how an encoder that was trained with n positions reads beyond n, without retraining: figures, and nothing claimed beyond them",
+    source=SOURCE,
+    method="all-MiniLM-L6-v2 in float64 on the first 640 tokens of the recorded text: cosine of its vector with the mean of its parts' vectors, and "
+    "with its last part's; read at hierarchical positions, at positions t mod 512 (a control), and cut off after 512. Measured again, each within "
+    "2√384 · 1e-12 of the recorded figure: every vector, of unit length, is held to 1e-12 of its largest magnitude. Five texts of up to 4,096 "
+    "tokens: docs/positions.md",
+    expected="measured",
+    cases=6,
+    needs=f"the package {installed.MINILM}",
+)
+def _measured(setting: Setting) -> Outcome:
+    plain = _minilm(setting, "float64")
+    if plain is None:
+        return NOT_INSTALLED
+    text = json.loads((RECORD / "texts.json").read_text("utf-8"))["long"]
+    recorded = json.loads((RECORD / "hierarchical.json").read_text("utf-8"))
+    found = agreement(plain, plain.tokenizer.encode(text)[: recorded["tokens"] - 2])
+    apart = np.array([found[way] for way in WAYS]) - np.array([recorded["cosines"][way] for way in WAYS])
+    multiple = float(np.max(np.abs(apart))) / (2 * math.sqrt(384) * RELATIVE)
+    shown = "; ".join(f"{way} {own:.3f}, {rest:.3f}" for way, (own, rest) in found.items())
+    return Outcome(
+        "measured" if multiple <= 1 else "refuted", apart.size, f"with the mean, with the last part: {shown}", multiple
+    )

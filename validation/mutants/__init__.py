@@ -11,7 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from validation.mutants import attentions, favors, gpt2s, pointwise, random_features, softmaxes, sparse, taylors
+from validation.mutants import (
+    attentions,
+    encoders,
+    favors,
+    gpt2s,
+    pointwise,
+    pooling,
+    random_features,
+    softmaxes,
+    sparse,
+    taylors,
+)
 from validation.mutants.catalogue import FLAGS, Flag, Mutant
 
 if TYPE_CHECKING:
@@ -19,7 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FLAGS", "MUTANTS", "TWINS", "Flag", "Mutant", "mutants"]
 
-_FAMILIES: tuple[Any, ...] = (softmaxes, sparse, pointwise, attentions, taylors, random_features, favors, gpt2s)
+_FAMILIES: tuple[Any, ...] = (
+    softmaxes,
+    sparse,
+    pointwise,
+    pooling,
+    attentions,
+    taylors,
+    random_features,
+    favors,
+    gpt2s,
+    encoders,
+)
 
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for each in _FAMILIES for mutant in each.MUTANTS)
 TWINS: dict[str, Callable[..., Any]] = {name: twin for each in _FAMILIES for name, twin in each.TWINS.items()}

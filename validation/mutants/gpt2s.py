@@ -7,9 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.special
 
 from validation import components
+from validation.mutants import layers as steps
 from validation.mutants.catalogue import Mutant, in_bfloat16
 
 if TYPE_CHECKING:
@@ -32,36 +32,6 @@ def _model() -> tuple[Any, Names]:
 # --- the steps, right and wrong -----------------------------------------------------------------------------------------------
 
 
-def _gelu(x: Any) -> Any:
-    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def _erf_gelu(x: Any) -> Any:
-    return x / 2 * (1 + scipy.special.erf(x / math.sqrt(2)))
-
-
-def _norm(
-    x: Any, scale: Any, bias: Any, eps: float, *, used: float | None = None, ddof: int = 0, outside: bool = False
-) -> Any:
-    centred = x - x.mean(-1, keepdims=True)
-    variance = (centred**2).sum(-1, keepdims=True) / (x.shape[-1] - ddof)
-    eps = eps if used is None else used
-    return centred / (np.sqrt(variance) + eps if outside else np.sqrt(variance + eps)) * scale + bias
-
-
-def _linear(x: Any, weights: Names, name: str) -> Any:
-    return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def _without_bias(*names: str) -> Callable[..., Any]:
-    return lambda x, w, name: x @ w[f"{name}.weight"] if name.endswith(names) else _linear(x, w, name)
-
-
-def _transposed_output(x: Any, weights: Names, name: str) -> Any:
-    weight = weights[f"{name}.weight"]
-    return x @ (weight.T if name.endswith("attention_output") else weight) + weights[f"{name}.bias"]
-
-
 def _counted(mask: Any) -> Any:
     return np.maximum(np.cumsum(mask, axis=-1) - 1, 0)
 
@@ -72,41 +42,6 @@ def _embedded(weights: Names, ids: Any, places: Any) -> Any:
 
 def _causal(n: int) -> Any:
     return np.tril(np.ones((n, n), bool))
-
-
-def _split(x: Any, heads: int) -> Any:  # (b, n, d) -> (b, h, n, w)
-    return np.moveaxis(x.reshape(*x.shape[:2], heads, -1), 2, 1)
-
-
-def _merge(x: Any) -> Any:  # (b, h, n, w) -> (b, n, d)
-    return np.moveaxis(x, 1, 2).reshape(x.shape[0], x.shape[2], -1)
-
-
-def _split_innermost(x: Any, heads: int) -> Any:
-    """Heads as the last axis of the width, not the first."""
-    return np.moveaxis(x.reshape(*x.shape[:2], -1, heads), 3, 1)
-
-
-def _parts(qkv: Any, heads: int) -> Any:
-    return np.split(qkv, 3, axis=-1)
-
-
-def _parts_by_head(qkv: Any, heads: int) -> Any:
-    """Columns as some trainers store them: for each head its q, its k and its v."""
-    by_head = qkv.reshape(*qkv.shape[:-1], heads, 3, -1)
-    return [by_head[..., i, :].reshape(*qkv.shape[:-1], -1) for i in range(3)]
-
-
-def _root(width: int, heads: int) -> float:
-    return math.sqrt(width // heads)
-
-
-def _attend(q: Any, k: Any, v: Any, seen: Any, divisor: float) -> Any:
-    scores = np.where(seen, q @ np.swapaxes(k, -1, -2) / divisor, -np.inf)
-    highest = scores.max(-1, keepdims=True)
-    e = np.exp(scores - np.where(highest == -np.inf, 0, highest))
-    total = e.sum(-1, keepdims=True)
-    return e / np.where(total == 0, 1, total) @ v
 
 
 def _in_order(count: int) -> list[int]:
@@ -136,14 +71,14 @@ def _gpt2(
     embed: Any = _embedded,
     visible: Any = _everybody,
     triangle: Any = _causal,
-    norm: Any = _norm,
+    norm: Any = steps.norm,
     final_norm: Any = None,
-    linear: Any = _linear,
-    parts: Any = _parts,
-    split: Any = _split,
-    merge: Any = _merge,
-    divisor: Any = _root,
-    activation: Any = _gelu,
+    linear: Any = steps.linear,
+    parts: Any = steps.parts,
+    split: Any = steps.split,
+    merge: Any = steps.merge,
+    divisor: Any = steps.root,
+    activation: Any = steps.gelu,
     around: Any = _pre,
     head: Any = _tied,
 ) -> Any:
@@ -157,7 +92,7 @@ def _gpt2(
     def attention(prefix: str) -> Callable[[Any], Any]:
         def layer(x: Any) -> Any:
             q, k, v = (split(part, heads) for part in parts(linear(x, weights, f"{prefix}query_key_value"), heads))
-            mixed = _attend(q, k, v, seen, divisor(x.shape[-1], heads))
+            mixed = steps.attend(q, k, v, seen, divisor(x.shape[-1], heads))
             return linear(merge(mixed), weights, f"{prefix}attention_output")
 
         return layer
@@ -221,11 +156,11 @@ def _no_zeroes(ids: Any, mask: Any) -> Any:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    _of("eps 1e-6", "wrong-eps", norm=functools.partial(_norm, used=1e-6)),
-    _of("eps 1e-12", "wrong-eps", norm=functools.partial(_norm, used=1e-12)),
-    _of("eps outside the root", "eps-outside-root", norm=functools.partial(_norm, outside=True)),
-    _of("variance divided by d - 1", "biased-variance", norm=functools.partial(_norm, ddof=1)),
-    _of("erf GELU", "erf-for-tanh", activation=_erf_gelu),
+    _of("eps 1e-6", "wrong-eps", norm=functools.partial(steps.norm, used=1e-6)),
+    _of("eps 1e-12", "wrong-eps", norm=functools.partial(steps.norm, used=1e-12)),
+    _of("eps outside the root", "eps-outside-root", norm=functools.partial(steps.norm, outside=True)),
+    _of("variance divided by d - 1", "biased-variance", norm=functools.partial(steps.norm, ddof=1)),
+    _of("erf GELU", "erf-for-tanh", activation=steps.erf_gelu),
     _of(
         "0.0447 for 0.044715",
         "truncated-constant",
@@ -237,11 +172,11 @@ MUTANTS: tuple[Mutant, ...] = (
     _of("residual from the norm", "norm-placement", around=lambda x, norm, layer: (y := norm(x)) + layer(y)),
     _of("no final norm", "norm-placement", final_norm=lambda x: x),
     _of("no residual", "missing-layer", around=lambda x, norm, layer: layer(norm(x))),
-    _of("no bias in attention", "missing-layer", linear=_without_bias("query_key_value", "attention_output")),
+    _of("no bias in attention", "missing-layer", linear=steps.without_bias("query_key_value", "attention_output")),
     _of(
         "no bias in the feed-forward layer",
         "missing-layer",
-        linear=_without_bias("feed_forward_in", "feed_forward_out"),
+        linear=steps.without_bias("feed_forward_in", "feed_forward_out"),
     ),
     _of("no last layer", "missing-layer", layers=lambda count: list(range(count - 1))),
     _of("no positions", "missing-layer", embed=lambda weights, ids, places: weights["token_embedding"][ids]),
@@ -253,17 +188,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _of("positions restart after a cache", "positions", seen=_is_long, place=_restarted),
     _of("one head", "head-order", heads=1),
-    _of("heads innermost", "head-order", split=_split_innermost),
+    _of("heads innermost", "head-order", split=steps.split_innermost),
     _of("heads not turned back", "head-order", merge=lambda x: x.reshape(x.shape[0], x.shape[2], -1)),
     _of(
         "q and k exchanged",
         "exchanged",
         seen=_is_long,
-        parts=lambda qkv, heads: [_parts(qkv, heads)[i] for i in (1, 0, 2)],
+        parts=lambda qkv, heads: [steps.parts(qkv, heads)[i] for i in (1, 0, 2)],
     ),
-    _of("v, k, q for q, k, v", "exchanged", parts=lambda qkv, heads: _parts(qkv, heads)[::-1]),
-    _of("q, k, v head by head", "interleaving", parts=_parts_by_head),
-    _of("output weight of attention transposed", "transposed", linear=_transposed_output),
+    _of("v, k, q for q, k, v", "exchanged", parts=lambda qkv, heads: steps.parts(qkv, heads)[::-1]),
+    _of("q, k, v head by head", "interleaving", parts=steps.parts_by_head),
+    _of("output weight of attention transposed", "transposed", linear=steps.transposed_output),
     _of("missing 1/√w", "missing-scale", seen=_is_long, divisor=lambda width, heads: 1),
     _of("1/√d for 1/√w", "wrong-scale", seen=_is_long, divisor=lambda width, heads: math.sqrt(width)),
     _of(
@@ -286,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "off-by-one",
         embed=lambda weights, ids, places: _embedded(weights, (ids + 1) % len(weights["token_embedding"]), places),
     ),
-    _of("token id 0 masked, erf GELU", "dialect", visible=_no_zeroes, activation=_erf_gelu),
+    _of("token id 0 masked, erf GELU", "dialect", visible=_no_zeroes, activation=steps.erf_gelu),
     _of("head drawn anew", "untied-head", head=_drawn_head),
     _of(
         "weights in bfloat16",
