@@ -59,14 +59,14 @@ def _heads_inside(x: Any) -> Any:  # (b, h, n, d) <-> (b, n, h, d)
 
 
 def _attention(q: Any, k: Any, v: Any, mask: Any, relative: Any = None) -> Any:
-    """pay_attention_to on given heads: a mask of keys is its `v_mask`, one of queries and keys is added as its models' `a_bias`."""
+    """pay_attention_to on given heads: a mask of keys is its `v_mask`, one of queries and keys its `a_bias`."""
     _floats(q.dtype)
     if v.shape[-1] != q.shape[-1]:
         raise NoSuchCallError("keys and values have one width")
     layer = layers.MultiHeadAttention(q.shape[1], q.shape[-1])
     inputs, options, keys = [_heads_inside(each) for each in (q, k, v)], {}, None
     if mask is not None and len(mask.shape) == 4:
-        keys = tf.cast(tf.broadcast_to(mask, (q.shape[0], 1, 1, k.shape[2]))[:, 0, 0], q.dtype if _CUMULATIVE else bool)
+        keys = _keys(mask, *inputs[:2])
     elif mask is not None:
         options["a_bias"] = True
         inputs.append(_as_models_have_it(mask, q))
@@ -77,10 +77,33 @@ def _attention(q: Any, k: Any, v: Any, mask: Any, relative: Any = None) -> Any:
 
 
 def _as_models_have_it(mask: Any, q: Any) -> Any:
-    """LM_Mask's form: (1, n, m) with -inf where hidden in 0.11, (1, 1, n, m) with -1e12 before."""
-    hidden = tf.constant(-1e12 if _CUMULATIVE else float("-inf"), q.dtype)
-    added = tf.where(mask, tf.constant(0, q.dtype), hidden)
-    return added[None, None] if _CUMULATIVE else added[None]
+    """LM_Mask's form: booleans (1, n, m) in 0.11, (1, 1, n, m) with -1e12 where hidden before."""
+    if not _CUMULATIVE:
+        return mask[None]
+    return tf.where(mask, tf.constant(0, q.dtype), tf.constant(-1e12, q.dtype))[None, None]
+
+
+def _residual(
+    q: Any, k: Any, v: Any, previous_scores: Any, mask: Any, mean_over: int, *, handed_on: bool = False
+) -> Any:
+    """Previous scores as `a_bias`, which models with residual attention use; handed on by a layer before it whose own scores are all 0."""
+    _floats(q.dtype)
+    if mean_over != 1:
+        raise NoSuchCallError("previous scores are added, never averaged")
+    if mask is not None and len(mask.shape) != 4:
+        raise NoSuchCallError("there is one a_bias, for previous scores or for a mask of queries and keys")
+    layer = layers.MultiHeadAttention(q.shape[1], q.shape[-1])
+    q, k, v = (_heads_inside(each) for each in (q, k, v))
+    if handed_on:
+        inputs = [tf.zeros_like(q), k, v, previous_scores]
+        previous_scores = layer.pay_attention_to(inputs, [None, None], a_bias=True)[1]
+    keys = None if mask is None else _keys(mask, q, k)
+    return _heads_inside(layer.pay_attention_to([q, k, v, previous_scores], [None, keys], a_bias=True)[0])
+
+
+def _keys(mask: Any, q: Any, k: Any) -> Any:
+    """A mask of keys, (batch, m), as the package's layers hand it on; `q` and `k` are (b, n, h, d)."""
+    return tf.cast(tf.broadcast_to(mask, (q.shape[0], 1, 1, k.shape[1]))[:, 0, 0], q.dtype if _CUMULATIVE else bool)
 
 
 def _relative(q: Any, k: Any, v: Any, relative: Any, mask: Any) -> Any:
@@ -112,6 +135,12 @@ def trials() -> list[Trial]:
         ("layers.LayerNormalization", "layer_norm", _layer_norm),
         ("layers.PositionEmbedding, hierarchical", "hierarchical_positions", _hierarchical),
         ("layers.MultiHeadAttention", "attention", _attention),
+        ("layers.MultiHeadAttention, a_bias", "residual_attention", _residual),
+        (
+            "layers.MultiHeadAttention, scores handed on",
+            "residual_attention",
+            functools.partial(_residual, handed_on=True),
+        ),
         ("layers.MultiHeadAttention, typical_relative", "relative_attention", _relative),
     ]
     plain = [Trial(name, component, function, LONG, convert=tf.convert_to_tensor) for name, component, function in found]
