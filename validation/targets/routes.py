@@ -302,6 +302,50 @@ def _gpt2(token_ids: Any, mask: Any, *, xp: Any, move: Any) -> Any:
     return norm("final_norm", x) @ w["token_embedding"].T * xp.astype(mask, x.dtype)[..., None]
 
 
+def _encoder(
+    token_ids: Any, segment_ids: Any, mask: Any, application: str, *, xp: Any, move: Any, name: str
+) -> Any:
+    config, arrays = components.recorded_bert(name)
+    w = {key: move(np.asarray(a, np.float32)) for key, a in arrays.items()}
+    n, heads = token_ids.shape[1], config.num_attention_heads
+
+    def norm(layer: str, x: Any) -> Any:
+        return _layer_norm(x, w[f"{layer}.scale"], w[f"{layer}.bias"], 1e-12, xp=xp)
+
+    def linear(layer: str, x: Any) -> Any:
+        return x @ w[f"{layer}.weight"] + w[f"{layer}.bias"]
+
+    x = w["token_embedding"][token_ids] + w["segment_embedding"][segment_ids]
+    if name == "bert":
+        x, attend = x + w["position_embedding"][:n], functools.partial(_attention, xp=xp)
+    else:
+        relative = move(_sinusoid(n, config.hidden_size // heads))
+        attend = functools.partial(_relative, relative=relative, xp=xp)
+    x, seen = norm("embedding_norm", x), mask[:, None, None, :]
+    if application == "lm":
+        seen = seen & _lower(n, n, xp)
+    elif application == "unilm":
+        sentence = xp.cumulative_sum(segment_ids, axis=-1)[:, None, :]
+        seen = seen & (sentence <= _swap(sentence, xp))[:, None]
+    for i in range(config.num_hidden_layers):
+        block = f"blocks.{i}"
+        qkv = _heads(linear(f"{block}.query_key_value", x), 3 * heads, xp)
+        q, k, v = (qkv[:, j * heads : (j + 1) * heads] for j in range(3))
+        mixed = _joined(attend(q, k, v, mask=seen), xp)
+        x = norm(f"{block}.attention_norm", x + linear(f"{block}.attention_output", mixed))
+        inner = _gelu(linear(f"{block}.feed_forward_in", x), "none", xp=xp)
+        x = norm(f"{block}.feed_forward_norm", x + linear(f"{block}.feed_forward_out", inner))
+    x = norm("masked_lm.norm", _gelu(linear("masked_lm.transform", x), "none", xp=xp))
+    return (x @ w["token_embedding"].T + w["masked_lm.bias"]) * xp.astype(mask, x.dtype)[..., None]
+
+
+def _sinusoid(n: int, width: int) -> Any:  # -> float32 (n, n, width)
+    """NEZHA's fixed embeddings of distances, clipped at 64, made on the host in double precision."""
+    row = 64 + np.clip(np.arange(n)[None, :] - np.arange(n)[:, None], -64, 64)
+    angle = row[..., None] * 10000.0 ** (-2 * (np.arange(width) // 2) / width)
+    return np.where(np.arange(width) % 2, np.cos(angle), np.sin(angle)).astype(np.float32)
+
+
 _WRITTEN: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
@@ -325,6 +369,8 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "relu_features": _relu,
     "favor_attention": _favor,
     "gpt2": _gpt2,
+    "bert": functools.partial(_encoder, name="bert"),
+    "nezha": functools.partial(_encoder, name="nezha"),
 }
 _WHOLE = ("gpt2", "bert", "nezha")
 

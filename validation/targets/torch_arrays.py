@@ -16,5 +16,5 @@ torch.set_grad_enabled(False)
 def tensor(array: Any) -> Any:
     """The array's numbers in a tensor; bfloat16 by its bits, since torch does not know ml_dtypes."""
     if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(array)) if array.ndim else torch.tensor(array.item())
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))  # a copy that may be written to
