@@ -55,9 +55,7 @@ def _no_array(got: str) -> DtypeError:
 
 def _is(answer: Any, library: str, name: str) -> bool:
     """Whether its class, or one that it is derived from, is `name` of that library."""
-    return any(
-        base.__name__ == name and base.__module__.partition(".")[0] == library for base in type(answer).__mro__
-    )
+    return any(base.__name__ == name and base.__module__.partition(".")[0] == library for base in type(answer).__mro__)
 
 
 def _converted(answer: Any) -> Any:

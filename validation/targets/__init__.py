@@ -49,7 +49,7 @@ class Target:
                 f"the target {self.name} is not installed here",
                 expected=", ".join(self.packages),
                 got=f"no module named {error.name}",
-                remedy=f"{self.install}   (beside this project and its extra \"validation\")",
+                remedy=f'{self.install}   (beside this project and its extra "validation")',
             ) from None
         return [trial for trial in found() if trial.component in vectors.names()]
 

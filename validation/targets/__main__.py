@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,7 +10,9 @@ from rich.markup import escape
 from refimpl.console import JsonOption, err, out, print_json
 from refimpl.errors import RefimplError
 from validation import targets
-from validation.conformance import Report
+
+if TYPE_CHECKING:
+    from validation.conformance import Report
 
 FEW = 5
 app = typer.Typer(add_completion=False, help="Real implementations, tried on the golden vectors.")

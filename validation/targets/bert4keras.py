@@ -143,7 +143,9 @@ def trials() -> list[Trial]:
         ),
         ("layers.MultiHeadAttention, typical_relative", "relative_attention", _relative),
     ]
-    plain = [Trial(name, component, function, LONG, convert=tf.convert_to_tensor) for name, component, function in found]
+    plain = [
+        Trial(name, component, function, LONG, convert=tf.convert_to_tensor) for name, component, function in found
+    ]
     whole = [
         Trial("NEZHA", "nezha", functools.partial(_nezha, dtype=dtype), (dtype,), convert=tf.convert_to_tensor)
         for dtype in LONG

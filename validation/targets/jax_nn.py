@@ -1,4 +1,4 @@
-"""JAX: functions of `jax.nn` and `jax.scipy.special`, on the processor, compiled but for attention, which is tried both ways. 64-bit numbers are switched on."""
+"""JAX: functions of `jax.nn`, on the processor, compiled but for attention, which is tried both ways. 64-bit numbers are switched on."""
 
 from __future__ import annotations
 

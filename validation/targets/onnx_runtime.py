@@ -147,5 +147,3 @@ def trials() -> list[Trial]:
         for name, (component, function) in found.items()
         if (dtypes := tuple(dtype for dtype in ALL if _has_kernel(function, component, dtype)))
     ]
-
-

@@ -94,7 +94,9 @@ def _layer_norm(x: Any, scale: Any, bias: Any, eps: float, *, xp: Any) -> Any:
 
 def _mean_pooling(hidden: Any, mask: Any, *, xp: Any) -> Any:
     seen = mask[..., None]
-    return xp.sum(xp.where(seen, hidden, xp.zeros_like(hidden)), axis=-2) / xp.sum(xp.astype(seen, hidden.dtype), axis=-2)
+    return xp.sum(xp.where(seen, hidden, xp.zeros_like(hidden)), axis=-2) / xp.sum(
+        xp.astype(seen, hidden.dtype), axis=-2
+    )
 
 
 def _unit_length(x: Any, *, xp: Any) -> Any:
@@ -241,9 +243,7 @@ def _favor_features(x: Any, projection: Any, axes: Any, epsilon: float, dialect:
     return (xp.exp(exponent) + epsilon) * m**-0.5
 
 
-def _favor(
-    q: Any, k: Any, v: Any, projection: Any, mask: Any, causal: bool, dialect: str, *, xp: Any
-) -> Any:
+def _favor(q: Any, k: Any, v: Any, projection: Any, mask: Any, causal: bool, dialect: str, *, xp: Any) -> Any:
     query_axes, key_axes, epsilon, rule, causal_rule = _CONVENTIONS[dialect]
     seen = None if mask is None else mask[..., None]
     f = _favor_features(q, projection, query_axes, epsilon, dialect, None, xp)
@@ -282,7 +282,10 @@ def _gpt2(token_ids: Any, mask: Any, *, xp: Any, move: Any) -> Any:
     config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
     w = {name: move(np.asarray(a, np.float32)) for name, a in arrays.items()}
     counted = xp.cumulative_sum(xp.astype(mask, xp.int64), axis=-1) - 1
-    x = w["token_embedding"][token_ids] + w["position_embedding"][xp.where(counted < 0, xp.zeros_like(counted), counted)]
+    x = (
+        w["token_embedding"][token_ids]
+        + w["position_embedding"][xp.where(counted < 0, xp.zeros_like(counted), counted)]
+    )
     seen = _lower(mask.shape[1], mask.shape[1], xp) & mask[:, None, None, :]
 
     def norm(name: str, x: Any) -> Any:
@@ -302,9 +305,7 @@ def _gpt2(token_ids: Any, mask: Any, *, xp: Any, move: Any) -> Any:
     return norm("final_norm", x) @ w["token_embedding"].T * xp.astype(mask, x.dtype)[..., None]
 
 
-def _encoder(
-    token_ids: Any, segment_ids: Any, mask: Any, application: str, *, xp: Any, move: Any, name: str
-) -> Any:
+def _encoder(token_ids: Any, segment_ids: Any, mask: Any, application: str, *, xp: Any, move: Any, name: str) -> Any:
     config, arrays = components.recorded_bert(name)
     w = {key: move(np.asarray(a, np.float32)) for key, a in arrays.items()}
     n, heads = token_ids.shape[1], config.num_attention_heads
@@ -440,7 +441,9 @@ def _main(
         good = good and report.passed
         words = "passes" if report.passed else "FAILS"
         worst = report.worst
-        out.print(f"{name:<32} {words} {report.announced:>4}  {worst.verdict.multiple:9.3f}  {worst.case}", highlight=False)
+        out.print(
+            f"{name:<32} {words} {report.announced:>4}  {worst.verdict.multiple:9.3f}  {worst.case}", highlight=False
+        )
         if not report.passed:
             out.print(str(report), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if good else 1)
