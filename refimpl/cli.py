@@ -271,6 +271,10 @@ def encode(
     positions: Annotated[
         int | None, typer.Option(help="Extend the position table hierarchically to so many positions.")
     ] = None,
+    residual_attention: Annotated[
+        str | None,
+        typer.Option(help="none, sum or mean: how a RealFormer was trained; without it, what config.json says."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the vectors to FILE.npy or FILE.safetensors.")] = None,
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     backend: BackendOption = "auto",
@@ -281,7 +285,9 @@ def encode(
     write = _writer(output)
     if not texts:
         raise TextError("there is no text", where="refimpl encode", remedy="give texts after the model, or --file")
-    loaded: Any = refimpl.load(model, backend=backend, dtype=dtype, positions=positions)
+    loaded: Any = refimpl.load(
+        model, backend=backend, dtype=dtype, positions=positions, residual_attention=residual_attention
+    )
     vectors = loaded.embed(texts, pooling=pooling, normalize=normalize, truncate=truncate)
     rows = loaded.framed(texts, truncate=truncate)
     arrays = [loaded.backend.to_numpy(vector) for vector in (vectors if isinstance(vectors, list) else [vectors])]

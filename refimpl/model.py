@@ -339,6 +339,16 @@ def _check_choices(dtype: str | None, architecture: str | None) -> None:
         )
 
 
+def _residual_choice(asked: bool | str | None) -> str | None:
+    """The word of `bert.BertConfig.residual_attention`: "sum" for true, "none" for false; None stays."""
+    chosen = {True: "sum", False: "none"}[asked] if isinstance(asked, bool) else asked
+    if chosen is not None and chosen not in bert.RESIDUALS:
+        expected = f"{', '.join(bert.RESIDUALS)}; True for sum, False for none"
+        where = "refimpl.load(residual_attention=...)"
+        raise ConfigError("unknown residual attention", where=where, expected=expected, got=repr(asked))
+    return chosen
+
+
 def _scheme(checkpoint: Checkpoint, architecture: str | None) -> Scheme:
     """The naming scheme of a checkpoint; NotBuiltYetError for an architecture that is only read and converted."""
     from weights_io.schemes import SCHEMES, detect
@@ -497,6 +507,7 @@ def load(
     dialect: str | gpt2.Dialect | bert.Dialect | None = None,
     positions: int | None = None,
     heads: int | None = None,
+    residual_attention: bool | str | None = None,
 ) -> Model:
     """Open a model: an embedded one by its name ("tang"), or a GPT-2, BERT, RoBERTa or NEZHA in any format, under any names that are known.
 
@@ -512,6 +523,9 @@ def load(
     positions : int, how many positions the model is to have: a learned table of n is extended hierarchically (`refimpl.positions.extend`),
         up to n²; None leaves it
     heads : attention heads, for weights without a config.json whose width is not that of a released model
+    residual_attention : of an encoder that was trained as RealFormer, which weights do not show: "sum" (or true), "mean" for the running mean,
+        "none" (or false), as in `bert.BertConfig`; None: what config.json says (residual_attention_scores, as bert4keras calls it), otherwise none.
+        The dialect "bert4keras" adds the previous layer's scores alone
 
     Returns
     -------
@@ -520,7 +534,8 @@ def load(
     Raises
     ------
     ConfigError, weights_io.WeightsError, TokenizerError, BackendError
-        for a model that is not there or does not fit its configuration: every missing, extra, misshaped and non-finite tensor is listed.
+        for a model that is not there or does not fit its configuration: every missing, extra, misshaped and non-finite tensor is listed; for
+        residual attention in a GPT-2, or against config.json.
     """
     import weights_io
     from refimpl.text import open_tokenizer, simplify
@@ -528,6 +543,7 @@ def load(
     from weights_io.schemes.scheme import canonical_view
 
     _check_choices(dtype, architecture)
+    residual = _residual_choice(residual_attention)
     folder, opened = _resolve(path)
     chosen = backends.get(backend)
     with weights_io.open(opened) as checkpoint:
@@ -535,7 +551,14 @@ def load(
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
         if scheme.architecture != "gpt2":
-            return _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions)
+            return _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions, residual)
+        if residual not in (None, "none"):
+            raise ConfigError(
+                "a GPT-2 has no residual attention",
+                where="refimpl.load(residual_attention=...)",
+                expected="a BERT, RoBERTa or NEZHA, or no such argument",
+                got=f"{residual_attention!r} for the names of {scheme.name}",
+            )
         convention: Any = dialect
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
@@ -565,6 +588,7 @@ def _encoder(
     dtype: str | None,
     dialect: Any,
     positions: int | None,
+    residual_attention: str | None,
 ) -> Model:
     """A BERT, RoBERTa or NEZHA: config.json must be there, since the number of heads does not show in weights."""
     from refimpl.encoder import Encoder
@@ -573,7 +597,8 @@ def _encoder(
 
     default = "bert4keras" if scheme.dialect == "bert4keras" else "huggingface"
     bert.named_dialect(dialect or default)
-    config = bert_config(folder / "config.json", {name: ours.info(name).shape for name in ours}, scheme)
+    shapes = {name: ours.info(name).shape for name in ours}
+    config = bert_config(folder / "config.json", shapes, scheme, residual_attention)
     weights = _encoder_weights(checkpoint, ours, explanation, config, dtype or "float32", backend.asarray)
     if positions is not None:
         weights = extend(weights, to=positions, offset=config.position_offset)

@@ -64,6 +64,61 @@ def test_a_configuration_without_segments_is_completed_from_the_shapes(shared: A
     assert (model.config.type_vocab_size, model.config.max_position_embeddings) == (2, 64)
 
 
+RESIDUAL = RECORDED / "bert4keras_attention"
+
+
+@pytest.mark.parametrize(("version", "dialect"), [("0.9.8", "bert4keras-0.9"), ("0.11.5", "bert4keras")])
+@pytest.mark.parametrize("choice", [True, "sum"])
+def test_a_realformer_is_loaded_where_the_caller_says_so(
+    version: str, dialect: str, choice: Any, recorded: Any
+) -> None:
+    given, expected = (dict(weights_io.open(RESIDUAL / f"answers_{v}.safetensors")) for v in ("0.11.5", version))
+    ids, real = given["ids"], given["ids"] != 0
+    model = _load(RESIDUAL, dialect=dialect, residual_attention=choice)
+    assert model.config.residual_attention == "sum"
+    assert _relative(model.encode(ids, given["segments"])[real], expected["residual"][real]) <= 1e-12
+    for other in ("none", False, "mean", None):
+        apart = _load(RESIDUAL, dialect=dialect, residual_attention=other).encode(ids, given["segments"])
+        assert _relative(apart[real], expected["residual"][real]) > 1e-3
+
+
+def test_the_running_mean_is_that_of_the_definition() -> None:
+    model, ids = _load(HUGGING_FACE / "model", residual_attention="mean"), [[3, 4, 5]]
+    assert model.config.residual_attention == "mean"
+    assert np.array_equal(model.encode(ids), bert.encode(model.weights, model.config, ids))
+    assert np.abs(model.encode(ids) - _load(HUGGING_FACE / "model").encode(ids)).max() > 1e-6
+    nezha = _load(BERT4KERAS / "nezha", residual_attention="mean")
+    assert (nezha.config.residual_attention, nezha.config.max_position_embeddings) == ("mean", None)
+
+
+def test_what_config_json_says_of_residual_attention_holds(tmp_path: Path) -> None:
+    folders = {}
+    for says in (True, False, "cumulative"):
+        (tmp_path / str(says)).mkdir()
+        folders[says] = _changed(tmp_path / str(says), {"residual_attention_scores": says})
+    for says, word in ((True, "sum"), (False, "none")):
+        for asked in (None, word, says):
+            assert _load(folders[says], residual_attention=asked).config.residual_attention == word
+        with _refused(
+            errors.ConfigError, "disagree about residual attention", f'"{word}"', "config.json", "'mean'", "mend"
+        ):
+            _load(folders[says], residual_attention="mean")
+    with _refused(errors.ConfigError, "disagree about residual attention", "'none'"):
+        _load(folders[True], residual_attention=False)
+    with _refused(errors.ConfigError, "residual_attention_scores", "true or false", "'cumulative'"):
+        _load(folders["cumulative"])
+
+
+def test_residual_attention_that_cannot_be_is_refused() -> None:
+    for wrong in ("previous", "", 1, 2.0):
+        with _refused(errors.ConfigError, "unknown residual attention", "none, sum, mean", repr(wrong)):
+            _load(HUGGING_FACE / "model", residual_attention=wrong)
+    for asked in (True, "mean"):
+        with _refused(errors.ConfigError, "a GPT-2 has no residual attention", "a BERT", repr(asked)):
+            refimpl.load("tang", backend="numpy", residual_attention=asked)
+    refimpl.load("tang", backend="numpy", residual_attention=False)
+
+
 def _changed(tmp_path: Path, changes: dict[str, Any], source: Path = HUGGING_FACE / "model") -> Path:
     shutil.copytree(source, tmp_path / "model")
     path = tmp_path / "model" / "config.json"

@@ -341,7 +341,12 @@ def test_the_command_cuts_extends_and_refuses(folder: Path, tmp_path: Path) -> N
     assert (row["tokens"], row["cut"]) == (32, 0)
     expected = _load(folder, dtype="float32", positions=100).embed([text], pooling="mean", normalize=True)[0]
     assert np.array_equal(np.array(row["embedding"], np.float32), expected)
+    (row,) = json.loads(_invoke(folder, "a b", *mean, "--residual-attention", "sum", "--json").stdout)
+    expected = _load(folder, dtype="float32", residual_attention=True).embed(["a b"], pooling="mean")[0]
+    assert np.array_equal(np.array(row["embedding"], np.float32), expected)
+    assert not np.array_equal(expected, _load(folder, dtype="float32").embed(["a b"], pooling="mean")[0])
     for arguments, words in [
+        ((folder, "a", "--residual-attention", "twice"), "unknown residual attention"),
         ((folder,), "there is no text"),
         ((folder, "a", *mean, "--output", tmp_path / "v.npz"), "ends in .npy or .safetensors"),
         ((folder, "a", "b c", "--pooling", "none", "--output", tmp_path / "v.npy"), "different lengths"),

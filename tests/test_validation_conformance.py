@@ -1,5 +1,6 @@
 """`validation.check`: definitions conform, null answers do not, and reports say why."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,13 +11,30 @@ import validation
 from refimpl import activation, attention, errors, gpt2, normalization, softmax
 from validation import components, conformance, mutants, tolerance, truth
 
-ELEMENTARY = [name for name, component in components.COMPONENTS.items() if not component.sampled]
+ELEMENTARY = [name for name in components.COMPONENTS if name not in components.MODELS]
 
 
 def _tiny_gpt2(dtype):
     config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
     weights = gpt2.GPT2Weights.from_named({name: a.astype(dtype) for name, a in arrays.items()}, config)
     return lambda token_ids, mask: gpt2.logits(weights, config, token_ids, mask=mask) * mask[..., None]
+
+
+def _tiny_encoder(name, dtype=np.float32, *, zero=(), always=None, **changes):
+    """A recorded encoder, parameters in `zero` left out, reading every text as the application `always`, its configuration changed."""
+    config, arrays = components.recorded_bert(name)
+    ignored = {key: changes.pop(key, False) for key in ("mask", "segments")}
+    config = dataclasses.replace(config, **changes)
+    kept = {key: (0 * a if key in zero else a).astype(dtype) for key, a in arrays.items()}
+
+    def function(token_ids, segment_ids, mask, *, application):
+        seen = None if ignored["mask"] else mask
+        segments = 0 * segment_ids if ignored["segments"] else segment_ids
+        return (
+            components.encoder_logits(config, kept, token_ids, segments, seen, always or application) * mask[..., None]
+        )
+
+    return function
 
 
 def _bug(component, name):
@@ -32,6 +50,26 @@ def test_the_definition_conforms_in_every_dtype(name, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_definition_of_gpt2_conforms(dtype):
     validation.assert_conforms(_tiny_gpt2(dtype), "gpt2", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", components.ENCODERS)
+def test_the_definitions_of_encoders_conform(name, dtype):
+    validation.assert_conforms(_tiny_encoder(name, dtype), name, dtype=dtype)
+
+
+def test_an_eps_of_bert4keras_shows_in_doubles():
+    """1e-7 for 1e-12 moves NEZHA's logits by less than float32 rounding may; only an encoder's own cases can be asked for."""
+    other = _tiny_encoder("nezha", np.float64, layer_norm_eps=1e-7)
+    report = validation.check(other, "nezha", dtype="float64", dialect="lm")
+    assert [row.case for row in report.rows] == ["lm"]
+    assert not report.passed
+
+
+@pytest.mark.parametrize("name", components.ENCODERS)
+def test_only_the_cases_with_padding_catch_a_mask_that_is_ignored(name):
+    report = validation.check(_tiny_encoder(name, mask=True), name)
+    assert {row.case for row in report.rows if not row.verdict.passed} == {"padding", "unilm padding"}
 
 
 NULLS = {
@@ -69,6 +107,13 @@ def test_null_answers_fail_on_every_single_case(name, dtype):
 def test_null_answers_fail_for_a_whole_model():
     for null in (0.0, 1.0, np.nan):
         report = validation.check(lambda ids, mask, null=null: np.full((*ids.shape, 61), null, np.float32), "gpt2")
+        assert not any(row.verdict.passed for row in report.rows)
+
+
+@pytest.mark.parametrize("name", components.ENCODERS)
+def test_null_answers_fail_for_encoders(name):
+    for null in (0.0, 1.0, np.nan):
+        report = validation.check(lambda ids, *rest, null=null, **params: np.full((*ids.shape, 60), null, "f4"), name)
         assert not any(row.verdict.passed for row in report.rows)
 
 
@@ -152,6 +197,33 @@ def test_conventions_of_components_match_the_engine():
     )  # it returns one array
     assert components.component("layer_norm").definition is normalization.layer_norm
     assert tolerance.BITS.keys() == tolerance.DTYPES.keys()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_legitimate_poolings_raise_no_alarm(dtype):
+    """Weights that sum to one, a product with the mask, the library's own norm; powers of two that scale before the squares."""
+    kind = tolerance.DTYPES[dtype].type
+
+    def weighted(hidden, mask):
+        weights = (mask / mask.sum(1, keepdims=True)).astype(kind)
+        return np.einsum("bn,bnd->bd", weights, hidden)
+
+    def products(hidden, mask):
+        return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True).astype(kind)
+
+    def scaled(x):
+        y = np.ldexp(x, -np.frexp(np.abs(x).max(-1, keepdims=True))[1])
+        return (y / np.sqrt((y * y).sum(-1, keepdims=True))).astype(kind)
+
+    for seed in range(20):
+        for function, name in (
+            (weighted, "mean_pooling"),
+            (products, "mean_pooling"),
+            (scaled, "unit_length"),
+            (lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True), "unit_length"),
+            (lambda x: x * (1 / np.sqrt((x * x).sum(-1, keepdims=True))), "unit_length"),
+        ):
+            validation.assert_conforms(function, name, dtype=dtype, seed=seed)
 
 
 LOG2E = 1.4426950408889634

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import weights_io
+from refimpl import bert, gpt2
 from refimpl.cli import app
 from refimpl.errors import VectorError
 from validation import components, conformance, tolerance, vectors
@@ -217,6 +218,32 @@ def test_a_folder_is_emitted_answered_and_checked(tmp_path, file):
     result = _run("vectors", "check", str(folder))
     assert result.exit_code == 1
     assert "no answer was given" in result.stdout
+
+
+@pytest.mark.parametrize("op", components.MODELS)
+def test_the_folder_of_a_model_is_all_that_a_program_needs(op, tmp_path):
+    """The answers come from the parameters in the folder; one of them changed, they fail."""
+    protocol.emit_folder(op, "float32", vectors.load(op).select("float32"), tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "model.json").read_text("utf-8"))
+    for changed in (False, True):
+        named = dict(weights_io.open(tmp_path / "run" / "model.safetensors"))
+        named["blocks.1.feed_forward_in.bias"] = named["blocks.1.feed_forward_in.bias"] + np.float32(changed) / 8
+        answers = {
+            v.id: _by_model(op, settings, named, v.positional("float32"), v.params("float32"))
+            for v in vectors.load(op).vectors
+        }
+        report = conformance.judge_answers(op, "float32", answers, answers)
+        assert report.passed is not changed, report
+
+
+def _by_model(op, settings, named, arrays, params):
+    if op == "gpt2":
+        config = gpt2.GPT2Config(**settings)
+        return (
+            gpt2.logits(gpt2.GPT2Weights.from_named(named, config), config, arrays[0], mask=arrays[1])
+            * arrays[1][..., None]
+        )
+    return components.encoder_logits(bert.BertConfig(**settings), named, *arrays, **params) * arrays[2][..., None]
 
 
 def test_the_pipe_as_commands():

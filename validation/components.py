@@ -7,7 +7,7 @@ that dtype before the truth is computed, so that the implementation and the trut
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import exact, pi, square_root
-from validation import perturbed, tolerance, truth
+from validation import layers, perturbed, tolerance, truth
+from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPONENTS",
     "ENCODERS",
+    "MODELS",
     "RECORDED",
     "Case",
     "Component",
@@ -48,21 +50,13 @@ __all__ = [
     "encoder_logits",
     "recorded_bert",
     "recorded_gpt2",
+    "recorded_model",
     "unit_budget",
 ]
 
 RECORDED = Path(__file__).parent / "recorded"
 ENCODERS = {"bert": "hugging_face_bert/model", "nezha": "bert4keras/nezha/model.ckpt"}  # component -> what it is of
-
-
-@dataclass(frozen=True)
-class Case:
-    """One trial: the arrays and parameters of the call, and why it is hard."""
-
-    id: str
-    hard: str
-    arrays: tuple[Any, ...]
-    params: dict[str, Any] = field(default_factory=dict)
+MODELS = ("gpt2", *ENCODERS)  # components whose parameters are those of a recorded model
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Component:
     # for a definition that chooses between entries: its forms with the choice that the exact inputs make, since rounded balls that tie have none
     chosen: Callable[..., tuple[Callable[..., Any], ...]] | None = None
     documented: Callable[..., Any] | None = None  # where the equation is, if not in the definition's docstring
-    sampled: Callable[..., Any] | None = None  # the amplification of a whole network is sampled; None: proved
+    sampled: Callable[..., Any] | None = None  # the amplification of a layer or a network is sampled; None: proved
 
     @property
     def word(self) -> str:
@@ -692,6 +686,13 @@ def _deviations(run: Callable[[Callable[[Any], Any]], Any], seed: int = 0) -> An
     return perturbed.sigmas(deviation.size) * deviation
 
 
+def _layer_amplification(definition: Callable[..., Any]) -> Callable[..., Any]:
+    def amplification(*arrays: Any, **params: Any) -> Any:
+        return _deviations(lambda wrap: definition(*map(wrap, arrays), **params))
+
+    return amplification
+
+
 def _gpt2_amplification(token_ids: Any, mask: Any) -> Any:
     config, arrays, _ = recorded_gpt2("gpt2_tiny")
     return unit_budget(config, arrays, token_ids, mask) * mask[..., None]
@@ -711,6 +712,14 @@ def recorded_bert(name: str) -> tuple[bert.BertConfig, dict[str, Any]]:
     """A recorded tiny encoder, "bert" or "nezha": its configuration and its parameters (float32, by our names)."""
     model = refimpl.load(RECORDED / ENCODERS[name], backend="numpy", dtype="float32")
     return model.config, model.weights.named()
+
+
+def recorded_model(name: str) -> tuple[Any, dict[str, Any]]:
+    """The model that a component in `MODELS` is of: its configuration and its parameters (float32, by our names)."""
+    if name in ENCODERS:
+        return recorded_bert(name)
+    config, arrays, _ = recorded_gpt2(f"{name}_tiny")
+    return config, arrays
 
 
 def encoder_logits(
@@ -861,6 +870,20 @@ COMPONENTS: dict[str, Component] = {
             _favor_cases,
             tuple(favor.dialects),
             documented=favor.favor_attention,
+        ),
+        Component(
+            "gpt2_block",
+            f"f(x, mask, {', '.join(layers.PARAMETERS)}, heads, eps)        (b,n,d), bool (b,n), parameters, weights (in,out) -> (b,n,d)",
+            layers.gpt2_block,
+            layers.gpt2_block_cases,
+            sampled=_layer_amplification(layers.gpt2_block),
+        ),
+        Component(
+            "bert_block",
+            f"f(x, mask, previous_scores, {', '.join(layers.PARAMETERS)}, heads, eps)        (b,n,d), bool (b,n), (b,h,n,n), parameters -> (b,n,d)",
+            layers.bert_block,
+            layers.bert_block_cases,
+            sampled=_layer_amplification(layers.bert_block),
         ),
         Component(
             "gpt2",

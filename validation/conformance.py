@@ -26,7 +26,7 @@ from validation import components, exchange, tolerance, vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Report", "Row", "assert_conforms", "check", "judge_answers"]
+__all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "live"]
 
 
 WIDTH = 36  # of the column that names the case
@@ -154,7 +154,20 @@ def check(
     """
     vectors.check_dtype(dtype)
     components.component(component)
-    cases = vectors.load(component).select(dtype, dialect) if seed is None else _live(component, dialect, dtype, seed)
+    cases = vectors.load(component).select(dtype, dialect) if seed is None else live(component, dialect, dtype, seed)
+    return check_on(cases, function, component, dialect=dialect, dtype=dtype, convert=convert)
+
+
+def check_on(
+    cases: tuple[vectors.Vector, ...],
+    function: Callable[..., Any],
+    component: str,
+    *,
+    dialect: str | None = None,
+    dtype: str = "float32",
+    convert: Callable[[Any], Any] | None = None,
+) -> Report:
+    """`check` on vectors that are there already; arguments as there."""
     rows = tuple(
         _row(vector, _answer(function, vector, dtype, convert or (lambda array: array)), dtype) for vector in cases
     )
@@ -180,7 +193,7 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
     return Report(component, None, dtype, len(asked), rows)
 
 
-def _live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
+def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
     """New inputs of the component's kinds, with their answers."""
     return tuple(
         vectors.fresh(component, case, dtype) for case in components.component(component).trials(dtype, seed, dialect)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from validation.mutants import (
     attentions,
+    blocks,
     encoders,
     favors,
     gpt2s,
@@ -39,6 +40,7 @@ _FAMILIES: tuple[Any, ...] = (
     taylors,
     random_features,
     favors,
+    blocks,
     gpt2s,
     encoders,
 )

@@ -24,6 +24,7 @@ from validation.scalar import (
     activation,
     attention,
     bert,
+    blocks,
     cases,
     favor,
     gpt2,
@@ -63,6 +64,8 @@ SCALAR: dict[str, Callable[..., Any]] = {
         favor.hyperbolic_features,
         favor.relu_features,
         favor.favor_attention,
+        blocks.gpt2_block,
+        blocks.bert_block,
         gpt2.gpt2,
         bert.bert,
         bert.nezha,
@@ -93,7 +96,7 @@ class CrossCheck:
 def tiny(name: str, case: components.Case) -> bool:
     """Whether a case is small enough for loops over single numbers."""
     arrays = [a for a in case.arrays if a is not None]
-    largest = TOKENS if components.component(name).sampled else LARGEST
+    largest = TOKENS if name in components.MODELS else LARGEST
     return all(a.size <= largest and max(a.shape, default=0) <= LONGEST for a in arrays)
 
 

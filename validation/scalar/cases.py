@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl import favor
+from refimpl import favor, parameters
 from validation import components
 
 if TYPE_CHECKING:
@@ -162,6 +162,22 @@ def _gpt2(rng: np.random.Generator) -> Cases:
     ]
 
 
+def _block(*, previous: bool) -> Callable[[np.random.Generator], Cases]:
+    """Every number of heads of a layer of width 4, with padding on either side."""
+
+    def cases(rng: np.random.Generator) -> Cases:
+        x, sides = rng.normal(size=(2, 3, 4)), np.array([[True, True, False], [False, True, True]])
+        found = []
+        for heads in (1, 2, 4):
+            drawn = [rng.normal(size=shape) for shape in parameters.Block.shapes(4, 3).values()]
+            scores = (rng.normal(size=(2, heads, 3, 3)),) if previous else ()
+            params = {"heads": heads, "eps": 0.125}
+            found.append(Case(f"{heads} heads", "padding on either side", (x, sides, *scores, *drawn), params))
+        return found
+
+    return cases
+
+
 def _encoder(rng: np.random.Generator) -> Cases:
     """Every application once, with segments and padding: each case reads the model anew."""
     ids, halves, real = (
@@ -206,6 +222,8 @@ OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "hyperbolic_features": _features(**_FLAGS, shift=(*_SHIFTS, "norm")),
     "relu_features": _relu,
     "favor_attention": _favor,
+    "gpt2_block": _block(previous=False),
+    "bert_block": _block(previous=True),
     "gpt2": _gpt2,
     "bert": _encoder,
     "nezha": _encoder,

@@ -15,11 +15,13 @@ The stream of answers, in any order::
     skip ID REASON                          no answer: the case fails as "not run"
 
 In a folder, `cases.json` lists the same calls and `inputs.safetensors` holds the tensors, named ID.ARGUMENT; the answers are tensors named ID in a
-checkpoint `answers` of any format that `weights_io` opens.
+checkpoint `answers` of any format that `weights_io` opens. Where the vectors are of a model, `model.json` and `model.safetensors` are its
+configuration and its parameters (float32, weights as (in, out)).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -29,7 +31,7 @@ import numpy as np
 import weights_io
 from refimpl.errors import VectorError
 from refimpl.files import replace_file
-from validation import tolerance
+from validation import components, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,8 +158,16 @@ def emit_folder(op: str, dtype: str, vectors: Sequence[Vector], folder: Path) ->
         cases.append({"id": vector.id, "hard": vector.hard, "arguments": values})
     weights_io.save(folder / "inputs.safetensors", tensors)
     listing = {"protocol": VERSION, "op": op, "dtype": dtype, "count": len(cases), "cases": cases}
-    text = json.dumps(listing, ensure_ascii=False, indent=1, allow_nan=False)
-    replace_file(folder / "cases.json", lambda file: file.write(text.encode()))
+    _write_json(folder / "cases.json", listing)
+    if op in components.MODELS:
+        config, arrays = components.recorded_model(op)
+        weights_io.save(folder / "model.safetensors", arrays)
+        _write_json(folder / "model.json", dataclasses.asdict(config))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def read_folder(folder: Path) -> tuple[str, str, list[str], Answers]:

@@ -1,7 +1,8 @@
 """Configurations of BERT, RoBERTa and NEZHA: config.json as Hugging Face or bert4keras writes it; what it leaves out, the weights show.
 
 bert4keras calls the rows of the position table max_position, and may leave out the number of segments, both of which are shapes. RoBERTa is known
-by its names or its model_type: its first position has row pad_token_id + 1.
+by its names or its model_type: its first position has row pad_token_id + 1. Residual attention (RealFormer) leaves no trace in weights:
+bert4keras may name it, residual_attention_scores; otherwise the caller has to.
 """
 
 from __future__ import annotations
@@ -53,11 +54,34 @@ def _refuse(path: Path, fields: Mapping[str, Any]) -> None:
         raise ConfigError("unknown hidden_act", where=path, expected=", ".join(ACTIVATIONS), got=activation)
 
 
-def bert_config(path: Path, shapes: Mapping[str, tuple[int, ...]], scheme: Scheme) -> BertConfig:
-    """The configuration in a config.json, completed from canonical shapes.
+def _residual(path: Path, fields: Mapping[str, Any], asked: str | None) -> Any:
+    """Which residual attention: what the caller or the file says, "none" where neither does; refused where they disagree."""
+    says = fields.get("residual_attention_scores")
+    if says not in (None, False, True):
+        expected = "true or false, which is all that bert4keras knows"
+        raise ConfigError("not a choice", where=f"{path}, residual_attention_scores", expected=expected, got=repr(says))
+    named = None if says is None else "sum" if says else "none"
+    if None not in (asked, named) and asked != named:
+        raise ConfigError(
+            "config.json and the caller disagree about residual attention",
+            where="refimpl.load(residual_attention=...)",
+            expected=f'"{named}", because of residual_attention_scores in {path}',
+            got=repr(asked),
+            remedy="leave the argument out, or mend config.json",
+        )
+    return asked or named or "none"
+
+
+def bert_config(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    scheme: Scheme,
+    residual_attention: str | None = None,
+) -> BertConfig:
+    """The configuration in a config.json, completed from canonical shapes, and the residual attention that the caller asks for.
 
     Raises ConfigError for a file that is not there or lacks sizes (the number of heads does not show in weights), or asks for what is not
-    implemented.
+    implemented; or where file and caller disagree about residual attention.
     """
     fields = read_object(path)
     _refuse(path, fields)
@@ -77,4 +101,5 @@ def bert_config(path: Path, shapes: Mapping[str, tuple[int, ...]], scheme: Schem
         activation=ACTIVATIONS[fields.get("hidden_act", "gelu")],  # type: ignore[arg-type]
         position_offset=0 if padding is None else padding + 1,
         pad_token_id=padding,
+        residual_attention=_residual(path, fields, residual_attention),
     )
