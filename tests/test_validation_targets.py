@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 ROOT = Path(targets.__file__).parent.parent.parent
 FINDINGS = ROOT / "docs" / "findings.md"
 FRAMEWORKS = ("torch", "jax", "tensorflow", "transformers", "onnxruntime", "keras", "bert4keras")
+
+
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    """Another Python, which imports from where this one does."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture
@@ -88,7 +97,8 @@ def test_requirement_files_of_the_targets_exist_and_are_pinned() -> None:
 
 def test_listing_the_targets_imports_no_framework() -> None:
     code = f"import sys, validation.targets.__main__; print(*[n for n in {FRAMEWORKS!r} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = process("-c", code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 
 
@@ -150,7 +160,7 @@ def test_what_is_not_checked_of_a_target_is_refused(planted: Any) -> None:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return process("-m", *words)
 
 
 def test_the_command_lists_and_refuses() -> None:
@@ -216,11 +226,7 @@ def test_torch_conforms_everywhere() -> None:
 
 def test_the_command_tells_versions_and_outcomes() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed", exc_type=ImportError)
-    code = (
-        f"import sys, runpy; sys.path[:0] = {sys.path!r}; sys.argv[1:] = ['torch', '--component', 'gelu', '--json']; "
-    )
-    code += "runpy.run_module('validation.targets', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = command("validation.targets", "torch", "--component", "gelu", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["target"] == "torch"

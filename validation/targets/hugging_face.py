@@ -1,4 +1,4 @@
-"""Hugging Face transformers: GPT-2 and BERT whole, their two attention functions, and their GELUs."""
+"""Hugging Face transformers: GPT-2 and BERT whole, a layer of each, their two attention functions, and their GELUs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import BertForMaskedLM, GPT2LMHeadModel
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.bert.modeling_bert import eager_attention_forward as bert_eager
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.models.gpt2.modeling_gpt2 import eager_attention_forward as gpt2_eager
 from transformers.utils import logging
 
@@ -53,6 +55,51 @@ def _attention(q: Any, k: Any, v: Any, mask: Any, *, forward: Any, added: bool) 
     return forward(module, q, k, v, mask, scaling=q.shape[-1] ** -0.5, dropout=0.0)[0].transpose(1, 2)
 
 
+def _seen(mask: Any, causal: bool, q: Any, implementation: str) -> Any:
+    """The mask (b, 1, n, n) as models hand it to their layers: booleans for sdpa, the lowest number added for eager attention."""
+    n = mask.shape[1]
+    seen = mask[:, None, None, :].expand(-1, 1, n, n)
+    seen = seen & torch.ones(n, n, dtype=torch.bool).tril() if causal else seen
+    if implementation == "sdpa":
+        return seen
+    return torch.zeros(seen.shape, dtype=q.dtype).masked_fill(~seen, torch.finfo(q.dtype).min)
+
+
+def _filled(layer: Any, x: Any, names: tuple[str, ...], parameters: list[Any]) -> Any:
+    """The layer with these weights and biases, pair by pair."""
+    keys = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    layer.load_state_dict(dict(zip(keys, parameters, strict=True)))
+    return layer.to(x.dtype).eval()
+
+
+def _gpt2_block(x: Any, mask: Any, *parameters: Any, heads: int, eps: float, implementation: str) -> Any:
+    sizes = {"n_embd": x.shape[-1], "n_head": heads, "n_inner": parameters[8].shape[1], "layer_norm_epsilon": eps}
+    config = GPT2Config(**sizes, attn_implementation=implementation)
+    names = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    block = _filled(GPT2Block(config, layer_idx=0), x, names, list(parameters))
+    answer = block(x, attention_mask=_seen(mask, True, x, implementation))
+    answer = answer[0] if isinstance(answer, tuple) else answer
+    return answer.masked_fill(~mask[..., None], 0)
+
+
+def _bert_block(
+    x: Any, mask: Any, previous_scores: Any, *parameters: Any, heads: int, eps: float, implementation: str
+) -> Any:
+    if bool((previous_scores != 0).any()):
+        raise NoSuchCallError("a layer takes no previous scores")
+    norm, (qkv, qkv_bias), rest = parameters[:2], parameters[2:4], parameters[4:]
+    sizes = {"hidden_size": x.shape[-1], "num_attention_heads": heads, "intermediate_size": rest[4].shape[1]}
+    config = BertConfig(**sizes, layer_norm_eps=eps, attn_implementation=implementation)
+    names = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+    names += ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
+    thirds = zip(qkv.T.chunk(3), qkv_bias.chunk(3), strict=True)
+    given = [each for pair in thirds for each in pair]
+    given += [rest[0].T, rest[1], *norm, rest[4].T, rest[5], rest[6].T, rest[7], *rest[2:4]]
+    answer = _filled(BertLayer(config), x, names, given)(x, _seen(mask, False, x, implementation))
+    answer = answer[0] if isinstance(answer, tuple) else answer
+    return answer.masked_fill(~mask[..., None], 0)
+
+
 def _activation(x: Any, approximate: str, *, name: str, form: str) -> Any:
     if approximate != form:
         raise NoSuchCallError(f"{name} is one function")
@@ -73,6 +120,10 @@ def trials() -> list[Trial]:
             gpt2, bert = (functools.partial(f, dtype=dtype, implementation=implementation) for f in (_gpt2, _bert))
             found.append(Trial(f"GPT2LMHeadModel, {implementation}", "gpt2", gpt2, (dtype,), convert=tensor))
             found.append(Trial(f"BertForMaskedLM, {implementation}", "bert", bert, (dtype,), convert=tensor))
+        layers = {"GPT2Block": ("gpt2_block", _gpt2_block), "BertLayer": ("bert_block", _bert_block)}
+        for name, (component, layer) in layers.items():
+            function = functools.partial(layer, implementation=implementation)
+            found.append(Trial(f"{name}, {implementation}", component, function, ALL, convert=tensor))
     for name, forward, added in (
         ("eager_attention_forward of GPT-2", gpt2_eager, True),
         ("eager_attention_forward of BERT", bert_eager, True),

@@ -278,6 +278,40 @@ def _joined(x: Any, xp: Any) -> Any:  # (b, h, n, w) -> (b, n, d)
     return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (b, n, h * w))
 
 
+def _layer(
+    x: Any, mask: Any, scores: Any, parameters: tuple[Any, ...], heads: int, eps: float, *, pre: bool, xp: Any
+) -> Any:
+    """One layer of GPT-2 (norms first, causal, tanh) or of BERT (norms behind, previous scores, erf); 0 at padding."""
+    norm_1, norm_2 = parameters[:2], parameters[6:8]
+    (w_qkv, b_qkv, w_out, b_out), (w_in, b_in, w_back, b_back) = parameters[2:6], parameters[8:]
+
+    def attention(y: Any) -> Any:
+        qkv = _heads(y @ w_qkv + b_qkv, 3 * heads, xp)
+        q, k, v = (qkv[:, j * heads : (j + 1) * heads] for j in range(3))
+        seen = mask[:, None, None, :]
+        seen = seen & _lower(y.shape[1], y.shape[1], xp) if pre else seen
+        raw = (q / math.sqrt(q.shape[-1])) @ _swap(k, xp)
+        return _joined(_attend(raw if scores is None else raw + scores, v, seen, xp)[0], xp) @ w_out + b_out
+
+    def feed_forward(y: Any) -> Any:
+        return _gelu(y @ w_in + b_in, "tanh" if pre else "none", xp=xp) @ w_back + b_back
+
+    for parts, sublayer in ((norm_1, attention), (norm_2, feed_forward)):
+        if pre:
+            x = x + sublayer(_layer_norm(x, *parts, eps, xp=xp))
+        else:
+            x = _layer_norm(x + sublayer(x), *parts, eps, xp=xp)
+    return xp.where(mask[..., None], x, xp.zeros_like(x))
+
+
+def _gpt2_block(x: Any, mask: Any, *parameters: Any, heads: int, eps: float, xp: Any) -> Any:
+    return _layer(x, mask, None, parameters, heads, eps, pre=True, xp=xp)
+
+
+def _bert_block(x: Any, mask: Any, previous_scores: Any, *parameters: Any, heads: int, eps: float, xp: Any) -> Any:
+    return _layer(x, mask, previous_scores, parameters, heads, eps, pre=False, xp=xp)
+
+
 def _gpt2(token_ids: Any, mask: Any, *, xp: Any, move: Any) -> Any:
     config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
     w = {name: move(np.asarray(a, np.float32)) for name, a in arrays.items()}
@@ -369,6 +403,8 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "hyperbolic_features": _hyperbolic,
     "relu_features": _relu,
     "favor_attention": _favor,
+    "gpt2_block": _gpt2_block,
+    "bert_block": _bert_block,
     "gpt2": _gpt2,
     "bert": functools.partial(_encoder, name="bert"),
     "nezha": functools.partial(_encoder, name="nezha"),
