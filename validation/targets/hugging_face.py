@@ -68,8 +68,8 @@ def _seen(mask: Any, causal: bool, q: Any, implementation: str) -> Any:
 def _filled(layer: Any, x: Any, names: tuple[str, ...], parameters: list[Any]) -> Any:
     """The layer with these weights and biases, pair by pair."""
     keys = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
-    layer.load_state_dict(dict(zip(keys, parameters, strict=True)))
-    return layer.to(x.dtype).eval()
+    layer.to(x.dtype).load_state_dict(dict(zip(keys, parameters, strict=True)))
+    return layer.eval()
 
 
 def _gpt2_block(x: Any, mask: Any, *parameters: Any, heads: int, eps: float, implementation: str) -> Any:

@@ -297,10 +297,8 @@ def _layer(
         return _gelu(y @ w_in + b_in, "tanh" if pre else "none", xp=xp) @ w_back + b_back
 
     for parts, sublayer in ((norm_1, attention), (norm_2, feed_forward)):
-        if pre:
-            x = x + sublayer(_layer_norm(x, *parts, eps, xp=xp))
-        else:
-            x = _layer_norm(x + sublayer(x), *parts, eps, xp=xp)
+        norm = functools.partial(_layer_norm, scale=parts[0], bias=parts[1], eps=eps, xp=xp)
+        x = x + sublayer(norm(x)) if pre else norm(x + sublayer(x))
     return xp.where(mask[..., None], x, xp.zeros_like(x))
 
 
