@@ -11,32 +11,66 @@ __all__ = ["FOUND"]
 
 # component -> (name, the mutant that it was found for, floating arrays and parameters by name)
 FOUND: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
-    'softmax': (
-        ('found 1', "the row's mean subtracted", {'x': [[0.0, 178.0], [0.6972725987434387, 5400.33251953125], [0.16964228451251984, 0.125]]}),
-        ('found 2', 'the maximum of all rows subtracted', {'x': [[0.0, -12.0, 0.0], [0.0, 0.0, 92.0]]}),
+    "softmax": (
+        (
+            "found 1",
+            "the row's mean subtracted",
+            {"x": [[0.0, 178.0], [0.6972725987434387, 5400.33251953125], [0.16964228451251984, 0.125]]},
+        ),
+        ("found 2", "the maximum of all rows subtracted", {"x": [[0.0, -12.0, 0.0], [0.0, 0.0, 92.0]]}),
     ),
-    'log_softmax': (
-        ('found 1', 'the maximum of all rows subtracted', {'x': [[0.0], [1.25]]}),
-        ('found 2', 'logarithm of softmax', {'x': [[0.0, 0.0, 0.0], [0.0, 12.0, -92.0]]}),
+    "log_softmax": (
+        ("found 1", "the maximum of all rows subtracted", {"x": [[0.0], [1.25]]}),
+        ("found 2", "logarithm of softmax", {"x": [[0.0, 0.0, 0.0], [0.0, 12.0, -92.0]]}),
     ),
-    'logsumexp': (
-        ('found 1', 'the maximum of all rows subtracted', {'x': [[0.0], [1.25]]}),
-        ('found 2', 'the smallest entry subtracted', {'x': [[0.0, 89.0], [-0.0, -4.625]]}),
+    "logsumexp": (
+        ("found 1", "the maximum of all rows subtracted", {"x": [[0.0], [1.25]]}),
+        ("found 2", "the smallest entry subtracted", {"x": [[0.0, 89.0], [-0.0, -4.625]]}),
     ),
-    'gelu': (
-        ('found 1', 'tanh by exponentials', {'x': [11.0], 'approximate': 'tanh'}),
-        ('found 2', '0.0447 for 0.044715', {'x': [1.0], 'approximate': 'tanh'}),
+    "gelu": (
+        ("found 1", "tanh by exponentials", {"x": [11.0], "approximate": "tanh"}),
+        ("found 2", "0.0447 for 0.044715", {"x": [1.0], "approximate": "tanh"}),
     ),
-    'layer_norm': (
-        ('found 1', 'mean of squares minus square of the mean', {'x': [[8.0, 8.0, 8.0, 8.0, 8.25]], 'scale': [0.0, 0.0, 0.0, 0.0, 1.0], 'bias': [0.0, 0.0, 0.0, 0.0, 3.0], 'eps': 1e-12}),
-        ('found 2', 'eps 1e-5 throughout', {'x': [[0.0, 0.0, 0.0, 0.0], [0.0078125, 0.0, 0.0, 0.0]], 'scale': [0.0, 0.0, 0.0, 1.0], 'bias': [0.0, 0.0, 0.0, 0.0], 'eps': 1e-12}),
+    "layer_norm": (
+        (
+            "found 1",
+            "mean of squares minus square of the mean",
+            {
+                "x": [[8.0, 8.0, 8.0, 8.0, 8.25]],
+                "scale": [0.0, 0.0, 0.0, 0.0, 1.0],
+                "bias": [0.0, 0.0, 0.0, 0.0, 3.0],
+                "eps": 1e-12,
+            },
+        ),
+        (
+            "found 2",
+            "eps 1e-5 throughout",
+            {
+                "x": [[0.0, 0.0, 0.0, 0.0], [0.0078125, 0.0, 0.0, 0.0]],
+                "scale": [0.0, 0.0, 0.0, 1.0],
+                "bias": [0.0, 0.0, 0.0, 0.0],
+                "eps": 1e-12,
+            },
+        ),
     ),
-    'hierarchical_positions': (
-        ('found 1', 'alpha 0.4 throughout', {'table': [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], 'positions': [12], 'alpha': 1.5}),
-        ('found 2', 'alpha in float32', {'table': [[0.0, 1.0, 0.254829592], [1.175494351e-38, 1.470897283571058, -1.7064612440198825]], 'positions': [2], 'alpha': 0.4}),
+    "hierarchical_positions": (
+        (
+            "found 1",
+            "alpha 0.4 throughout",
+            {"table": [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], "positions": [12], "alpha": 1.5},
+        ),
+        (
+            "found 2",
+            "alpha in float32",
+            {
+                "table": [[0.0, 1.0, 0.254829592], [1.175494351e-38, 1.470897283571058, -1.7064612440198825]],
+                "positions": [2],
+                "alpha": 0.4,
+            },
+        ),
     ),
-    'exp_taylor': (
-        ('found 1', 'term by term', {'x': [-4.5], 'order': 16}),
-        ('found 2', 'Horner', {'x': [-5.0], 'order': 16}),
+    "exp_taylor": (
+        ("found 1", "term by term", {"x": [-4.5], "order": 16}),
+        ("found 2", "Horner", {"x": [-5.0], "order": 16}),
     ),
 }
