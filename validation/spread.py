@@ -191,7 +191,7 @@ class Arithmetic:
         result = self._round(result)
         return (
             np.where(np.abs(result) < self.flush, np.copysign(np.zeros_like(result), result), result)
-            if False
+            if self.flush
             else result
         )
 
