@@ -247,6 +247,13 @@ def test_bad_arguments_are_told_at_collection(run: Any, mark: str, lines: list[s
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_a_mark_that_selects_no_vector_is_told(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("from validation.vectors import VectorSet\nVectorSet.select = lambda *arguments: ()\n")
+    result = run(EACH)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*there are no such vectors", "*at least one", "*softmax in float32"])
+
+
 def test_a_marked_test_without_the_argument_is_told(run: Any) -> None:
     result = run('@pytest.mark.golden_vectors("softmax")\ndef test_it(): pass')
     result.assert_outcomes(errors=1)

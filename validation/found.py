@@ -53,6 +53,33 @@ FOUND: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
             },
         ),
     ),
+    "residual_attention": (
+        (
+            "found 1",
+            "NaN where nothing is allowed",
+            {
+                "q": [[[[0.0], [0.0]], [[0.0], [0.0]]]],
+                "k": [[[[0.0], [0.0]], [[0.0], [0.0]]]],
+                "v": [[[[0.0], [0.0]], [[0.0], [0.0]]]],
+                "previous_scores": [[[[59904.0, 59904.0], [0.0, 0.0]], [[59904.0, 59904.0], [0.25, -0.2060546875]]]],
+                "mask": [[False, False], [True, True]],
+                "mean_over": 36,
+            },
+        ),
+    ),
+    "relative_attention": (
+        (
+            "found 1",
+            "queries placed at the start",
+            {
+                "q": [[[[0.0, 0.0]]]],
+                "k": [[[[0.0, 0.0], [0.0, 0.0]]]],
+                "v": [[[[0.0, 3.0], [-0.232421875, 0.62109375]]]],
+                "relative": [[[0.0, 0.0], [0.0, 1.0]]],
+                "mask": [[True, True]],
+            },
+        ),
+    ),
     "hierarchical_positions": (
         (
             "found 1",
@@ -72,5 +99,43 @@ FOUND: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
     "exp_taylor": (
         ("found 1", "term by term", {"x": [-4.5], "order": 16}),
         ("found 2", "Horner", {"x": [-5.0], "order": 16}),
+    ),
+    "taylor_softmax": (
+        (
+            "found 1",
+            "order 2 throughout",
+            {"x": [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [-4.65625, 1.15625, -2.390625, -0.40625]], "order": 4},
+        ),
+    ),
+    "sparse_softmax": (
+        (
+            "found 1",
+            "every tie with the last is kept",
+            {"x": [[0.0, 0.0], [1.0390625, 4.1875], [9.968061931431293e-10, -40.5]], "k": 1},
+        ),
+    ),
+    "sparse_softmax_cross_entropy": (
+        ("found 1", "un-shifted", {"logits": [[89.0], [0.0], [2.34375]], "targets": [0, 0, 0], "k": 1}),
+    ),
+    "positive_features": (
+        (
+            "found 1",
+            "maximum of all heads",
+            {
+                "x": [[[0.0], [0.0]], [[0.0], [1.0]]],
+                "projection": [[1.0]],
+                "scaled": True,
+                "shift": "row",
+                "epsilon": 0.0001,
+                "normalized": True,
+            },
+        ),
+    ),
+    "hyperbolic_features": (
+        (
+            "found 1",
+            "maximum of all heads",
+            {"x": [[[0.0]], [[1.0]]], "projection": [[0.0]], "scaled": True, "shift": "norm", "normalized": True},
+        ),
     ),
 }

@@ -85,9 +85,11 @@ def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vect
 def _found(subject: components.Component) -> Iterator[files.Vector]:
     """The inputs that the search found, for every dtype that has their numbers."""
     for name, mutant, arguments in found.FOUND.get(subject.name, ()):
-        given = [np.asarray(value) if isinstance(value, list) else value for value in arguments.values()]
-        arrays = tuple(value for value in given if isinstance(value, np.ndarray))
-        params = {key: value for key, value in arguments.items() if not isinstance(value, list)}
+        given = {key: np.asarray(value) if isinstance(value, list) else value for key, value in arguments.items()}
+        params = {
+            key: value for key, value in given.items() if not isinstance(value, np.ndarray) or value.dtype == bool
+        }
+        arrays = tuple(value for key, value in given.items() if key not in params)  # a mask is no array by position
         vector = answers.unanswered(subject, components.Case(name, f"found by search, for: {mutant}", arrays, params))
         exact = [d for d in tolerance.DTYPES if all(_represents(d, value) for value in vector.arguments.values())]
         yield dataclasses.replace(vector, origin=SEARCH, dtypes=tuple(exact))
