@@ -265,7 +265,9 @@ def test_an_independent_bug_is_named_in_other_dtypes(function: Any, component: s
 
 
 @pytest.mark.parametrize("size", [1e-5, 1e-3, 0.3])
-@pytest.mark.parametrize("name", [name for name in components.COMPONENTS if name not in ("gpt2", "favor_attention")])
+@pytest.mark.parametrize(
+    "name", [name for name in components.COMPONENTS if name not in ("favor_attention", *components.MODELS)]
+)
 def test_noise_is_explained_by_nothing(name: str, size: float) -> None:
     rng, twin = np.random.default_rng(5), mutants.TWINS[name]
 
@@ -509,7 +511,9 @@ def test_a_diagnosis_takes_less_than_two_seconds_of_processor(name: str) -> None
 # --- every mutant -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in components.COMPONENTS if name not in ("gpt2", "favor_attention")])
+@pytest.mark.parametrize(
+    "name", [name for name in components.COMPONENTS if name not in ("favor_attention", *components.MODELS)]
+)
 def test_every_mutant_is_named_first_or_beside_its_equals(name: str) -> None:
     for mutant in mutants.mutants(name):
         if "float32" in mutant.dtypes:

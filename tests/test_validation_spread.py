@@ -20,10 +20,14 @@ from refimpl import errors, normalization, softmax, taylor
 from refimpl.vectors_cli import app
 from validation import components, spread, tolerance, vectors
 
-LARGE = ("favor_attention", "gpt2")  # what takes seconds is evaluated in two dtypes
-CHOSEN = [
-    (n, d) for n in components.COMPONENTS for d in tolerance.DTYPES if n not in LARGE or d in ("float32", "bfloat16")
-]
+SMALL = (
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "gelu",
+    "layer_norm",
+)  # evaluated in every dtype; what takes longer, in two
+CHOSEN = [(n, d) for n in components.COMPONENTS for d in tolerance.DTYPES if n in SMALL or d in ("float32", "bfloat16")]
 
 
 # --- containment ------------------------------------------------------------------------------------------------------------------
@@ -31,19 +35,11 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("name", "dtype"), CHOSEN)
 def test_every_legal_evaluation_is_inside_the_tolerance(name: str, dtype: str) -> None:
+    """With a margin: half of the tolerance is not used, but by exp(x - log Σ exp), and where the answer is one rounding, that of epsilon."""
     found = spread.spread(name, dtype)
-    assert len(found.rows) >= 15
+    assert len(found.rows) >= (14 if name in components.MODELS else 15)
     assert found.contained, str(found)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_there_is_a_margin(dtype: str) -> None:
-    """Half of the tolerance is not used, but by exp(x - log Σ exp), and where the answer is one rounding: that of epsilon."""
-    assert all(
-        spread.spread(name, dtype).widest.multiple < (0.85 if name in ("softmax", "relu_features") else 0.5)
-        for name in components.COMPONENTS
-        if name not in LARGE
-    )
+    assert found.widest.multiple < (0.85 if name in ("softmax", "relu_features") else 0.5), str(found.widest)
 
 
 def _horner(x: Any, order: int) -> Any:

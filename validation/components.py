@@ -48,6 +48,7 @@ __all__ = [
     "Component",
     "component",
     "encoder_logits",
+    "model_logits",
     "recorded_bert",
     "recorded_gpt2",
     "recorded_model",
@@ -662,11 +663,19 @@ def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str,
     return config, arrays, dict(weights_io.open(answers)) if answers.is_file() else {}
 
 
+def model_logits(name: str, config: Any, arrays: dict[str, Any], *inputs: Any, **params: Any) -> Any:
+    """What a component in `MODELS` computes, with these parameters, by the definition: logits, zero at padding."""
+    mask = inputs[-1]
+    if name in ENCODERS:
+        return encoder_logits(config, arrays, *inputs, **params) * mask[..., None]
+    weights = gpt2.GPT2Weights.from_named(arrays, config)
+    return gpt2.logits(weights, config, inputs[0], mask=mask) * mask[..., None]
+
+
 def _gpt2(token_ids: Any, mask: Any) -> Any:
     """Logits of the recorded tiny model on balls, zero at padding."""
-    config, arrays, _ = recorded_gpt2("gpt2_tiny")
-    weights = gpt2.GPT2Weights.from_named({name: truth.balls(a) for name, a in arrays.items()}, config)
-    return gpt2.logits(weights, config, token_ids, mask=mask) * mask[..., None]
+    config, arrays = recorded_model("gpt2")
+    return model_logits("gpt2", config, {name: truth.balls(a) for name, a in arrays.items()}, token_ids, mask)
 
 
 def unit_budget(
@@ -738,7 +747,7 @@ def _encoder(name: str) -> Callable[..., Any]:
         """Masked-LM logits of the recorded encoder on balls, zero at padding."""
         config, arrays = recorded_bert(name)
         exactly = {key: truth.balls(a) for key, a in arrays.items()}
-        return encoder_logits(config, exactly, token_ids, segment_ids, mask, application) * mask[..., None]
+        return model_logits(name, config, exactly, token_ids, segment_ids, mask, application=application)
 
     return definition
 

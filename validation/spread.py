@@ -35,7 +35,6 @@ import ml_dtypes
 import numpy as np
 import scipy.special
 
-from refimpl import gpt2
 from validation import components, tolerance, vectors
 
 if TYPE_CHECKING:
@@ -493,12 +492,13 @@ def _evaluations(component: str, dtype: str) -> dict[str, Callable[..., Any]]:
     else:
         found |= {name: _under(component, each, kind) for name, each in _arithmetics(flush).items()}
     forms = {name: _once_rounded(form) for name, form in _FORMS.get(component, {}).items()}
-    return found | (forms if component != "gpt2" else {})
+    return found | (forms if component not in components.MODELS else {})
 
 
 def _under(component: str, arithmetic: Arithmetic, carrier: Any) -> Callable[..., Any]:
     """The definition under an arithmetic, on arrays of `carrier`; the answer in the dtype of the inputs."""
-    definition = _gpt2(carrier, arithmetic) if component == "gpt2" else components.component(component).definition
+    of_model = component in components.MODELS
+    definition = _model(component, carrier, arithmetic) if of_model else components.component(component).definition
 
     def evaluate(*arrays: Any, kind: Any, **params: Any) -> Any:
         own = dataclasses.replace(arithmetic)  # its random numbers begin anew with every case
@@ -517,14 +517,15 @@ def _under(component: str, arithmetic: Arithmetic, carrier: Any) -> Callable[...
     return evaluate
 
 
-def _gpt2(carrier: Any, arithmetic: Arithmetic) -> Callable[..., Any]:
-    config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
+def _model(component: str, carrier: Any, arithmetic: Arithmetic) -> Callable[..., Any]:
+    config, arrays = components.recorded_model(component)
     rounded = {name: arithmetic.settle(a.astype(carrier)) for name, a in arrays.items()}
 
-    def logits(token_ids: Any, mask: Any) -> Any:
-        own = token_ids.arithmetic
-        weights = gpt2.GPT2Weights.from_named({name: own.wrap(a) for name, a in rounded.items()}, config)
-        return gpt2.logits(weights, config, token_ids, mask=mask) * mask[..., None]
+    def logits(*inputs: Any, **params: Any) -> Any:
+        own = inputs[0].arithmetic
+        return components.model_logits(
+            component, config, {name: own.wrap(a) for name, a in rounded.items()}, *inputs, **params
+        )
 
     return logits
 
