@@ -98,11 +98,12 @@ def test_version():
 
 
 def test_validate_prints_a_table_writes_the_report_and_exits_zero(tmp_path):
-    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.softmax", "--report", tmp_path / "r.json")
+    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.softmax", "--report", tmp_path / "r")
     assert result.exit_code == 0, result.output
     assert re.search(r"TAYLOR-1 +proved +20", result.stdout)
     assert "All hold: 2 checks" in result.stdout
-    assert json.loads((tmp_path / "r.json").read_text("utf-8"))["passed"] is True
+    assert json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))["passed"] is True
+    assert f"Report: {tmp_path / 'r' / 'index.html'}" in result.stdout
 
 
 def _broken(finding):
@@ -120,16 +121,19 @@ def _broken(finding):
 )
 def test_validate_exits_with_one_on_failure(finding, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "all_checks", _broken(finding))
-    result = _invoke("validate", "--report", tmp_path / "r.json")
+    result = _invoke("validate", "--report", tmp_path / "r")
     assert result.exit_code == 1
     assert "FAILED: X-1" in result.stdout
     assert finding.worst in result.stdout
-    assert json.loads((tmp_path / "r.json").read_text("utf-8"))["passed"] is False
+    assert json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))["passed"] is False
 
 
 def test_validate_in_json_prints_the_report(tmp_path):
-    result = _command("validate", "--only", "TAYLOR-2", "--json", "--report", str(tmp_path / "r.json"))
-    assert json.loads(result.stdout) == json.loads((tmp_path / "r.json").read_text("utf-8"))
+    result = _command("validate", "--only", "TAYLOR-2", "--json", "--report", str(tmp_path / "r"))
+    printed, written = json.loads(result.stdout), json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))
+    assert {name: written[name] for name in printed if name != "checks"} | {"checks": printed["checks"]} == printed
+    told = [{name: row[name] for name in printed["checks"][0]} for row in written["checks"]]
+    assert told == printed["checks"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,21 @@ def test_proved_radii_are_far_below_what_is_asked(op):
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_every_proved_radius_is_at_most_1e_17_of_the_largest_output(op):
+    """On every vector, by its tensors and by its manifest. Where every output is 0, it is so exactly: balls of radius 0."""
+    entries = json.loads((files.DATA / f"{op}.json").read_text("utf-8"))["vectors"]
+    for vector, entry in zip(vectors.load(op).vectors, entries, strict=True):
+        radius, largest = np.max(vector.expected.radii), np.max(np.abs(vector.expected.high))
+        assert (vector.id, radius, largest) == (entry["id"], entry["expected"]["radius"], entry["expected"]["largest"])
+        if largest > 0:
+            assert radius <= 1e-17 * largest
+        else:
+            given_one = components.component(op).definition, *vector.positional("float64")
+            balls = truth.enclose(*given_one, target=0.0, **vector.params("float64"))
+            assert all(ball == 0 for ball in balls.ravel())
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_stored_answers_lie_in_enclosures_found_another_way(op):
     """Balls of other precision, to 1e-40: each holds high + low, enlarged by the radius that is claimed."""
     subject = components.component(op)

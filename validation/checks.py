@@ -47,6 +47,7 @@ class Finding:
     cases: int
     worst: str
     multiple: float | None = None
+    ulps: tuple[int, ...] = ()  # how many elements are off by how many units in the last place, by tolerance.ULP_BINS
 
 
 @dataclass(frozen=True)
@@ -354,7 +355,7 @@ def _component_runs(setting: Setting) -> list[tuple[number_systems.NumberSystem,
 
 def _component(name: str) -> Callable[[Setting], Finding]:
     def run(setting: Setting) -> Finding:
-        cases, worst, shown = 0, 0.0, ""
+        cases, worst, shown, ulps = 0, 0.0, "", np.zeros(len(tolerance.ULP_BINS), int)
         answered = functools.cache(lambda dtype: conformance.live(name, None, dtype, setting.seed))
         for system, dtype in _component_runs(setting):
             definition = components.component(name).definition
@@ -362,9 +363,10 @@ def _component(name: str) -> Callable[[Setting], Finding]:
             cases, row = cases + len(report.rows), report.worst
             if not report.passed:
                 return Finding(False, row.verdict.word, cases, f"{system.name}, {dtype}, {row}", row.verdict.multiple)
+            ulps = ulps + np.array(list(report.ulps.values()))
             if row.verdict.multiple > worst:
                 worst, shown = row.verdict.multiple, f"{system.name}, {dtype}, {row.case}"
-        return Finding(True, components.component(name).word, cases, shown, worst)
+        return Finding(True, components.component(name).word, cases, shown, worst, tuple(ulps.tolist()))
 
     return run
 

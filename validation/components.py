@@ -84,12 +84,14 @@ class Component:
         """What it computes: the first line of the docstring."""
         return (inspect.getdoc(self.documented or self.definition) or "").partition("\n")[0]
 
-    def amplification(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
+    def amplification(self, *arrays: Any, dtype: str, lengthened: int = 0, **params: Any) -> Any:  # -> float64 (...)
         """The error allowed besides the last rounding, in units of u: sampled, or the largest of the proved ones of all forms."""
         if self.sampled:
             return self.sampled(*arrays, **params)
         forms = self.chosen(*arrays, **params) if self.chosen else (self.definition, *self.forms)
-        proved = [tolerance.amplification(form, *arrays, dtype=dtype, **params) for form in forms]
+        proved = [
+            tolerance.amplification(form, *arrays, dtype=dtype, lengthened=lengthened, **params) for form in forms
+        ]
         return np.max(np.stack(np.broadcast_arrays(*proved)), axis=0)
 
     def budget(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 HIGHEST = 4096  # bits: what is beyond this undecided has no sign that anybody could need
+FURTHEST = 16384  # 2^-FURTHEST is nothing beside any float64, nor beside a radius at HIGHEST bits of one
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,19 @@ def _distance_to_pairs(known: DoubleDouble, values: Any) -> Any:  # float64 (...
 def _ends(ball: Any) -> tuple[Fraction, Fraction]:
     """The ends of a finite ball."""
     middle, radius = (_fraction(part) for part in (ball.mid(), ball.rad()))
+    if middle is None or radius is None:  # below 2^-FURTHEST: 0, to within that
+        middle, radius = middle or Fraction(0), (radius or Fraction(0)) + Fraction(1, 2**FURTHEST) * 2
     return middle - radius, middle + radius
 
 
-def _fraction(number: Any) -> Fraction:
+def _fraction(number: Any) -> Fraction | None:
+    """A number as a fraction, or None where it is too small to be written down: exp(-10^30) is not 0, but has 10^30 digits."""
     mantissa, exponent = map(int, number.man_exp())
+    reach = exponent + mantissa.bit_length()
+    if mantissa and reach < -FURTHEST:
+        return None
+    if reach > FURTHEST:
+        raise OverflowError(f"an exact result of 2^{reach - 1} is beyond float64")
     return Fraction(mantissa) * Fraction(2) ** exponent
 
 

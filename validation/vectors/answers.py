@@ -17,9 +17,14 @@ HAND = "by hand"
 
 
 def fresh(op: str, case: components.Case, dtype: str) -> Vector:
-    """A case of today as a vector for one dtype, answered but not numbered."""
+    """A case of today as a vector for one dtype, answered but not numbered; its tolerance counts runs of either kind of midpoints."""
     subject = components.component(op)
-    return truthful(dataclasses.replace(unanswered(subject, case), dtypes=(dtype,)), subject)
+    known = truthful(dataclasses.replace(unanswered(subject, case), dtypes=(dtype,)), subject)
+    if subject.sampled:
+        return known
+    arrays, params = known.positional("float64"), known.params("float64")
+    long = subject.amplification(*arrays, dtype=dtype, lengthened=tolerance.LENGTHENED, **params)
+    return dataclasses.replace(known, amplification=np.maximum(known.amplification, _rounded_up(long)))
 
 
 def unanswered(subject: components.Component, case: components.Case) -> Vector:
