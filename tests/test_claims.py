@@ -14,12 +14,14 @@ from validation.claims import CLAIMS, Outcome, Setting, claim, select
 from validation.claims import realformer as CHECKS  # noqa: N812
 
 SETTING = Setting(backend.get("numpy"))
+MINILM = ("HIERPOS-2.minilm", "HIERPOS-4.minilm", "HIERPOS-5")
 
 
 @pytest.mark.parametrize("identifier", list(CLAIMS))
 def test_claim_comes_to_its_declared_verdict(identifier):
     outcome = CLAIMS[identifier].check(SETTING)
     if CLAIMS[identifier].excuses(outcome):
+        assert installed.minilm() is None, f"left out, though what it needs is there: {outcome}"
         pytest.skip(outcome.worst)
     assert CLAIMS[identifier].holds(outcome), outcome
 
@@ -45,7 +47,7 @@ def test_fewer_cases_or_another_verdict_do_not_hold(identifier):
 def test_only_a_claim_that_needs_something_may_be_left_out(identifier):
     outcome = Outcome("not run", 0, "")
     assert not CLAIMS[identifier].holds(outcome)
-    assert CLAIMS[identifier].excuses(outcome) is (identifier in ("HIERPOS-4.minilm", "HIERPOS-5"))
+    assert CLAIMS[identifier].excuses(outcome) is (identifier in MINILM)
     assert not CLAIMS[identifier].excuses(Outcome("refuted", CLAIMS[identifier].cases, ""))
 
 
@@ -161,6 +163,8 @@ BROKEN = [
     ("HIERPOS-4", positions, "extend", lambda *args, **options: _shifted(*args, **options)),
     ("HIERPOS-4", bert, "rows", lambda table, ids: _looks_at_all_rows(table, ids)),
     ("HIERPOS-4", bert, "rows", lambda table, ids: _untraced(table, ids)),
+    ("HIERPOS-4", bert, "rows", lambda table, ids: _branches_on_the_last_row(table, ids)),
+    ("HIERPOS-4", bert, "rows", lambda table, ids: _longer_is_louder(table, ids)),
     ("HIERPOS-4.embedded", model, "extend", lambda *args, **options: _shifted(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _masked_scores(*args, **options)),
     ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _forgets(*args, **options)),
@@ -242,6 +246,18 @@ def _shifted(weights, *, to, **options):
 def _looks_at_all_rows(table, ids):
     """The same bits in floats; but what is returned depends on the last row, as the trace finds."""
     return ORIGINAL_ROWS(table + (table[-1:, :] - table[-1:, :]), ids)
+
+
+def _branches_on_the_last_row(table, ids):
+    """A branch that these tables do not take, and others would: the same bits."""
+    if table.shape[0] and bool(table[-1, 0] > 1e3):
+        table = table + table
+    return ORIGINAL_ROWS(table, ids)
+
+
+def _longer_is_louder(table, ids):
+    """What is returned depends on how many rows there are, which no trace of numbers sees."""
+    return ORIGINAL_ROWS(table, ids) * (1 + 1e-3 * (table.shape[0] == 24 * 24))
 
 
 def _untraced(table, ids):
@@ -621,9 +637,6 @@ def test_rows_are_distinct_as_numbers_not_as_bytes(monkeypatch):
     assert not CLAIMS["HIERPOS-2.embedded"].holds(CLAIMS["HIERPOS-2.embedded"].check(SETTING))
 
 
-MINILM = ("HIERPOS-4.minilm", "HIERPOS-5")
-
-
 @pytest.mark.parametrize("identifier", MINILM)
 def test_a_model_that_is_not_installed_is_not_run_and_says_so(identifier, monkeypatch):
     def absent(name):
@@ -663,6 +676,22 @@ def test_figures_that_are_not_the_recorded_ones_do_not_hold(error, holds, monkey
     outcome = CLAIMS["HIERPOS-5"].check(SETTING)
     assert CLAIMS["HIERPOS-5"].holds(outcome) is holds, outcome
     assert not CLAIMS["HIERPOS-5"].excuses(outcome)
+
+
+def test_rows_that_coincide_in_a_table_of_more_rows_than_columns_are_found(monkeypatch):
+    """p_i = i in every column: 0.4 i + 0.6 j = 0.4 k + 0.6 l wherever 2 (i - k) = 3 (l - j)."""
+    from validation.claims import positions as checks
+
+    class Model:
+        class weights:  # noqa: N801
+            position_embedding = np.repeat(np.arange(512, dtype=np.float32)[:, None], 384, axis=1)
+
+    monkeypatch.setattr(checks, "_minilm", lambda *args: Model)
+    outcome = CLAIMS["HIERPOS-2.minilm"].check(SETTING)
+    assert outcome.verdict == "refuted", outcome
+    assert (
+        "262144 at the double, 2554 at 2/5," in outcome.worst
+    )  # 2i + 3j takes all values to 5 · 511 but 1 and 5 · 511 - 1
 
 
 @pytest.mark.parametrize("identifier", MINILM)

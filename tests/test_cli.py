@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import refimpl
 from refimpl import cli
-from validation import run
+from validation import installed, run
 from validation.checks import Check, Finding
 
 RUNNER = CliRunner()
@@ -72,6 +72,20 @@ def test_score_prints_a_perplexity_for_each_text_and_all(tmp_path):
     table = _invoke("score", file).stdout
     assert f"{answer['perplexity']:.2f}" in table
     assert "all 2 texts" in table
+
+
+def test_claims_that_were_not_run_are_no_success(monkeypatch):
+    """As in `refimpl validate`: where nothing ran, nothing holds."""
+
+    def absent(name):
+        raise installed.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(installed.metadata, "distribution", absent)
+    nothing = _invoke("claims", "HIERPOS-5", "--run", "--json")
+    assert (json.loads(nothing.stdout)[0]["holds"], nothing.exit_code) == (None, 1)
+    some = _invoke("claims", "HIERPOS-5", "HIERPOS-3", "--run", "--json")
+    assert (len(json.loads(some.stdout)), some.exit_code) == (3, 0)
+    assert _invoke("claims", "HIERPOS-5").exit_code == 0
 
 
 def test_claims_lists_and_runs():

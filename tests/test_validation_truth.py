@@ -214,9 +214,20 @@ def test_python_branches_on_tagged_values_are_recorded():
     x = _traced().__array_namespace__().any(_traced())
     assert bool(x) is True
     assert bool(dependence.traced(np.array(True))) is True
-    assert dependence.tagged_branches == [True]
-    assert int(dependence.traced(np.array(0), np.uint64(1))) == 0
-    assert dependence.tagged_branches == [True, True]
+    assert dependence.tagged_branches == [(True, 63)]
+    assert int(dependence.traced(np.array(0), np.uint64(4))) == 0
+    assert bool(dependence.traced(np.array(False), np.uint64(8))) is False
+    assert dependence.tagged_branches == [(True, 63), (True, 4), (False, 8)]
+
+
+def test_no_conversion_loses_tags():
+    x = _traced()
+    xp = x.__array_namespace__()
+    assert np.array_equal(xp.asarray(x).tags, BITS)
+    with pytest.raises(TypeError, match="their tags would be lost"):
+        xp.asarray([x[0, 0], x[0, 1]])
+    assert np.array_equal((np.ones((2, 3)) * x).tags, BITS)
+    assert np.array_equal((np.float64(2) + x).tags, BITS)
 
 
 def test_a_function_without_a_rule_is_refused():
