@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from refimpl import errors, normalization, softmax, taylor
 from refimpl.vectors_cli import app
-from validation import components, spread, tolerance, vectors
+from validation import components, legal, spread, tolerance, vectors
 
 SMALL = (
     "softmax",
@@ -39,6 +39,10 @@ def test_every_legal_evaluation_is_inside_the_tolerance(name: str, dtype: str) -
     found = spread.spread(name, dtype)
     assert len(found.rows) >= (14 if name in components.MODELS else 15)
     assert found.contained, str(found)
+    recorded = legal.recorded(name, dtype)
+    assert recorded is not None
+    assert [row.name for row in recorded.rows] == [row.name for row in found.rows]
+    assert 0.5 < found.widest.multiple / recorded.widest.multiple < 2  # other libraries' last bits
     assert found.widest.multiple < (0.85 if name in ("softmax", "relu_features") else 0.5), str(found.widest)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import VectorError
-from validation import components, diagnosis, exchange, report, tolerance, vectors
+from validation import components, diagnosis, exchange, legal, report, tolerance, vectors
 
 if TYPE_CHECKING:
     import os
@@ -104,7 +104,14 @@ class Report:
         head = f"{name}, {self.dtype}: {'conforms' if self.passed else 'DOES NOT CONFORM'}, {good} of {self.announced} cases"
         columns = f"{'case':<{WIDTH}} {'verdict':<14} {'error/tol':>9}"
         told = [str(self.diagnosis)] if self.diagnosis else []
-        return "\n".join([head, columns, *map(str, self.rows), *self._histogram(), *told])
+        return "\n".join([head, columns, *map(str, self.rows), *self._histogram(), *self._legal(), *told])
+
+    def _legal(self) -> list[str]:
+        spread = legal.recorded(self.component, self.dtype)
+        if spread is None:
+            return []
+        widest = f"{spread.widest.multiple:g} of the tolerance ({spread.widest.name})"
+        return [f"legal evaluations: {len(spread.rows)} were measured on the golden vectors, and use up to {widest}"]
 
     def _histogram(self) -> list[str]:
         found = {name: count for name, count in self.ulps.items() if count}

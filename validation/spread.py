@@ -17,6 +17,8 @@ FMA is exact: a·b is exact in twice the precision (float64 for float32 and 16 b
 to odd, and rounding that once more to the dtype is the rounding of the exact value, since two extra bits suffice (Boldo and Melquiond). +, -, ·
 and / of 8- and 11-bit numbers are rounded through float64, where a second rounding is harmless as 53 >= 2·11 + 2 (Figueroa).
 
+`python -m validation.spread` measures all components in all dtypes and records what `validation.legal` hands to every report.
+
 References: S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans.
 Comput. 57 (2008); S. A. Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30 (1995).
 """
@@ -25,67 +27,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import array_api_compat.numpy as xp
 import ml_dtypes
 import numpy as np
 import scipy.special
+import typer
 
+from refimpl.console import out
+from refimpl.files import replace_file
 from validation import components, tolerance, vectors
+from validation.legal import RECORD, Legal, Spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Arithmetic", "Legal", "Spread", "fused_multiply_add", "spread"]
+__all__ = ["Arithmetic", "Legal", "Spread", "fused_multiply_add", "main", "spread"]
 
 LANES = 4
-
-
-@dataclass(frozen=True)
-class Legal:
-    """One legal evaluation on all golden vectors: its largest error as a multiple of the tolerance, and where that is."""
-
-    name: str
-    multiple: float
-    where: str
-    ulps: dict[str, int] | None
-
-    def __str__(self) -> str:
-        return f"{self.name:<52} {self.multiple:8.3f}   {self.where}"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How far the legal evaluations of a component are off, in one dtype."""
-
-    component: str
-    dtype: str
-    rows: tuple[Legal, ...]
-
-    @property
-    def widest(self) -> Legal:
-        """The evaluation that comes nearest to the tolerance, or goes beyond it."""
-        return max(self.rows, key=lambda row: row.multiple)
-
-    @property
-    def contained(self) -> bool:
-        """Whether the tolerance contains every evaluation."""
-        return all(row.multiple <= 1 for row in self.rows)
-
-    def __str__(self) -> str:
-        head = f"{self.component}, {self.dtype}: {len(self.rows)} legal evaluations, the widest at {self.widest.multiple:.3f}"
-        columns = f"{'evaluation':<52} {'error/tol':>9}   where"
-        return "\n".join([f"{head} of its tolerance", columns, *map(str, self.rows)])
-
-    def as_json(self) -> dict[str, Any]:
-        """The spread as plain data."""
-        rows = [dataclasses.asdict(row) for row in self.rows]
-        described = {"component": self.component, "dtype": self.dtype, "contained": self.contained}
-        return described | {"widest": self.widest.multiple, "rows": rows}
 
 
 # --- correctly rounded operations ---------------------------------------------------------------------------------------------------
@@ -675,3 +639,23 @@ def _measured(name: str, function: Callable[..., Any], cases: Sequence[vectors.V
     counts = [sum(column) for column in zip(*(verdict.ulps for verdict, _ in verdicts if verdict.ulps), strict=True)]
     ulps = dict(zip(tolerance.ULP_BINS, counts, strict=True)) if counts else None
     return Legal(name, worst.multiple, f"{vector.id} {vector.name}{place}", ulps)
+
+
+def main(
+    ops: Annotated[list[str] | None, typer.Argument(help="Components; all without any.")] = None,
+) -> None:
+    """Measure the legal spread in every dtype, and record it for the reports."""
+    kept = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {}
+    for op in ops or components.COMPONENTS:
+        kept[op] = {}
+        for dtype in tolerance.DTYPES:
+            found = spread(op, dtype)
+            kept[op][dtype] = [[row.name, float(f"{row.multiple:.2g}"), row.where] for row in found.rows]
+            out.print(f"{op}, {dtype}: {found.widest}", markup=False, highlight=False, soft_wrap=True)
+    rows = {op: kept[op] for op in components.COMPONENTS if op in kept}
+    text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    replace_file(RECORD, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

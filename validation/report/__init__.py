@@ -87,7 +87,8 @@ def write(
     report : what `validation.check`, `validation.conformance.judge_answers` or `validation.run.validate` returned
     folder : made if there is none; files of an earlier report are replaced
     growth : how errors grow through networks, from `validation.report.growth`; for a Validation
-    spread : how far legal evaluations of the component differ, `validation.spread.spread(component, dtype)`, which takes a while; for a Report
+    spread : how far legal evaluations of the component differ, `validation.spread.spread(component, dtype)`; None: as it was
+        recorded (`validation.legal`); for a Report
 
     Raises
     ------

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import refimpl
+from validation import legal
 from validation.conformance import Report
 from validation.environment import environment
 from validation.tolerance import ULP_BINS
@@ -62,7 +63,7 @@ def _conformance(report: Report, spread: Any) -> dict[str, Any]:
         "cases": told,
         "suspects": _suspects(report),
         "diagnosis": plainly.get("diagnosis"),
-        "spread": _spread(spread),
+        "spread": _spread(spread or legal.recorded(report.component, report.dtype)),
         "environment": environment(),
     }
 
