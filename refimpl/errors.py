@@ -15,6 +15,7 @@ __all__ = [
     "BackendError",
     "ConfigError",
     "DtypeError",
+    "IntegerError",
     "NotBuiltYetError",
     "RefimplError",
     "ShapeError",
@@ -50,6 +51,10 @@ class ShapeError(RefimplError, ValueError):
 
 class DtypeError(RefimplError, TypeError):
     """An array has a dtype on which the operation is not defined."""
+
+
+class IntegerError(RefimplError, ArithmeticError):
+    """An operation on whole numbers has no answer in their dtype: division by zero, or a quotient beyond its range."""
 
 
 class TokenError(RefimplError, ValueError):

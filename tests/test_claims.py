@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, bert, blocks, errors, favor, gpt2, model, positions, softmax, taylor
+from refimpl import attention, backend, bert, blocks, errors, favor, gpt2, mitchell, model, positions, softmax, taylor
 from refimpl.number_system import exact
 from validation import dependence, installed
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
@@ -30,6 +30,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted = {f"TAYLOR-{i}" for i in range(1, 8)} | {f"GPT2-{i}" for i in range(1, 7)}
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
+    wanted |= {f"MITCHELL-{i}" for i in range(1, 8)}
     wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
@@ -58,8 +59,8 @@ def test_an_identifier_is_used_once():
 
 def test_selection_by_prefix_refuses_the_unknown():
     assert [each.id for each in select(["GPT2-1"])] == ["GPT2-1"]
-    with pytest.raises(errors.ConfigError, match=r"no such claim(.|\n)*MITCHELL"):
-        select(["GPT2", "MITCHELL"])
+    with pytest.raises(errors.ConfigError, match=r"no such claim(.|\n)*PATHKERNEL"):
+        select(["GPT2", "PATHKERNEL"])
 
 
 def _horner(x, order):
@@ -132,7 +133,36 @@ def _loss_without_a_shift(logits, targets, k, *, mask=None):
     return np.log(np.exp(kept).sum(axis=-1)) - np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
+ORIGINAL_QUOTIENT, ORIGINAL_PRODUCT = mitchell.divide, mitchell.multiply
+
+
+def _exact_product(a, b):
+    """What Mitchell's product is not."""
+    return a * b if a.dtype.kind == "f" else (a.astype(np.int64) * b).astype(np.uint32)
+
+
+def _never_carries(f, g):
+    return 1 + f + g, f + g < 0
+
+
 BROKEN = [
+    ("MITCHELL-1", mitchell, "multiply", _exact_product),
+    ("MITCHELL-1", mitchell, "_mantissa_of_product", _never_carries),
+    ("MITCHELL-2", mitchell, "divide", lambda a, b: a / b),
+    ("MITCHELL-2", mitchell, "divide", lambda a, b: ORIGINAL_PRODUCT(a, (1 / b).astype(a.dtype))),
+    ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: ORIGINAL_QUOTIENT(a, b) + 1),
+    ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: a // b),
+    ("MITCHELL-3", mitchell, "log2_approx", np.log2),
+    ("MITCHELL-3", mitchell, "log2_approx", lambda x: np.floor(np.log2(x))),
+    ("MITCHELL-4", mitchell, "multiply_bits", lambda a, b: a * b),
+    ("MITCHELL-4", mitchell, "_mantissa_of_product", _never_carries),
+    ("MITCHELL-4.floor", mitchell, "log2_approx", lambda x: np.ceil(x)),
+    ("MITCHELL-5", mitchell, "dot", lambda a, b: (a * b).sum(-1)),
+    ("MITCHELL-5", mitchell, "dot", lambda a, b: (a * b).sum(-1) * np.float32(0.875)),
+    ("MITCHELL-6", mitchell, "multiply", _exact_product),
+    ("MITCHELL-6.hardware", mitchell, "multiply", _exact_product),
+    ("MITCHELL-7", mitchell, "corrected_multiply", _exact_product),
+    ("MITCHELL-7", mitchell, "corrected_multiply", lambda a, b: ORIGINAL_PRODUCT(a, b)),
     ("SPARSE-1", softmax, "top_k_selection", _every_tie),
     ("SPARSE-1", softmax, "top_k_selection", _higher_index),
     ("SPARSE-1", softmax, "top_k_selection", _one_short),

@@ -20,6 +20,7 @@ from refimpl import (
     attention,
     blocks,
     linear_attention,
+    mitchell,
     normalization,
     parameters,
     positions,
@@ -141,6 +142,33 @@ def _layer_cases() -> list[Case]:
     ]
 
 
+def _mitchell_cases() -> list[Case]:
+    """No number near a power of two and no f + g or f - g near a whole number, in any dtype: rounded balls are undecided there."""
+    k = np.arange(1.0, 16.0, 2)
+    a, b = (
+        (16 + k) / 16 * 2.0 ** np.array([0, 3, -2, 5, 1, -4, 2, 0]),
+        (33 + 2 * k[::-1]) / 32 * np.array([1, -1, 4, -0.5] * 2),
+    )
+    pairs = (a.reshape(2, 4), b.reshape(2, 4))
+    return [
+        Case("mitchell-multiply", mitchell.multiply, pairs),
+        Case("mitchell-multiply-broadcast", lambda x, y: mitchell.multiply(x[:, None, :], y[:, :, None]), pairs),
+        Case("mitchell-multiply-pam", functools.partial(mitchell.multiply, dialect="pam"), pairs),
+        Case("mitchell-multiply-semimul", functools.partial(mitchell.multiply, dialect="semimul"), pairs),
+        Case(
+            "mitchell-corrected",
+            mitchell.corrected_multiply,
+            (np.array([19.0, -21, 23, 25, 27, 29]) / 16, np.array([39, 43, 45, 51, -53, 57]) / 8.0),
+        ),
+        Case("mitchell-divide", mitchell.divide, pairs),
+        Case("mitchell-divide-flush", functools.partial(mitchell.divide, dialect="flush"), pairs),
+        Case("mitchell-log2", mitchell.log2_approx, (a,)),
+        Case("mitchell-exp2", mitchell.exp2_approx, ((2 * np.arange(-8, 8.0) + 0.75) / 4,)),
+        Case("mitchell-dot", mitchell.dot, pairs),
+        Case("mitchell-matmul", lambda x, y: mitchell.matmul(x, y.T), pairs),
+    ]
+
+
 def _position_cases() -> list[Case]:
     rng = np.random.default_rng(20260103)
     table, at = rng.normal(size=(4, 6)), np.array([[0, 3, 4], [15, 9, 2]])
@@ -214,6 +242,7 @@ def _cases() -> list[Case]:
         Case("attention-mean", _attention_mean, (*qkv, seen, previous)),
         *_layer_cases(),
         *_position_cases(),
+        *_mitchell_cases(),
         Case("attention-both", _attention(0, "mask", "previous_scores"), (*qkv, seen, previous)),
         *_sparse_cases(mask),
         *_linear_cases(),

@@ -53,6 +53,8 @@ DEFINITIONS = (
     "gpt2",
     "decoding",
     "number_system",
+    "bits",
+    "mitchell",
 )
 
 

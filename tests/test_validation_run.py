@@ -264,6 +264,10 @@ def test_no_check_gets_lost():
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
+    expected += (
+        " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor MITCHELL-5 MITCHELL-6 "
+        "MITCHELL-6.hardware MITCHELL-7 SYSTEMS.mitchell_multiply SYSTEMS.mitchell_divide SYSTEMS.mitchell_log2 SYSTEMS.mitchell_exp2"
+    )
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 

@@ -23,6 +23,7 @@ from refimpl import (
     bert,
     favor,
     gpt2,
+    mitchell,
     normalization,
     pooling,
     positions,
@@ -32,7 +33,7 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import exact, pi, square_root
-from validation import layers, perturbed, tolerance, truth
+from validation import layers, logarithmic, perturbed, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
@@ -867,6 +868,38 @@ COMPONENTS: dict[str, Component] = {
             softmax.sparse_softmax_cross_entropy,
             _sparse_loss_cases,
             chosen=_sparse_loss_chosen,
+        ),
+        Component(
+            "mitchell_multiply",
+            "f(a, b, dialect)        (n,1), (n,1) or (1,m) -> what they broadcast to",
+            logarithmic.multiply,
+            logarithmic.multiply_cases,
+            logarithmic.DIALECTS,
+            chosen=logarithmic.multiply_chosen,
+            documented=mitchell.multiply,
+        ),
+        Component(
+            "mitchell_divide",
+            "f(a, b, dialect)        (n,1) twice -> (n,1)",
+            logarithmic.divide,
+            logarithmic.divide_cases,
+            logarithmic.DIALECTS,
+            chosen=logarithmic.divide_chosen,
+            documented=mitchell.divide,
+        ),
+        Component(
+            "mitchell_log2",
+            "f(x)                    (n,1) -> (n,1)",
+            mitchell.log2_approx,
+            logarithmic.log2_cases,
+            chosen=logarithmic.log2_chosen,
+        ),
+        Component(
+            "mitchell_exp2",
+            "f(x)                    (n,1) -> (n,1)",
+            mitchell.exp2_approx,
+            logarithmic.exp2_cases,
+            chosen=logarithmic.exp2_chosen,
         ),
         *(
             Component(

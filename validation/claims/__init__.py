@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.claims import favor, gpt2, positions, realformer, sparse, taylor
+from validation.claims import favor, gpt2, mitchell, positions, realformer, sparse, taylor
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "claim",
     "favor",
     "gpt2",
+    "mitchell",
     "positions",
     "realformer",
     "select",

@@ -129,6 +129,11 @@ _FLAGS = (
     Flag("missing-half-square", "the factor exp(-|x|²/2) is missing or wrong", "keys weighed by their length"),
     Flag("missing-feature-count", "features are not divided by √m, or by another number", "epsilons of another weight"),
     Flag("dialect", "another implementation's convention", "agrees with that implementation, not with the model"),
+    # logarithmic arithmetic
+    Flag("carry", "a fraction that reaches 1 does not carry into the exponent, or carries twice", "half of all pairs"),
+    Flag("zero-rule", "zero is taken for the power of two that its pattern stands for", "tiny times large is not 0"),
+    Flag("wrap-around", "an exponent beyond its field wraps around", "tiny products come out enormous, or negative"),
+    Flag("exact-operation", "the exact operation stands in for the approximate one", "too accurate: another number"),
     # whole models
     Flag("positions", "positions are counted from elsewhere", "a model that answers, badly, after padding or a cache"),
     Flag("missing-layer", "a layer, a residual or a bias is left out", "a model that answers, badly"),

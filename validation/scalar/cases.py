@@ -203,6 +203,15 @@ def _pooled(rng: np.random.Generator) -> Cases:
     return [Case("holes", "padding anywhere", (rng.normal(size=(2, 3, 4)), mask))]
 
 
+def _mitchell(rng: np.random.Generator) -> Cases:
+    """Both sides of every boundary, and far from 1, in two axes that broadcast."""
+    a = np.array([[1.0], [-1.5], [1.75], [0.375], [1e-30], [-3e25]])
+    b = np.array([[1.0, 1.25, -1.5, 1.9999, 1e-9, 7e10]])
+    return [
+        Case(f"pairs, {dialect}", "both sides of a carry", (a, b), {"dialect": dialect}) for dialect in ("ieee", "pam")
+    ]
+
+
 OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "softmax": _rows,
     "log_softmax": _rows,
@@ -229,6 +238,8 @@ OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "nezha": _encoder,
     "mean_pooling": _pooled,
     "unit_length": _rows,
+    "mitchell_multiply": _mitchell,
+    "mitchell_divide": _mitchell,
 }
 
 

@@ -1,0 +1,699 @@
+"""Mitchell's arithmetic: products and quotients by adding and subtracting approximate binary logarithms.
+
+    |x| = 2^e (1 + f), |y| = 2^h (1 + g), 0 <= f, g < 1          log2 |x| ≈ e + f          2^z ≈ 2^⌊z⌋ (1 + z - ⌊z⌋)              (1)
+
+    xy ≈ 2^(e+h) (1 + f + g) if f + g < 1, else 2^(e+h+1) (f + g)                                                                (2)
+    x/y ≈ 2^(e-h) (1 + f - g) if f >= g, else 2^(e-h-1) (2 + f - g)                                                              (3)
+    xy ≈ (2) + 2^(e+h) fg if f + g < 1, else (2) + 2^(e+h) (1 - f)(1 - g), both products by (2)                 corrected once   (4)
+
+(2) and (3) need no rounding: f and g of p-bit numbers are multiples of 2^(1-p), and so are the sums. An answer is therefore *exactly* (2) or (3)
+wherever that is a normal number, in every dtype and number system, and is rounded once where it is subnormal. (4) is rounded once, and a second time
+where it is subnormal. On floats the fraction of a sum that reaches 1 carries into the exponent, so that (2) is the sum of two bit patterns less that
+of 1.0, and (3) the difference plus that of 1.0 (claim MITCHELL-4): `multiply_bits`.
+
+What (2) and (3) do not say are the edges, on which implementations differ. They are arguments with names, and `dialects` has the sets of them that
+are in use; see docs/mitchell.md. Whole numbers of 8 to 64 bits have their own form, by shifts: (2) is a whole number there, (3) is floored.
+
+References: J. N. Mitchell, "Computer multiplication and division using binary logarithms", IRE Trans. Electronic Computers EC-11 (1962), 512-517,
+eqs. (1) to (4); T. Mogami, "Deep neural network training without multiplications", arXiv 2012.03458 (bit patterns); A. Kosson and M. Jaggi,
+"Multiplication-free transformer training via piecewise affine operations", arXiv 2305.17190 (the dialect "pam").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from refimpl import bits
+from refimpl.bits import FORMATS, Format
+from refimpl.errors import ConfigError, DtypeError, IntegerError, ShapeError
+from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once
+
+__all__ = [
+    "Edges",
+    "corrected_multiply",
+    "dialects",
+    "divide",
+    "dot",
+    "exp2_approx",
+    "log2_approx",
+    "matmul",
+    "multiply",
+    "multiply_bits",
+]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What equations (2) and (3) do not say, by name.
+
+    zeros : an answer of 0 is "signed" as IEEE 754 has it, or "positive"
+    subnormals : operands that are subnormal are "kept", count as "zero", or are read as their "pattern" with a leading one, which is
+        2^(emin-1) (1 + |x|/2^emin)
+    underflow : answers below the smallest normal number are "gradual" (rounded to the nearest subnormal, ties to even), or "zero"; or an answer is
+        zero where e + h < emin "before carry", or where the *exact* answer is below "1e-37"
+    overflow : answers beyond the largest number are "infinity"; or they are infinity where e + h > emax "before carry", and NaN where only the
+        carry overflows and f + g > 1; or they are NaN where the *exact* answer is not below "1e37"
+    infinities : an infinite operand, or a division by zero, gives what "ieee" says, or "nan" wherever IEEE says infinity; or an infinite operand
+        is the "number" 2^(emax+1)
+
+    NaN operands give NaN. Balls have no smallest or largest exponent: there only "1e-37" and "1e37" take effect.
+    """
+
+    zeros: str = "signed"
+    subnormals: str = "kept"
+    underflow: str = "gradual"
+    overflow: str = "infinity"
+    infinities: str = "ieee"
+
+
+_CHOICES = {
+    "zeros": ("signed", "positive"),
+    "subnormals": ("kept", "zero", "pattern"),
+    "underflow": ("gradual", "zero", "before carry", "1e-37"),
+    "overflow": ("infinity", "before carry", "1e37"),
+    "infinities": ("ieee", "nan", "number"),
+}
+_OF_PRODUCTS = ("before carry", "number")  # choices that only products have
+
+dialects: dict[str, Edges] = {
+    "ieee": Edges(),
+    "flush": Edges(subnormals="zero", underflow="zero"),
+    "pam": Edges("positive", "pattern", "1e-37", "1e37", "nan"),
+    "semimul": Edges("positive", "zero", "before carry", "before carry", "number"),
+}
+
+
+def _edges(dialect: str, given: dict[str, str | None], *, quotient: bool = False) -> Edges:
+    """A dialect with the edges that are given in place of its own."""
+    if dialect not in dialects:
+        raise ConfigError("unknown dialect of Mitchell's arithmetic", expected=", ".join(dialects), got=repr(dialect))
+    edges = dataclasses.replace(dialects[dialect], **{name: value for name, value in given.items() if value})
+    for name, choices in _CHOICES.items():
+        value = getattr(edges, name)
+        allowed = [choice for choice in choices if not (quotient and choice in _OF_PRODUCTS)]
+        if value not in allowed:
+            where = f"{'divide' if quotient else 'multiply'}({name}=), dialect {dialect!r}"
+            raise ConfigError("unknown rule at the edges", where=where, expected=", ".join(allowed), got=repr(value))
+    return edges
+
+
+def _is_whole(x: Array) -> bool:
+    return "int" in str(x.dtype)
+
+
+def _check_operands(a: Array, b: Array) -> None:
+    """Raise DtypeError unless both are floats of one dtype, balls, or whole numbers of one signedness."""
+    for name, x in (("a", a), ("b", b)):
+        if not _is_whole(x):
+            check_floating(name, x)
+    names = [str(x.dtype).rpartition(".")[2] for x in (a, b)]
+    kinds = {name.rstrip("0123456789") if "int" in name else name for name in names}
+    if len(kinds) > 1:
+        raise DtypeError(
+            "the operands must be of one kind",
+            expected="one floating dtype, or signed or unsigned whole numbers of any widths",
+            got=" and ".join(names),
+            remedy="convert one of them first: which conversion is meant, nobody else can know",
+        )
+
+
+# --- floats and balls -------------------------------------------------------------------------------------------------------------
+
+
+def _is_zero(x: Array) -> Array:
+    return namespace(x).astype(x == 0, bool) if is_ball(x) else x == 0
+
+
+def _read(x: Array, edges: Edges, fmt: Format | None) -> tuple[Array, Array, Array]:
+    """(e, f, whether it counts as zero) of an operand, by the rules for subnormals and infinities."""
+    (e, f), zero = bits.split(x), _is_zero(x)
+    if fmt is None:
+        return e, f, zero
+    xp, size = namespace(x), namespace(x).abs(x)
+    subnormal = size < 2.0**fmt.lowest
+    if edges.subnormals == "zero":
+        zero = subnormal
+    elif edges.subnormals == "pattern":
+        e = xp.where(subnormal, fmt.lowest - 1.0, e)
+        f = xp.where(subnormal, xp.where(subnormal, size, 0.0) * 2.0**-fmt.lowest, f)
+    if edges.infinities == "number":
+        e = xp.where(xp.isinf(x), fmt.highest + 1.0, e)
+    return e, f, zero
+
+
+def _bound(value: float, like: Array) -> Any:
+    """The smallest number of the dtype that is not below `value`: x < value for a float is x < this."""
+    fmt = bits.float_format(like)
+    if fmt is None:
+        return value
+    m, e = math.frexp(value)
+    return math.ldexp(math.ceil(math.ldexp(m, fmt.digits)), e - fmt.digits)
+
+
+def _bounded(size: Array, true: Array | None, edges: Edges) -> Array:
+    """`size`, 0 where the exact answer `true` is below 1e-37 and NaN where it is not below 1e37, if those are the rules."""
+    xp = namespace(size)
+    if edges.underflow == "1e-37":
+        size = xp.where(bits.below(true, _bound(1e-37, true)), exact(0.0, size), size)
+    if edges.overflow == "1e37":
+        size = xp.where(bits.below(true, _bound(1e37, true)), size, exact(math.nan, size))
+    return size
+
+
+def _ranged(size: Array, k: Array, edges: Edges, fmt: Format | None) -> Array:
+    """`size`, which has the exponent k, by the dtype's range: 0 below it, if that is the rule, and infinity beyond."""
+    if fmt is None:
+        return size
+    xp = namespace(size)
+    if edges.underflow == "zero":
+        size = xp.where(k < fmt.lowest, 0.0, size)
+    return xp.where(k > fmt.highest, xp.inf, size)
+
+
+def _before_carry(size: Array, k: Array, total: Array, edges: Edges, fmt: Format | None) -> Array:
+    """`size` by the rules that look at k = e + h alone, before f + g = `total` carries."""
+    if fmt is None:
+        return size
+    xp = namespace(size)
+    if edges.overflow == "before carry":
+        lost = (k == fmt.highest) & (total > 1)
+        size = xp.where(k > fmt.highest, xp.inf, xp.where(lost, xp.nan, size))
+    return xp.where(k < fmt.lowest, 0.0, size) if edges.underflow == "before carry" else size
+
+
+def _signed(a: Array, b: Array, size: Array, edges: Edges) -> Array:
+    """`size` with the product of the signs, NaN where an operand is."""
+    xp = namespace(a, b)
+    answer = xp.where(bits.negative(a) ^ bits.negative(b), -size, size)
+    if edges.zeros == "positive":
+        answer = xp.where(_is_zero(size), exact(0.0, size), answer)
+    return answer if is_ball(a) else xp.where(xp.isnan(a) | xp.isnan(b), xp.nan, answer)
+
+
+def _infinite(x: Array) -> Array:
+    xp = namespace(x)
+    return xp.zeros(x.shape, dtype=bool) if is_ball(x) else xp.isinf(x)
+
+
+def _without_infinity(size: Array, zero: Array, infinite: Array, edges: Edges) -> Array:
+    """`size`, but 0, infinity, or NaN where both are asked for."""
+    xp = namespace(size)
+    size = xp.where(zero, exact(0.0, size), size)
+    if edges.infinities == "number":
+        return size
+    size = xp.where(infinite, exact(math.nan if edges.infinities == "nan" else math.inf, size), size)
+    return xp.where(zero & infinite, exact(math.nan, size), size)
+
+
+def _mantissa_of_product(f: Array, g: Array) -> tuple[Array, Array]:
+    """(1 + f + g, 0), or (f + g, 1) where that carries: what (2) has in place of (1 + f)(1 + g)."""
+    xp, total = namespace(f, g), f + g
+    carry = ~bits.below(total, 1)
+    return xp.where(carry, total, 1 + total), carry
+
+
+@rounded_once
+def _product(a: Array, b: Array, edges: Edges, fmt: Format | None) -> Array:  # (...), (...) -> (...)
+    xp = namespace(a, b)
+    (e, f, zero), (h, g, other) = _read(a, edges, fmt), _read(b, edges, fmt)
+    m, carry = _mantissa_of_product(f, g)
+    k = e + h
+    size = _ranged(bits.scaled(m, xp.where(carry, k + 1, k)), xp.where(carry, k + 1, k), edges, fmt)
+    size = _before_carry(size, k, f + g, edges, fmt)
+    size = _bounded(size, _true_product(a, b) if "1e" in edges.underflow + edges.overflow else None, edges)
+    size = _without_infinity(size, zero | other, _infinite(a) | _infinite(b), edges)
+    return _signed(a, b, size, edges)
+
+
+def _true_product(a: Array, b: Array) -> Array:
+    """|ab|, rounded as the dtype's product is where that is normal, and infinity where it is 2^emax or more."""
+    (e, f), (h, g) = bits.split(a), bits.split(b)
+    zero = _is_zero(a) | _is_zero(b)
+    return namespace(a, b).where(zero, exact(0.0, f), bits.scaled((1 + f) * (1 + g) / 2, e + h + 1))
+
+
+@rounded_once
+def _quotient(a: Array, b: Array, edges: Edges, fmt: Format | None) -> Array:  # (...), (...) -> (...)
+    xp = namespace(a, b)
+    (e, f, zero), (h, g, divisor) = _read(a, edges, fmt), _read(b, edges, fmt)
+    borrow = bits.below(f - g, 0)
+    k = xp.where(borrow, e - h - 1, e - h)
+    size = _ranged(bits.scaled(xp.where(borrow, 2 + (f - g), 1 + (f - g)), k), k, edges, fmt)
+    size = _bounded(size, _true_quotient(a, b) if "1e" in edges.underflow + edges.overflow else None, edges)
+    size = _without_infinity(size, zero | _infinite(b), _infinite(a) | divisor, edges)
+    return _signed(a, b, size, edges)
+
+
+def _true_quotient(a: Array, b: Array) -> Array:
+    """|a/b| as `_true_product` has |ab|; what it is for zeros and infinities does not matter."""
+    (e, f), (h, g) = bits.split(a), bits.split(b)
+    return bits.scaled((1 + f) / (1 + g), e - h)
+
+
+def multiply(
+    a: Array,
+    b: Array,
+    *,
+    dialect: str = "ieee",
+    zeros: str | None = None,
+    subnormals: str | None = None,
+    underflow: str | None = None,
+    overflow: str | None = None,
+    infinities: str | None = None,
+) -> Array:  # (...), (...) -> (...)
+    """xy ≈ ± 2^(e+h) (1 + f + g) if f + g < 1, else ± 2^(e+h+1) (f + g), for |x| = 2^e (1 + f), |y| = 2^h (1 + g).
+
+    Parameters
+    ----------
+    a, b : arrays that broadcast: floats of one dtype, balls, or whole numbers that are all signed or all unsigned
+    dialect : which set of rules at the edges, of floats and balls: "ieee", "flush", "pam" or "semimul"
+    zeros, subnormals, underflow, overflow, infinities : single rules in place of the dialect's, see `Edges`
+
+    Returns
+    -------
+    array, (...): floats and balls as they were given, equation (2) exactly wherever it is a normal number. Of whole numbers, (2) as a whole number
+    of twice the width of the wider operand, signed as they are; 64 bits give a pair (high, low) of arrays, the low words uint64
+
+    Raises
+    ------
+    DtypeError, ConfigError
+        if the operands are not of one kind, or there is no such dialect or rule.
+    UndecidedError
+        if balls do not decide an exponent, the carry, or a rule.
+    """
+    _check_operands(a, b)
+    if _is_whole(a):
+        return _whole_product(a, b)
+    given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
+    return _product(a, b, _edges(dialect, given | {"infinities": infinities}), bits.float_format(a))
+
+
+def divide(
+    a: Array,
+    b: Array,
+    *,
+    dialect: str = "ieee",
+    zeros: str | None = None,
+    subnormals: str | None = None,
+    underflow: str | None = None,
+    overflow: str | None = None,
+    infinities: str | None = None,
+) -> Array:  # (...), (...) -> (...)
+    """x/y ≈ ± 2^(e-h) (1 + f - g) if f >= g, else ± 2^(e-h-1) (2 + f - g); of whole numbers, the floor of that.
+
+    Parameters
+    ----------
+    a, b : as for `multiply`
+    dialect : "ieee", "flush" or "pam" (which flushes and gives NaN by the exact quotient)
+    zeros, subnormals, underflow, overflow, infinities : as for `multiply`; rules of the carry are not for quotients
+
+    Returns
+    -------
+    array, (...): floats and balls as they were given, equation (3) exactly wherever it is a normal number. Of whole numbers, the largest whole
+    number that is not above (3) with its sign, in the wider of the operands' dtypes
+
+    Raises
+    ------
+    DtypeError, ConfigError, UndecidedError
+        as `multiply`.
+    IntegerError
+        if a whole divisor is 0, or the most negative number is divided by -1.
+    """
+    _check_operands(a, b)
+    if _is_whole(a):
+        return _whole_quotient(a, b)
+    given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
+    return _quotient(a, b, _edges(dialect, given | {"infinities": infinities}, quotient=True), bits.float_format(a))
+
+
+def corrected_multiply(a: Array, b: Array) -> Array:  # (...), (...) -> (...)
+    """xy ≈ P(x, y) + 2^(e+h) P(f, g) if f + g < 1, else P(x, y) + 2^(e+h) P(1 - f, 1 - g), where P is `multiply`: one correction step.
+
+    Parameters
+    ----------
+    a, b : as for `multiply`
+
+    Returns
+    -------
+    array, (...), as `multiply` returns it. It never exceeds the exact product, and falls short by at most 1/121 of it (claim MITCHELL-7), but for
+    the rounding of floats. Edges are those of "ieee"
+
+    Raises
+    ------
+    DtypeError, UndecidedError
+        as `multiply`; DtypeError for whole numbers of 64 bits too, which would need sums of two words.
+    """
+    _check_operands(a, b)
+    return _corrected_whole(a, b) if _is_whole(a) else _corrected(a, b, dialects["ieee"], bits.float_format(a))
+
+
+@rounded_once
+def _corrected(a: Array, b: Array, edges: Edges, fmt: Format | None) -> Array:  # (...), (...) -> (...)
+    xp = namespace(a, b)
+    (e, f, zero), (h, g, other) = _read(a, edges, fmt), _read(b, edges, fmt)
+    m, carry = _mantissa_of_product(f, g)
+    rest = _product(xp.where(carry, 1 - f, f), xp.where(carry, 1 - g, g), edges, None)
+    m, k = m + xp.where(carry, rest / 2, rest), xp.where(carry, e + h + 1, e + h)
+    two = ~bits.below(m, 2)
+    size = bits.scaled(xp.where(two, m / 2, m), xp.where(two, k + 1, k))
+    size = _without_infinity(size, zero | other, _infinite(a) | _infinite(b), edges)
+    return _signed(a, b, size, edges)
+
+
+# --- logarithm and power of two ----------------------------------------------------------------------------------------------------
+
+
+@rounded_once
+def log2_approx(x: Array) -> Array:  # (...) -> (...)
+    """log2 x ≈ e + f for x = 2^e (1 + f), 0 <= f < 1: exact at powers of two, never above the logarithm, and continuous.
+
+    Parameters
+    ----------
+    x : array, (...), floats or balls
+
+    Returns
+    -------
+    array, (...), the dtype of `x`: e + f rounded once; -infinity at 0, NaN below, infinity at infinity
+
+    Raises
+    ------
+    DtypeError, UndecidedError
+        if `x` is not floating; if a ball does not decide its exponent.
+    """
+    check_floating("x", x)
+    xp, (e, f), zero = namespace(x), bits.split(x), _is_zero(x)
+    answer = xp.where(zero, exact(-math.inf, x), e + f)
+    answer = xp.where(bits.negative(x) & ~zero, exact(math.nan, x), answer)
+    return answer if is_ball(x) else xp.where(xp.isnan(x), x, xp.where(x == xp.inf, x, answer))
+
+
+@rounded_once
+def exp2_approx(x: Array) -> Array:  # (...) -> (...)
+    """2^x ≈ 2^⌊x⌋ (1 + x - ⌊x⌋): exact at whole numbers, never below the power, and the inverse of `log2_approx`.
+
+    Parameters
+    ----------
+    x : array, (...), floats or balls
+
+    Returns
+    -------
+    array, (...), the dtype of `x`, rounded once; infinity from emax + 1 on, 0 where it underflows
+
+    Raises
+    ------
+    DtypeError, UndecidedError
+        if `x` is not floating; if a ball does not decide its whole part.
+    """
+    check_floating("x", x)
+    xp, fmt = namespace(x), bits.float_format(x)
+    if fmt is None:
+        whole = bits.whole_part(x)
+        return bits.scaled(1 + (x - whole), whole)
+    near = xp.minimum(xp.maximum(x, 2.0 * fmt.lowest), fmt.highest + 1.0)  # NaN stays
+    near = xp.where(xp.isnan(x), 0.0, near)
+    whole = bits.whole_part(near)
+    return xp.where(xp.isnan(x), x, bits.scaled(near - (whole - 1), whole))  # 1 + x - ⌊x⌋ with one rounding
+
+
+# --- bit patterns -------------------------------------------------------------------------------------------------------------------
+
+
+def multiply_bits(a: Array, b: Array, *, dialect: str = "flush") -> Array:  # (...), (...) -> (...)
+    """pattern(xy) ≈ pattern(|x|) + pattern(|y|) - pattern(1.0), with the exclusive or of the signs: (2), carry and all, in one addition.
+
+    Parameters
+    ----------
+    a, b : arrays of NumPy or CuPy that broadcast, of one floating dtype
+    dialect : "flush", "pam" or "semimul": the programs' own rules at the edges, which are decided on patterns. "pam" is for dtypes that have 1e37
+
+    Returns
+    -------
+    array, (...), the dtype of `a`; what `multiply` gives in that dialect, bit for bit, unless an operand is NaN. NaN gives NaN, except in "semimul",
+    whose program takes the exponent of NaN and infinity for a number's
+
+    Raises
+    ------
+    DtypeError
+        if the arrays have no bit patterns (the standard has none, nor have balls), are not of one floating dtype, or lack the range of "pam".
+    ConfigError
+        if there is no such dialect on bits.
+    """
+    _check_operands(a, b)
+    fmt, rules = FORMATS.get(str(a.dtype)), {"flush": _flush_bits, "pam": _pam_bits, "semimul": _semimul_bits}
+    if dialect not in rules:
+        raise ConfigError("this dialect has no form on bits", expected=", ".join(rules), got=repr(dialect))
+    x, y = bits.pattern(a), bits.pattern(b)
+    if fmt is None or (dialect == "pam" and fmt.highest < FORMATS["float32"].highest):
+        raise DtypeError('the dialect "pam" needs a dtype that has 1e37', expected="float32 or wider", got=a.dtype)
+    return bits.from_pattern(rules[dialect](a, b, x, y, _Fields.of(fmt)), a.dtype)
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Where the fields of a pattern are, as Python ints: numbers of the unsigned type."""
+
+    shift: int  # bits of the fraction
+    sign: int
+    one: int  # the pattern of 1.0
+    infinity: int
+    quiet: int  # a NaN
+
+    @classmethod
+    def of(cls, fmt: Format) -> _Fields:
+        shift = fmt.digits - 1
+        infinity = (2 * fmt.highest + 1) << shift
+        return cls(shift, 1 << (fmt.width - 1), fmt.highest << shift, infinity, infinity | 1 << (shift - 1))
+
+
+def _sum_of_patterns(x: Array, y: Array, at: _Fields) -> tuple[Array, Array, Array]:
+    """The sum of the magnitudes, which the unsigned type holds; the answer without a rule, modulo that type; and its sign."""
+    magnitude = (x & (at.sign - 1)) + (y & (at.sign - 1))
+    answer = (
+        namespace(x, y).where(magnitude < at.one, at.one, magnitude) - at.one
+    )  # 0 for what is below every dialect's range
+    return magnitude, answer & (at.sign - 1), (x ^ y) & at.sign
+
+
+def _flush_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+    xp = namespace(a, b)
+    magnitude, answer, sign = _sum_of_patterns(x, y, at)
+    normal = 1 << at.shift
+    zero = ((x & (at.sign - 1)) < normal) | ((y & (at.sign - 1)) < normal)
+    infinite = ((x & (at.sign - 1)) >= at.infinity) | ((y & (at.sign - 1)) >= at.infinity)
+    answer = xp.where(magnitude < at.one + normal, 0, xp.where(magnitude >= at.one + at.infinity, at.infinity, answer))
+    answer = xp.where(zero, 0, xp.where(infinite, at.infinity, answer))
+    unclear = xp.isnan(a) | xp.isnan(b) | (zero & infinite)
+    return xp.astype(xp.where(unclear, at.quiet, answer | sign), x.dtype)
+
+
+def _semimul_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+    xp = namespace(a, b)
+    _, answer, sign = _sum_of_patterns(x, y, at)
+    e, h = (x & (at.sign - 1)) >> at.shift, (y & (at.sign - 1)) >> at.shift
+    bias, top = at.one >> at.shift, at.infinity >> at.shift
+    answer = xp.where(e + h >= bias + top, at.infinity, answer) | sign
+    return xp.astype(xp.where((e == 0) | (h == 0) | (e + h <= bias), 0, answer), x.dtype)
+
+
+def _pam_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+    xp = namespace(a, b)
+    _, answer, sign = _sum_of_patterns(x, y, at)
+    true = _wide_true_product(a, b)
+    answer = xp.where(true < _bound(1e37, true), answer | sign, at.quiet)
+    answer = xp.where(true < _bound(1e-37, true), 0, answer)
+    unclear = xp.isnan(a) | xp.isnan(b) | xp.isinf(a) | xp.isinf(b)
+    return xp.astype(xp.where(unclear, at.quiet, answer), x.dtype)
+
+
+def _wide_true_product(a: Array, b: Array) -> Array:
+    xp = namespace(a, b)
+    wide = [xp.astype(x, xp.float32) if str(x.dtype) == "bfloat16" else x for x in (a, b)]
+    return _true_product(*wide)
+
+
+# --- whole numbers ------------------------------------------------------------------------------------------------------------------
+
+_TOP = 1 << 63
+
+
+def _width(a: Array, b: Array) -> tuple[int, bool]:
+    """Bits of the wider operand, and whether they are signed."""
+    names = [str(x.dtype).rpartition(".")[2] for x in (a, b)]
+    return max(int(name.removeprefix("u").removeprefix("int")) for name in names), names[0].startswith("int")
+
+
+def _magnitude(x: Array) -> tuple[Array, Array]:
+    """|x| as uint64, also of the most negative number, and where x is negative."""
+    xp, below = namespace(x), x < 0
+    if "uint" in str(x.dtype):
+        return xp.astype(x, xp.uint64), below
+    wide = xp.astype(x, xp.int64)
+    size = xp.astype(xp.where(below, -(wide + 1), wide), xp.uint64)
+    return xp.where(below, size + 1, size), below
+
+
+def _normalised(n: Array) -> tuple[Array, Array]:
+    """(e, F) with n = 2^e (1 + F/2^63) for uint64 n > 0; (0, 0) for 0, as for 1."""
+    xp = namespace(n)
+    place, some = bits.leading_one(n), xp.where(n == 0, 1, n)
+    return place, (xp.astype(some, xp.uint64) << (63 - place)) - _TOP
+
+
+def _whole_words(a: Array, b: Array) -> tuple[Array, Array]:
+    """(2) for the uint64 magnitudes a and b as high and low words: M 2^(k-63), where M in [2^63, 2^64) holds every bit."""
+    xp = namespace(a, b)
+    (e, f), (h, g) = _normalised(a), _normalised(b)
+    total = f + g  # below 2^64
+    carry = total >= _TOP
+    m, k = xp.where(carry, total, total | _TOP), e + h + xp.astype(carry, xp.uint64)
+    long = k > 63
+    below, above = xp.where(long, 63, k), xp.where(long, k, 64)
+    low = xp.where(long, (m << (above - 64)) << 1, m >> (63 - below))
+    high = xp.where(long, m >> (127 - above), 0)
+    zero = (a == 0) | (b == 0)
+    return xp.where(zero, 0, high), xp.where(zero, 0, low)
+
+
+def _whole_product(a: Array, b: Array) -> Array:
+    xp, (width, signed) = namespace(a, b), _width(a, b)
+    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
+    high, low = _whole_words(x, y)
+    opposite = minus ^ other
+    if width < 64:
+        return _of_sign(low, opposite, 2 * width, signed)
+    if not signed:
+        return high, low
+    high, some = xp.astype(high, xp.int64), xp.astype(low != 0, xp.int64)  # high <= 2^62
+    high = xp.where(opposite, -high - some, high)
+    return high, xp.where(opposite & (low != 0), ~low + xp.astype(some, xp.uint64), low)
+
+
+def _of_sign(size: Array, minus: Array, width: int, signed: bool) -> Array:
+    """± size as a whole number of that width, which holds it."""
+    xp = namespace(size)
+    if not signed:
+        return xp.astype(size, getattr(xp, f"uint{width}"))
+    value = xp.astype(size, xp.int64)
+    return xp.astype(xp.where(minus, -value, value), getattr(xp, f"int{width}"))
+
+
+def _whole_quotient(a: Array, b: Array) -> Array:
+    xp, (width, signed) = namespace(a, b), _width(a, b)
+    _check_divisible(a, b, width, signed)
+    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
+    (e, f), (h, g) = _normalised(x), _normalised(y)
+    borrow = f < g
+    gap = xp.where(borrow, g, f) - xp.where(borrow, f, g)
+    m = xp.where(borrow, (2 * _TOP - 1) - (xp.where(borrow, gap, 1) - 1), gap | _TOP)
+    h = h + xp.astype(borrow, xp.uint64)  # the answer is m 2^(e-h-63): below 1 where e < h
+    whole = (e >= h) & (x != 0)
+    shift = 63 - (xp.where(whole, e, h) - h)
+    size = xp.where(whole, m >> shift, 0)
+    inexact = (x != 0) & (~whole | ((size << shift) != m))
+    opposite = minus ^ other
+    size = xp.where(opposite & inexact, size + 1, size)  # the floor of what is negative
+    return _of_sign(size, opposite, width, signed)
+
+
+def _check_divisible(a: Array, b: Array, width: int, signed: bool) -> None:
+    """Raise IntegerError where the quotient of whole numbers has no answer."""
+    xp, lowest = namespace(a, b), -(2 ** (width - 1))
+    if bool(xp.any(b == 0)):
+        raise IntegerError(
+            "division of whole numbers by zero",
+            where="divide(b)",
+            expected="divisors other than 0",
+            got=0,
+            remedy="choose the answer with xp.where, or divide floats, which have infinities",
+        )
+    if signed and bool(xp.any((xp.astype(a, xp.int64) == lowest) & (b == -1))):
+        expected = f"a quotient below {-lowest}"
+        raise IntegerError("the quotient is beyond the dtype", where="divide", expected=expected, got=f"{lowest} / -1")
+
+
+def _corrected_whole(a: Array, b: Array) -> Array:
+    """(4): what (2) leaves out is the product of the residues x - 2^e, y - 2^h, or of 2^(e+1) - x, 2^(h+1) - y where f + g >= 1."""
+    xp, (width, signed) = namespace(a, b), _width(a, b)
+    if width > 32:
+        expected = "8 to 32 bits"
+        raise DtypeError("no correction for wider numbers", where="corrected_multiply", expected=expected, got=a.dtype)
+    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
+    (e, f), (h, g) = _normalised(x), _normalised(y)
+    carry, rests = f + g >= _TOP, []
+    for n, place in ((x, e), (y, h)):
+        lead, some = (xp.zeros_like(n) + 1) << place, xp.where(n == 0, 1, n)
+        rests.append(xp.where(carry, 2 * lead - some, some - lead))
+    return _of_sign(_whole_words(x, y)[1] + _whole_words(*rests)[1], minus ^ other, 2 * width, signed)
+
+
+# --- sums of products ---------------------------------------------------------------------------------------------------------------
+
+
+def _accumulable(a: Array, b: Array) -> tuple[Array, Array]:
+    """The operands as they are multiplied and added up: 16-bit floats as float32; whole numbers whose products have room in 64 bits."""
+    _check_operands(a, b)
+    if _is_whole(a) and _width(a, b)[0] > 16:
+        raise DtypeError(
+            "sums of products of wide whole numbers overflow",
+            where="refimpl.mitchell",
+            expected="whole numbers of 8 or 16 bits, whose products are added up in 64",
+            got=a.dtype,
+            remedy="convert to a narrower dtype, or to floats",
+        )
+    return a, b
+
+
+def _term(a: Array, b: Array, dialect: str) -> Array:
+    """One product as it is added up."""
+    xp, product = namespace(a, b), multiply(a, b, dialect=dialect)
+    return product if not _is_whole(a) else xp.astype(product, xp.uint64 if "uint" in str(a.dtype) else xp.int64)
+
+
+@rounded_once
+def dot(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n), (..., n) -> (...)
+    """Σ_k P(a_k, b_k), P as `multiply`: added up for k = 0, 1, ..., n - 1 in this order.
+
+    Parameters
+    ----------
+    a, b : arrays, (..., n), n >= 1, whose other axes broadcast: floats, balls, or whole numbers of 8 or 16 bits
+    dialect : as for `multiply`
+
+    Returns
+    -------
+    array, (...): float16, bfloat16 and float32 are multiplied and added up in float32 and rounded once to their dtype, float64 in float64; whole
+    numbers in int64 or uint64, which hold the sum of 2^32 products
+
+    Raises
+    ------
+    DtypeError, ConfigError, UndecidedError
+        as `multiply`; DtypeError for wider whole numbers.
+    ShapeError
+        if the last axes differ in length, or are empty.
+    """
+    a, b = _accumulable(a, b)
+    if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0):
+        _refuse_shapes("dot", "(..., n), (..., n), n >= 1", a, b)
+    total = _term(a[..., :1], b[..., :1], dialect)
+    for k in range(1, a.shape[-1]):
+        total = total + _term(a[..., k : k + 1], b[..., k : k + 1], dialect)
+    return namespace(total).squeeze(total, axis=-1)
+
+
+@rounded_once
+def matmul(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
+    """C_ij = Σ_k P(a_ik, b_kj), P as `multiply`: added up for k = 0, 1, ... in this order. Dtypes, errors and options as `dot`."""
+    a, b = _accumulable(a, b)
+    if not (a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0):
+        _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
+    total = _term(a[..., :, :1], b[..., :1, :], dialect)
+    for k in range(1, a.shape[-1]):
+        total = total + _term(a[..., :, k : k + 1], b[..., k : k + 1, :], dialect)
+    return total
+
+
+def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
+    got = f"{tuple(a.shape)}, {tuple(b.shape)}"
+    raise ShapeError("the shapes do not contract", where=where, expected=expected, got=got)

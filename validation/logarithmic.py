@@ -1,0 +1,258 @@
+"""Mitchell's products, quotients, logarithms and powers as components: their hard places, and the budgets of what is legal.
+
+Their definitions choose: which binade a number is in, whether f + g reaches 1, which whole number is below. On the exact inputs that is decided; on
+inputs that are known to a rounding only, numbers at a boundary (powers of two, f + g = 1) have no choice. The functions of both sides of a boundary
+meet there, so that rounding may choose either: the budget is that of the piece which the exact inputs choose (`*_chosen`).
+
+Arrays are columns (n, 1), so that one flushed number is allowed for one product and not for each of a row. Inputs and answers are finite, but for
+answers that overflow; infinities, NaN and the signs of zeros are not judged by vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refimpl import bits, mitchell
+from refimpl.bits import FORMATS
+from validation.case import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "DIALECTS",
+    "divide",
+    "divide_cases",
+    "divide_chosen",
+    "exp2_cases",
+    "exp2_chosen",
+    "log2_cases",
+    "log2_chosen",
+    "multiply",
+    "multiply_cases",
+    "multiply_chosen",
+]
+
+DIALECTS = ("ieee", "pam")  # those that are defined without a dtype's range
+Forms = tuple["Callable[..., Any]", ...]
+
+
+def multiply(a: Any, b: Any, dialect: str) -> Any:
+    """Mitchell's product."""
+    return mitchell.multiply(a, b, dialect=dialect)
+
+
+def divide(a: Any, b: Any, dialect: str) -> Any:
+    """Mitchell's quotient."""
+    return mitchell.divide(a, b, dialect=dialect)
+
+
+# --- hard places -----------------------------------------------------------------------------------------------------------------
+
+
+def _column(values: Any) -> Any:
+    return np.asarray(values, dtype=np.float64).reshape(-1, 1)
+
+
+def _ordinary(rng: np.random.Generator, count: int, dtype: str) -> Any:
+    """Numbers of both signs over a few binades, away from 0."""
+    spread = 3 if dtype == "float16" else 20
+    signs = rng.choice([-1.0, 1.0], (count, 1))
+    return signs * rng.uniform(1, 2, (count, 1)) * 2.0 ** rng.integers(-spread // 2, spread // 2, (count, 1))
+
+
+def _far(rng: np.random.Generator, exponent: int, other: int) -> Any:
+    """Eight numbers, of these exponents in turn."""
+    return _column(rng.uniform(1, 2, (4, 2)) * 2.0 ** np.array([exponent, other]))
+
+
+def _pairs(rng: np.random.Generator, dtype: str) -> dict[str, tuple[str, Any, Any]]:
+    """Pairs that products and quotients share."""
+    fmt = FORMATS[dtype]
+    ulp = 2.0 ** (1 - fmt.digits)
+    k = np.arange(1, 8) / 8
+    two = 2.0 ** np.arange(-4, 4)
+    far = fmt.highest // 2 - (1 if dtype == "float16" else 8)
+    ends = np.array([1, 1 + ulp, 2 - ulp, 2 - 2 * ulp])
+    return {
+        "ordinary": ("a few binades, both signs", _ordinary(rng, 24, dtype), _ordinary(rng, 24, dtype)),
+        "signs": ("all four pairs of signs", _column([1.25, -1.25, 1.25, -1.25]), _column([1.5, 1.5, -1.5, -1.5])),
+        "halves": ("f = g = 1/2, where a product errs most", _column(1.5 * two), _column(1.5 * two[::-1] ** 2)),
+        "one half": ("f = 0, g = 1/2, where a quotient errs most", _column(two), _column(1.5 * two[::-1])),
+        "powers of two": ("f = g = 0: exact", _column(two), _column(-(two**2))),
+        "last bits": ("fractions of all ones, and one", _column(np.repeat(ends, 4)), _column(np.tile(ends, 4))),
+        "sum of 1": ("f + g = 1 exactly", _column(1 + k), _column((2 - k) * two[:7])),
+        "equal fractions": ("f = g: a quotient is a power of two", _column(1 + k), _column((1 + k) * two[:7])),
+        "far": ("large by small, and the reverse", _far(rng, far, -far), _far(rng, -far, far // 2)),
+        "zeros": (
+            "0 by a large number, a small one and an ordinary one",
+            _column([0.0, 1.5, -0.0, 1.25 * 2.0 ** (2 * far // 3), 0.0, -1.75]),
+            _column([1.5, 1.75, -1.25, 1.5, 1.0, 1.25]),
+        ),
+    }
+
+
+def multiply_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Products: beside the pairs, one unit on either side of a carry, underflow, overflow, subnormals, and what "pam" flushes."""
+    fmt, pairs = FORMATS[dtype], _pairs(rng, dtype)
+    ulp, low, high = 2.0 ** (1 - fmt.digits), 2.0**fmt.lowest, 2.0 ** (fmt.highest // 2)
+    k = np.arange(1, 8) / 8
+    zero = _column([1.5, 0.0, 1.25, -0.0, 0.0, 1.25 * 2.0 ** (2 * fmt.highest // 3)])
+    pairs |= {
+        "below 1": ("f + g just below 1", _column(1 + k), _column(2 - k - ulp)),
+        "above 1": ("f + g just above 1", _column(1 + k), _column(2 - k + ulp)),
+        "zeros": (pairs["zeros"][0], zero[::-1], _column([0.0, 1.75, -1.25, 0.0, 1.5, 1.5])),
+        "underflow": (
+            "products far below the smallest number beside ordinary ones",
+            _column([1.5, 1.25 * low, -1.5 * low, 1.75 * low, 1.75]),
+            _column([1.25, 1.5 * low, 1.75 * low, -1.75 * low * 2, -1.5]),
+        ),
+    }
+    if dtype == "float16":
+        small = low * np.array([1, 3, 5, 7, 9]) / 1024 * 2.0 ** np.array([0, 3, 5, 6, 1])
+        pairs["subnormals"] = (
+            "operands below the smallest normal number",
+            _column(small),
+            _column([1536.0, 7, 9, -11, 13]),
+        )
+        pairs["subnormal answers"] = ("rounded to a subnormal", _column(1 + k), _column((1 + k[::-1]) * low / 4))
+    if dtype != "float64":
+        pairs["overflow"] = (
+            "products beyond the largest number beside an ordinary one",
+            _column([*high * (1 + k), 1.25]),
+            _column([*-8 * high * (2 - k), -1.5]),
+        )
+    cases = [Case(name, hard, (a, b), {"dialect": "ieee"}) for name, (hard, a, b) in pairs.items()]
+    return (
+        cases
+        + [Case("grid", "a column by a row", (_column(1 + k[:4]), _column(1 + k).T), {"dialect": "ieee"})]
+        + [
+            Case(f"{name}, pam", hard, (a, b), {"dialect": "pam"})
+            for name, (hard, a, b) in (_flushed(1.0) | {name: pairs[name] for name in ("ordinary", "sum of 1")}).items()
+            if name != "flushed" or dtype != "float16"
+        ]
+    )
+
+
+def _flushed(sign: float) -> dict[str, tuple[str, Any, Any]]:
+    small = np.array([1.3e-38, 3e-38, 6e-38, 9.4e-38, 1.06e-37, 1.5e-37, 1.0])
+    hard = "exact answers below 1e-37, which are 0, and above"
+    return {"flushed": (hard, _column(small), _column(np.array([1.0, 1, 1, 1, 1, 0.875, sign])))}
+
+
+def divide_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Quotients: beside the pairs, one unit on either side of a borrow, underflow, overflow, and what "pam" flushes."""
+    fmt, pairs = FORMATS[dtype], _pairs(rng, dtype)
+    ulp, high = 2.0 ** (1 - fmt.digits), 2.0 ** (fmt.highest - 2)
+    k = np.arange(1, 8) / 8
+    pairs |= {
+        "borrow": ("f just below g", _column(1 + k), _column(1 + k + ulp)),
+        "no borrow": ("f just above g", _column(1 + k + ulp), _column(1 + k)),
+        "underflow": (
+            "quotients far below the smallest number beside ordinary ones",
+            _column([1.5 * high, 1.25 / high, -1.5 / high, 1.75 * high]),
+            _column([1.25 * high, 1.5 * high, 1.75 * high, -1.5 * high]),
+        ),
+    }
+    if dtype != "float64":
+        pairs["overflow"] = (
+            "quotients beyond the largest number beside an ordinary one",
+            _column([*high * (1 + k), 1.25]),
+            _column([*(2 - k) / -64, -1.5]),
+        )
+    cases = [Case(name, hard, (a, b), {"dialect": "ieee"}) for name, (hard, a, b) in pairs.items()]
+    return cases + [
+        Case(f"{name}, pam", hard, (a, b), {"dialect": "pam"})
+        for name, (hard, a, b) in (_flushed(-1.0) | {name: pairs[name] for name in ("ordinary", "borrow")}).items()
+        if name != "flushed" or dtype != "float16"
+    ]
+
+
+def log2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Logarithms: every binade, powers of two and their neighbours, numbers near 1, the largest error."""
+    fmt = FORMATS[dtype]
+    ulp, k = 2.0 ** (1 - fmt.digits), np.arange(1, 9) / 8
+    binades = 2.0 ** np.linspace(fmt.lowest, fmt.highest, 16).round()
+    places = {
+        "ordinary": ("a few binades", np.abs(_ordinary(rng, 24, dtype))),
+        "binades": ("from the smallest normal number to the largest", binades * np.resize(1 + k / 2, 16)),
+        "powers of two": ("whole numbers, exactly", 2.0 ** np.arange(-8, 8)),
+        "below powers of two": ("where floor(log2 x) is one too large", (2 - ulp) * 2.0 ** np.arange(-8, 8)),
+        "near 1": ("on both sides of 1: f and f - 1", np.concatenate([1 + 16 * ulp * k, 1 - 16 * ulp * k])),
+        "middle": ("f = 1/ln 2 - 1, where it errs most", 1.4426950408889634 * 2.0 ** np.arange(-4, 4)),
+    }
+    if dtype == "float16":
+        places["subnormals"] = ("numbers below the smallest normal one", np.array([1, 3, 6, 100, 513, 1023]) * 2.0**-24)
+    return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
+
+
+def exp2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Powers: both signs, whole numbers and their neighbours, numbers near 0, overflow and underflow."""
+    fmt, k = FORMATS[dtype], np.arange(-6, 7)
+    near = 2.0 ** (4 - fmt.digits)
+    places = {
+        "ordinary": ("-8 to 8", rng.uniform(-8, 8, 24)),
+        "whole numbers": ("powers of two, exactly", k),
+        "below whole numbers": ("the fraction is nearly 1", k - near),
+        "above whole numbers": ("the fraction is nearly 0", k + near),
+        "halves": ("between two powers of two", k + 0.5),
+        "near 0": ("on both sides of 0: x and 1 + x", np.concatenate([2.0**-k, -(2.0**-k)]) * 2.0**-7),
+        "far": (
+            "near the smallest and the largest normal numbers",
+            [fmt.lowest + 0.25, fmt.lowest, fmt.highest - 8.25, 0.75],
+        ),
+        "underflow": ("far below the smallest number, beside 1", [0.25, 8.0 * fmt.lowest, -0.25]),
+    }
+    if dtype != "float64":
+        places["overflow"] = ("beyond the largest number, beside 1", np.array([1, 1.5, 4, -fmt.highest]) + fmt.highest)
+    return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------------------
+
+
+def _fraction(x: Any, e: Any) -> Any:
+    """F with |x| = 2^e (1 + f), for the e that is given."""
+    return bits.scaled(np.abs(x), -e) - 1
+
+
+def multiply_chosen(a: Any, b: Any, dialect: str) -> Forms:
+    """(2) on the piece that the exact operands choose."""
+    (e, f), (h, g) = bits.split(a), bits.split(b)
+    carry, minus = f + g >= 1, np.signbit(a) ^ np.signbit(b)
+    zero = (np.abs(a * b) < 1e-37) if dialect == "pam" else (a == 0) | (b == 0)
+
+    def form(x: Any, y: Any, dialect: str) -> Any:
+        total = _fraction(x, e) + _fraction(y, h)
+        size = bits.scaled(np.where(carry, total, 1 + total), e + h + carry)
+        return np.where(zero, size * 0, np.where(minus, -size, size))
+
+    return (form,)
+
+
+def divide_chosen(a: Any, b: Any, dialect: str) -> Forms:
+    """(3) on the piece that the exact operands choose."""
+    (e, f), (h, g) = bits.split(a), bits.split(b)
+    borrow, minus = f < g, np.signbit(a) ^ np.signbit(b)
+    zero = (np.abs(a / b) < 1e-37) if dialect == "pam" else a == 0
+
+    def form(x: Any, y: Any, dialect: str) -> Any:
+        gap = _fraction(x, e) - _fraction(y, h)
+        size = bits.scaled(np.where(borrow, 2 + gap, 1 + gap), e - h - borrow)
+        return np.where(zero, size * 0, np.where(minus, -size, size))
+
+    return (form,)
+
+
+def log2_chosen(x: Any) -> Forms:
+    """The logarithm on the binades of the exact numbers, as e + f and as (e - 1) + (1 + f)."""
+    e = bits.split(x)[0]
+    return (lambda y: _fraction(y, e) + e, lambda y: bits.scaled(np.abs(y), -e) + (e - 1))
+
+
+def exp2_chosen(x: Any) -> Forms:
+    """The power on the intervals of the exact numbers, its significand as 1 + (x - n) and as x + (1 - n)."""
+    whole = np.floor(x)
+    return (lambda y: bits.scaled(1 + (y - whole), whole), lambda y: bits.scaled(y + (1 - whole), whole))
