@@ -29,6 +29,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
     wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 6)}
+    wanted |= {f"COPY-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
 
