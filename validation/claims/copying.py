@@ -357,7 +357,7 @@ ROWS = 2000
     "COPY-5",
     "masking by copy then top-k leaves a proper distribution: it sums to 1, is 0 outside what is allowed, and keeps the ratios of what it keeps",
     source=SOURCE,
-    method="2000 rows of 2 to 40 random logits, up to 10^4 in size, a third with many ties, with random masks of at least one token and k from 1 to all, "
+    method="2000 rows of 2 to 40 random logits, up to 10^4 in size, a third with many ties, random masks of at least one token, k from 1 to all, "
     "in float32 and float64; sums to n u, exact zeros, each p within 4 (|z| + |max z| + n + 1) u of its exact value: the roundings of z - max z, of "
     "exp, of a sum of n terms and of a quotient",
     expected="not refuted",
@@ -394,8 +394,8 @@ def _proper(setting: Setting) -> Outcome:
     "COPY-5.published",
     "as COPY-5 in the released code, which puts -1000 in the place of a logit that is not allowed and searches with log(p + 10⁻¹²)",
     source=f"{SOURCE}; bert4keras 0.9.7, AutoRegressiveDecoder",
-    method="two logits -1010 and 0, the first alone allowed: the other has all the mass; logits 3 and 1, the first alone allowed: of two beams the second "
-    "goes on with the other, at log 10⁻¹² a token, instead of ending",
+    method="two logits -1010 and 0, the first alone allowed: the other has all the mass; logits 3 and 1, the first alone allowed: of two beams the "
+    "second goes on with the other, at log 10⁻¹² a token, instead of ending",
     expected="refuted",
     cases=2,
 )

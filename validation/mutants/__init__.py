@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from validation.mutants import (
     attentions,
     blocks,
+    copyings,
     encoders,
     favors,
     gpt2s,
@@ -38,6 +39,7 @@ _FAMILIES: tuple[Any, ...] = (
     pooling,
     attentions,
     taylors,
+    copyings,
     random_features,
     favors,
     blocks,

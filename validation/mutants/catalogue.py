@@ -129,6 +129,12 @@ _FLAGS = (
     Flag("missing-half-square", "the factor exp(-|x|²/2) is missing or wrong", "keys weighed by their length"),
     Flag("missing-feature-count", "features are not divided by √m, or by another number", "epsilons of another weight"),
     Flag("dialect", "another implementation's convention", "agrees with that implementation, not with the model"),
+    # copied spans
+    Flag("copied-span", "a copied span begins, goes on or ends elsewhere", "text that is not in the source"),
+    Flag("tag-transition", "a tag follows that may not", "spans that nothing began"),
+    Flag(
+        "hypothesis-state", "a hypothesis has the state of another, or none", "text that is not in the source, in beams"
+    ),
     # whole models
     Flag("positions", "positions are counted from elsewhere", "a model that answers, badly, after padding or a cache"),
     Flag("missing-layer", "a layer, a residual or a bias is left out", "a model that answers, badly"),
