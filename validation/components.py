@@ -857,6 +857,11 @@ def _copy_loss_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             [(4, 8)],
             rng.normal(size=(1, 8, 3)) + 4 * rng.integers(-3, 4, (1, 8, 1)),
         ),
+        Case(
+            "one trained",
+            "a position too many is one that is badly wrong",
+            (np.array([[[1.0, 0, 0], [4, 0, -1], [0, 0, 5]]]), np.array([[0, 1]]), np.array([[0, 1, 0]])),
+        ),
     ]
 
 
@@ -1077,8 +1082,8 @@ COMPONENTS: dict[str, Component] = {
         ),
         Component(
             "copy_step",
-            "f(tag_scores, states, source, emitted, vocab_size, dialect)        (r,3) of O, B, I; int (r,); ids (n,); ids (r,t) -> bool (r,vocab_size), "
-            "true for tokens that may be next",
+            "f(tag_scores, states, source, emitted, vocab_size, dialect)        (r,3) of O, B, I; int (r,); ids (n,); ids (r,t) "
+            "-> bool (r,vocab_size), true for tokens that may be next",
             _copy_step,
             _copy_cases,
             copying.dialects,
