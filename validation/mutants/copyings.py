@@ -353,6 +353,7 @@ _LOSS = (
     _of_loss(
         "the logarithm of the rounded softmax",
         "log-of-softmax",
+        dtypes=("float16", *LONG),
         logs=lambda z: np.log(np.exp(_log_softmax(z)) + z.dtype.type(1e-7)),
     ),
     _of_loss("powers of 2", "wrong-base", logs=lambda z: _log_softmax(z * z.dtype.type(np.log(2)))),
