@@ -77,7 +77,12 @@ class CopyLabels(NamedTuple):
 
 def _tokens(name: str, tokens: Any) -> list[int]:
     """Token ids as a list of whole numbers; raises TokenError for what is none."""
-    found = list(tokens.tolist() if hasattr(tokens, "tolist") else tokens)
+    if hasattr(tokens, "dtype") and (tokens.ndim != 1 or "int" not in str(tokens.dtype)):
+        got = f"{tokens.dtype} {tuple(tokens.shape)}"
+        raise TokenError(
+            "token ids must be whole numbers", where=name, expected="an integer array of one axis", got=got
+        )
+    found = [int(token) for token in tokens] if hasattr(tokens, "dtype") else list(tokens)
     for place, token in enumerate(found):
         if not isinstance(token, int) or isinstance(token, bool):
             raise TokenError(
@@ -104,7 +109,7 @@ def longest_common_subsequence(source: Any, target: Any) -> list[tuple[int, int]
 
     Parameters
     ----------
-    source, target : sequences of token ids; lists, or integer arrays on the host
+    source, target : sequences of token ids: lists or integer arrays, which are read on the host
 
     Returns
     -------
@@ -134,7 +139,7 @@ def copy_labels(source: Any, target: Any) -> CopyLabels:  # (n,), (m,) -> n and 
 
     Parameters
     ----------
-    source, target : sequences of token ids; lists, or integer arrays on the host
+    source, target : sequences of token ids: lists or integer arrays, which are read on the host
 
     Returns
     -------
@@ -145,10 +150,9 @@ def copy_labels(source: Any, target: Any) -> CopyLabels:  # (n,), (m,) -> n and 
     TokenError
         for token ids that are not whole numbers.
     """
-    pairs = longest_common_subsequence(source, target)
-    labels = CopyLabels([OUTSIDE] * len(source), [OUTSIDE] * len(target))
-    before = (-2, -2)
-    for i, j in pairs:
+    x, y = _tokens("source", source), _tokens("target", target)
+    labels, before = CopyLabels([OUTSIDE] * len(x), [OUTSIDE] * len(y)), (-2, -2)
+    for i, j in longest_common_subsequence(x, y):
         labels.source[i] = labels.target[j] = INSIDE if (i, j) == (before[0] + 1, before[1] + 1) else BEGIN
         before = (i, j)
     return labels

@@ -13,7 +13,7 @@ from systems import FLOATING, HOST, NUMPY, SYSTEMS, unchanged
 from refimpl import backend, copying, decoding
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
 from refimpl.softmax import softmax
-from validation import tolerance, truth
+from validation import checks, tolerance, truth
 from validation.claims import CLAIMS, Setting
 from validation.claims import copying as claims
 
@@ -52,6 +52,12 @@ def test_of_equal_lengths_the_source_loses_its_token():
 def test_labels_name_a_common_subsequence_whose_spans_are_in_the_source(source, target):
     assert claims._mislabelled(tuple(source), tuple(target)) == ""
     assert copying.copy_labels(np.array(source, int), np.array(target, int)) == copying.copy_labels(source, target)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_labels_of_arrays_of_any_library(system):
+    source, target = system.to(np.array(SOURCE)), system.to(np.array([1, 2, 4]))
+    assert copying.copy_labels(source, target) == copying.copy_labels(SOURCE, [1, 2, 4])
 
 
 @given(TOKENS)
@@ -184,10 +190,31 @@ def test_labels_refuse():
         copying.copy_labels([1], [1, 0.5])
     with pytest.raises(TokenError, match=r"whole numbers(.|\n)*source\[0\](.|\n)*True"):
         copying.copy_labels([True], [1])
+    with pytest.raises(TokenError, match=r"whole numbers(.|\n)*source(.|\n)*one axis(.|\n)*float64 \(2,\)"):
+        copying.copy_labels(np.zeros(2), [1])
     with pytest.raises(TokenError, match="the target is empty"):
         copying.sequence_labels([1], [])
     with pytest.raises(TokenError, match=r"rows\[1\](.|\n)*0 <= it < 2"):
         copying.select_states(np.array([0, 1]), [0, 2])
+
+
+def test_labels_and_steps_are_those_of_the_released_code():
+    assert checks._spaces(SETTING).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        ("longest_common_subsequence", lambda f, x, y: [(i, j) for j, i in f(y, x)]),
+        ("_continues", lambda f, x, y, m: f(x, y, m - 1)),
+        ("_tags", lambda f, scores, states, dialect: f(scores, states + 1, dialect)),
+        ("masked_logits", lambda f, z, allowed, dialect: f(z, allowed)),
+    ],
+)
+def test_that_comparison_can_fail(name, replacement, monkeypatch):
+    original = getattr(copying, name)
+    monkeypatch.setattr(copying, name, lambda *a, **k: replacement(original, *a, **k))
+    assert checks._spaces(SETTING).verdict == "differs"
 
 
 # --- masking ------------------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from refimpl import (
     taylor,
 )
 from refimpl.errors import ConfigError
-from refimpl.number_system import exact, pi, square_root
+from refimpl.number_system import device_of, exact, namespace, pi, square_root
 from validation import layers, perturbed, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
@@ -661,8 +661,8 @@ def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
 
 
 def _copy_labels(source: Any, target: Any) -> Any:
-    labels = copying.copy_labels(np.asarray(source), np.asarray(target))
-    return np.array([*labels.source, *labels.target], dtype=np.int64)
+    labels, xp = copying.copy_labels(source, target), namespace(source, target)
+    return xp.asarray([*labels.source, *labels.target], dtype=xp.int64, device=device_of(source))
 
 
 def _copy_labels_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
@@ -815,7 +815,7 @@ def _copy_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
 
 
 def _copy_loss(tag_logits: Any, labels: Any, segment_ids: Any) -> Any:
-    return copying.copy_loss(tag_logits, labels, segment_ids).reshape(1)
+    return namespace(tag_logits).reshape(copying.copy_loss(tag_logits, labels, segment_ids), (1,))
 
 
 def _copy_loss_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
