@@ -259,7 +259,7 @@ def test_no_check_gets_lost():
         "PARITY.outside.google_jax PARITY.outside.realformer_0.9.8 PARITY.outside.realformer_0.11.5 "
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
-    expected += " COPY-1 COPY-2 COPY-2.published COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
+    expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)

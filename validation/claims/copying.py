@@ -120,6 +120,44 @@ def _labels(setting: Setting) -> Outcome:
     return Outcome("proved", cases, "every pair of sequences")
 
 
+def _fewest(source: Tokens, target: Tokens) -> int:
+    """The smallest number of spans that a longest common subsequence can have."""
+    zero = (0, 0)  # (length, - spans): the larger, the better
+    best = [[zero] * (len(target) + 1) for _ in range(len(source) + 1)]
+    ended = [[zero] * (len(target) + 1) for _ in range(len(source) + 1)]  # with the last two tokens as its last pair
+    for i, token in enumerate(source, 1):
+        for j, other in enumerate(target, 1):
+            best[i][j] = max(best[i - 1][j], best[i][j - 1])
+            if token == other:
+                (length, spans), (run, runs) = best[i - 1][j - 1], ended[i - 1][j - 1]
+                ended[i][j] = max((length + 1, spans - 1), (run + 1, runs) if run else zero)
+                best[i][j] = max(best[i][j], ended[i][j])
+    return -best[-1][-1][1]
+
+
+BROKEN = ((1, 2, 5, 2, 6, 3), (1, 2, 3))  # the walk takes the second 2, and has three spans for two
+
+
+@claim(
+    "COPY-1.spans",
+    "no longest common subsequence has fewer spans than the one that is labelled",
+    source=SOURCE,
+    method="source 1 2 5 2 6 3, target 1 2 3; how often it happens, for the pairs of up to 6 tokens of 2 kinds",
+    expected="refuted",
+    cases=1,
+)
+def _broken_spans(setting: Setting) -> Outcome:
+    def spans(source: Tokens, target: Tokens) -> int:
+        return copying.copy_labels(source, target).target.count(BEGIN)
+
+    if not spans(*BROKEN) > _fewest(*BROKEN) > 0:
+        return Outcome("not refuted", 1, f"{BROKEN}: {spans(*BROKEN)} spans")
+    pairs = list(itertools.product(_sequences(*SIZES[1]), repeat=2))
+    more = sum(spans(*pair) > _fewest(*pair) for pair in pairs)
+    shown = f"{spans(*BROKEN)} spans where {_fewest(*BROKEN)} will do: the 2 is the later one; more than needed in {more} of {len(pairs)} pairs"
+    return Outcome("refuted", 1, shown)
+
+
 # --- decoding -----------------------------------------------------------------------------------------------------------------------
 
 
