@@ -144,6 +144,18 @@ def test_the_report_names_the_case_the_place_and_the_numbers():
     assert re.search(r"expected 0\.\d+ \(0x1\.[0-9a-f]+p-\d+\), got nan, where x = \d+\.\d+ \(0x1", text)
 
 
+def test_the_report_of_an_exact_component_says_what_is_wrong():
+    text = str(validation.check(_bug("copy_labels", "B for every token of a span"), "copy_labels"))
+    assert re.search(r"copy_labels-2 the same +outside +inf +at \[1\] expected 2, got 1", text)
+    assert re.search(r"copy_labels-5 one of two +exact +0\n", text)
+    text = str(validation.check(_bug("copy_step", "true hides"), "copy_step", dtype="float16"))
+    assert "expected True, got False" in text
+    report = validation.check(_bug("copy_states", "answers of 32 bits"), "copy_states")
+    assert {row.verdict.word for row in report.rows} == {"wrong shape or dtype"}
+    assert "expected int64 (12,), got int32 (12,)" in str(report)
+    assert report.as_json()["cases"][0]["multiple"] == "inf"
+
+
 def test_assert_conforms_raises_the_report():
     with pytest.raises(AssertionError, match=r"layer_norm, float64: DOES NOT CONFORM(.|\n)*narrow"):
         validation.assert_conforms(_bug("layer_norm", "variance divided by d - 1"), "layer_norm", dtype="float64")
