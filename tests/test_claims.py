@@ -32,6 +32,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
     wanted |= {f"MITCHELL-{i}" for i in range(1, 8)}
     wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 6)}
+    wanted |= {f"COPY-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
 

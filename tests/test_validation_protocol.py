@@ -61,7 +61,11 @@ def _emitted(op, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(
-    "op", ["softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"]
+    "op",
+    [
+        *("softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"),
+        *("copy_labels", "copy_step", "copy_states", "copy_loss"),
+    ],
 )
 def test_a_program_that_reads_the_stream_passes_with_the_definition(op, dtype):
     definition = components.component(op).definition

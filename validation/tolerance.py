@@ -17,6 +17,8 @@ hides small bugs.
 *Sampled.* Through a whole network those radii explode, so the budget is a number of standard deviations of perturbed arithmetic
 (`validation.perturbed`), with its confidence.
 
+*Exact.* An answer of whole numbers or truth values is right where it is equal, and has no tolerance.
+
 Comparison is `not (error <= tolerance)`, so that NaN fails; a tolerance that is not finite, or negative, is refused.
 """
 
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "ANSWERS",
     "BITS",
     "DTYPES",
+    "EXACT",
     "FIRST_ORDER",
     "LENGTHENED",
     "ULP_BINS",
@@ -59,6 +63,8 @@ DTYPES: dict[str, Any] = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
+EXACT: dict[str, Any] = {"int64": np.dtype(np.int64), "bool": np.dtype(np.bool_)}  # of answers without a tolerance
+ANSWERS = DTYPES | EXACT
 BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 _ULP_EDGES = (0.5, 1.0, 2.0, 4.0, 16.0, 256.0, 65536.0)
 ULP_BINS = ("<= 0.5", "<= 1", "<= 2", "<= 4", "<= 16", "<= 256", "<= 65536", "more")
@@ -86,8 +92,8 @@ class Verdict:
 
 
 def roundoff(dtype: str) -> float:
-    """The unit roundoff u = 2^-p of a dtype with p significant bits."""
-    return 2.0 ** -BITS[dtype]
+    """The unit roundoff u = 2^-p of a dtype with p significant bits; 0 for whole numbers."""
+    return 0.0 if dtype in EXACT else 2.0 ** -BITS[dtype]
 
 
 def smallest_normal(dtype: str) -> float:
@@ -178,15 +184,17 @@ def judge(got: Any, known: Any, budget: Any, dtype: str, *, word: str = "within 
     got : the implementation's answer, converted to a NumPy array
     known : object array of balls, or a `truth.DoubleDouble`
     budget : float64 array or float, the error allowed besides the last rounding
-    dtype : the dtype the answer should have
+    dtype : the dtype the answer should have; one of `EXACT` has no tolerance, whatever the budget
     word : what to call an answer within tolerance
     """
-    answer = np.asarray(got)
-    if answer.shape != known.shape or answer.dtype != DTYPES[dtype]:
-        expected = f"{DTYPES[dtype]} {known.shape}"
+    answer, kind = np.asarray(got), ANSWERS[dtype]
+    if answer.shape != known.shape or answer.dtype != kind:
+        expected = f"{kind} {known.shape}"
         return Verdict("wrong shape or dtype", np.inf, np.inf, (), f"{answer.dtype} {answer.shape}", expected)
     if answer.size == 0:
         return Verdict("exact", 0.0, 0.0)
+    if dtype in EXACT:
+        return _equal(answer, truth.whole_numbers(known))
     middle = truth.midpoints(known)
     tolerance = allowed(middle, budget, dtype)
     if not np.all((tolerance >= 0) & np.isfinite(tolerance)):
@@ -215,3 +223,13 @@ def judge(got: Any, known: Any, budget: Any, dtype: str, *, word: str = "within 
     if not np.all(error <= tolerance):
         return Verdict("outside", *finding)
     return Verdict("exact" if np.array_equal(answer, rounded) else word, *finding)
+
+
+def _equal(answer: Any, known: Any) -> Verdict:  # whole numbers or truth values (...), object (...)
+    """`exact` where every element is equal, else `outside`, by infinitely many tolerances."""
+    error = np.abs(answer.astype(object) - known)
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(error)), answer.shape))
+    got, expected = answer[place].item(), type(answer[place].item())(known[place])
+    if error[place] == 0:
+        return Verdict("exact", 0.0, 0.0, place, got, expected)
+    return Verdict("outside", float(error[place]), math.inf, place, got, expected)

@@ -34,6 +34,7 @@ __all__ = [
     "radii",
     "rounded",
     "upper_distance",
+    "whole_numbers",
 ]
 
 HIGHEST = 4096  # bits: what is beyond this undecided has no sign that anybody could need
@@ -91,6 +92,23 @@ def midpoints(known: Any) -> Any:  # object (...) -> float64 (...)
     if isinstance(known, DoubleDouble):
         return known.high
     return np.asarray(np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(known), dtype=np.float64)
+
+
+def _enclosing(result: Any) -> Any:  # balls, whole numbers or truth values (...) -> object (...)
+    """What a definition returned, as balls: exact ones for whole numbers and truth values."""
+    array = np.asarray(result)
+    return np.frompyfunc(lambda value: flint.arb(int(value)), 1, 1)(array) if array.dtype.kind in "biu" else result
+
+
+def whole_numbers(known: Any) -> Any:  # object (...) -> object (...)
+    """The integers that exact balls or double-doubles are; raises UndecidedError for what is no whole number."""
+    if isinstance(known, DoubleDouble):
+        pairs = np.frompyfunc(lambda high, low: Fraction(high) + Fraction(low), 2, 1)(known.high, known.low)
+    else:
+        pairs = np.frompyfunc(lambda ball: _ends(ball)[0] if ball.is_exact() else Fraction(1, 2), 1, 1)(known)
+    if any(value.denominator != 1 for value in np.ravel(pairs)):
+        raise UndecidedError("undecided", expected="answers that are whole numbers", got="others, or wide balls")
+    return np.asarray(np.frompyfunc(int, 1, 1)(pairs), dtype=object)
 
 
 def _above(bound: Any) -> float:
@@ -193,7 +211,7 @@ def double_double(definition: Callable[..., Any], *arrays: Any, bits: int = 192,
         last = 2 * bits > HIGHEST
         with precision(bits):
             try:
-                known = rounded(definition(*map(_exact, arrays), **options), settle=last)
+                known = rounded(_enclosing(definition(*map(_exact, arrays), **options)), settle=last)
             except UndecidedError:
                 if last:
                     raise
@@ -233,7 +251,8 @@ def enclose(
     while True:
         with precision(bits):
             try:
-                result = np.asarray(definition(*map(_exact, arrays), **options), dtype=object)  # one ball is no array
+                result = _enclosing(definition(*map(_exact, arrays), **options))
+                result = np.asarray(result, dtype=object)  # one ball is no array
             except UndecidedError:
                 if 2 * bits > highest:
                     raise

@@ -65,14 +65,16 @@ def truthful(vector: Vector, subject: components.Component) -> Vector:
     """The vector with its answer and its tolerance: the largest amplification that is found at the precision of one of its dtypes."""
     arrays, params = vector.positional("float64"), vector.params("float64")
     expected = truth.double_double(subject.definition, *arrays, **params)
-    levels = vector.dtypes[:1] if subject.sampled else vector.dtypes  # a sampled one is the same at every level
+    one = subject.sampled or subject.exact  # a sampled one is the same at every level, and exact answers have none
+    levels = vector.dtypes[:1] if one else vector.dtypes
     found = [np.broadcast_to(subject.amplification(*arrays, dtype=dtype, **params), expected.shape) for dtype in levels]
     return dataclasses.replace(
         vector,
         expected=expected,
         amplification=_rounded_up(np.max(np.stack(found), axis=0)),
-        underflow=0.0 if subject.sampled else tolerance.underflow(*arrays),
+        underflow=0.0 if one else tolerance.underflow(*arrays),
         word=subject.word,
+        exact=subject.exact,
     )
 
 
@@ -84,5 +86,6 @@ def _rounded_up(values: Any) -> Any:  # float64 (...) -> float64 (...)
 
 def _margins(vector: Vector, dtype: str, previous: Any) -> dict[str, float]:
     right = vector.expected.high
-    answers = nulls.null_answers(right, vector.positional(dtype), previous, dtype)
-    return nulls.margins(lambda answer: vector.judge(answer, dtype), right, answers, dtype)
+    kind = vector.exact or dtype
+    answers = nulls.null_answers(right, vector.positional(dtype), previous, kind)
+    return nulls.margins(lambda answer: vector.judge(answer, dtype), right, answers, kind)
