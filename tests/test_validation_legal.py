@@ -11,7 +11,7 @@ from validation import components, legal, tolerance
 
 
 @pytest.mark.parametrize("dtype", tolerance.DTYPES)
-@pytest.mark.parametrize("name", components.COMPONENTS)
+@pytest.mark.parametrize("name", [name for name, component in components.COMPONENTS.items() if not component.exact])
 def test_every_component_has_a_record_in_every_dtype(name, dtype):
     found = legal.recorded(name, dtype)
     assert found is not None, "python -m validation.spread " + name

@@ -40,6 +40,7 @@ import scipy.special
 import typer
 
 from refimpl.console import out
+from refimpl.errors import ConfigError
 from refimpl.files import replace_file
 from validation import components, tolerance, vectors
 from validation.legal import RECORD, Legal, Spread
@@ -209,9 +210,11 @@ class Arithmetic:
         total = self.settle(total)
         return np.expand_dims(total, axis) if keepdims else total
 
-    def sum(self, x: Any, *, axis: Any = -1, keepdims: bool = False, dtype: Any = None) -> Any:
-        """Sums, in order."""
+    def sum(self, x: Any, *, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Any:
+        """Sums, in order; of all elements, in the order in which they lie."""
         bare = _bare(x)
+        if axis is None and not keepdims:
+            bare, axis = bare.reshape(-1), -1
         if isinstance(axis, tuple) or axis is None or bare.dtype.kind != "f":
             return self.wrap(self.settle(xp.sum(bare, axis=axis, keepdims=keepdims, dtype=dtype)))
         return self.wrap(self._total(bare, axis, keepdims, np.sum))
@@ -408,7 +411,7 @@ def _fused(number: _Number, other: Any, bare: Any, operation: Any, swapped: bool
 for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod"):
     setattr(_Number, f"__{_name}__", _operator(getattr(operator, _name)))
     setattr(_Number, f"__r{_name}__", _operator(getattr(operator, _name), swapped=True))
-for _name in ("and_", "or_", "lt", "le", "gt", "ge", "eq", "ne"):
+for _name in ("and_", "or_", "xor", "lt", "le", "gt", "ge", "eq", "ne"):
     setattr(_Number, f"__{_name.rstrip('_')}__", _operator(getattr(operator, _name)))
 _Number.__matmul__ = lambda self, other: self.arithmetic.matmul(self, other)  # type: ignore[attr-defined]
 
@@ -619,9 +622,11 @@ def spread(component: str, dtype: str = "float32") -> Spread:
     Raises
     ------
     ConfigError
-        for an unknown component or dtype.
+        for an unknown component or dtype, or one whose answers are exact.
     """
-    components.component(component)
+    if components.component(component).exact:
+        expected = "a component whose answers have a tolerance"
+        raise ConfigError("no evaluation differs from another", expected=expected, got=f"{component}: exact answers")
     cases = vectors.load(component).select(dtype)
     return Spread(
         component, dtype, tuple(_measured(name, f, cases, dtype) for name, f in _evaluations(component, dtype).items())
@@ -646,7 +651,7 @@ def main(
 ) -> None:
     """Measure the legal spread in every dtype, and record it for the reports."""
     kept = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {}
-    for op in ops or components.COMPONENTS:
+    for op in ops or [name for name, component in components.COMPONENTS.items() if not component.exact]:
         kept[op] = {}
         for dtype in tolerance.DTYPES:
             found = spread(op, dtype)
