@@ -200,8 +200,8 @@ def exp2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         "halves": ("between two powers of two", k + 0.5),
         "near 0": ("on both sides of 0: x and 1 + x", np.concatenate([2.0**-k, -(2.0**-k)]) * 2.0**-7),
         "far": (
-            "near the smallest and the largest normal numbers",
-            [fmt.lowest + 0.25, fmt.lowest, fmt.highest - 8.25, 0.75],
+            "towards the smallest and the largest normal numbers",
+            [fmt.lowest + 0.25, fmt.lowest, fmt.highest - fmt.highest // 8 - 0.25, 0.75],
         ),
         "underflow": ("far below the smallest number, beside 1", [0.25, 8.0 * fmt.lowest, -0.25]),
     }
