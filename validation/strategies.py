@@ -270,6 +270,87 @@ def _favor(draw: Draw, subject: components.Component, dtype: str, dialect: str |
     return (q, k, v, projection), {"mask": mask, "causal": causal, "dialect": chosen}
 
 
+# --- pooling ----------------------------------------------------------------------------------------------------------------------
+
+
+def _pooled(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    batch, n, d = draw(st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 3)))
+    hidden = _array(draw, dtype, draw(st.sampled_from((2.0, _capped(dtype, 3000.0)))), (batch, n, d))
+    rows = st.lists(st.booleans(), min_size=n, max_size=n).filter(any)
+    mask = np.array([draw(rows) for _ in range(batch)])
+    return (np.where(mask[..., None], hidden, 6e3) if draw(st.booleans()) else hidden, mask), {}
+
+
+def _unit(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    x = _one_row_set(draw, dtype, draw(st.sampled_from((4.0, 1e-3, 1e3))))
+    x[:, 0] = np.where(np.any(np.abs(x) > 1e-4, axis=1), x[:, 0], 1.0)  # a row of zeros has no direction
+    return (x,), {}
+
+
+# --- Mitchell's arithmetic --------------------------------------------------------------------------------------------------------
+
+
+def _scattered(draw: Draw, dtype: str, count: int) -> Any:  # -> float64 (count, 1)
+    """Numbers of both signs over many binades, fractions often few bits, all zeros or all ones."""
+    reach, last = (
+        (6, 2 ** (tolerance.BITS[dtype] - 1)) if dtype == "float16" else (40, 2 ** (tolerance.BITS[dtype] - 1))
+    )
+    fractions = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.integers(0, last).map(lambda k: k / last))
+    entries = []
+    for _ in range(count):
+        sign, exponent, fraction = draw(st.tuples(st.sampled_from((1, -1)), st.integers(-reach, reach), fractions))
+        entries.append([sign * (1 + fraction) * 2.0**exponent])
+    return np.array(entries)
+
+
+def _mitchell_pair(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    count = draw(st.integers(1, 4))
+    a, b = _scattered(draw, dtype, count), _scattered(draw, dtype, count)
+    if draw(st.booleans()):  # fractions that add up to 1, or are equal
+        f = np.abs(a) / np.exp2(np.floor(np.log2(np.abs(a)))) - 1
+        b = np.where(draw(st.booleans()), 2 - f, 1 + f)
+    if subject.name == "mitchell_multiply" and draw(st.booleans()):
+        a[0] = 0.0
+    return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects))}
+
+
+def _mitchell_log(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    return (np.abs(_scattered(draw, dtype, draw(st.integers(1, 4)))),), {}
+
+
+def _mitchell_power(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    return (_array(draw, dtype, 8.0, (draw(st.integers(1, 4)), 1)),), {}
+
+
+# --- copied spans -----------------------------------------------------------------------------------------------------------------
+
+
+def _ids(draw: Draw, most: int, least: int = 1) -> Any:
+    return np.array(draw(st.lists(st.integers(0, 4), min_size=least, max_size=most)), np.int64)
+
+
+def _labels(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    return (_ids(draw, 8), _ids(draw, 8)), {}
+
+
+def _step(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    rows, told = draw(st.tuples(st.integers(1, 3), st.integers(1, 4)))
+    scores = _array(draw, dtype, 2.0, (rows, 3))
+    states = np.array(draw(st.lists(st.integers(0, told), min_size=rows, max_size=rows)), np.int64)
+    emitted = np.stack([_ids(draw, told, told) for _ in range(rows)])
+    chosen = dialect or draw(st.sampled_from(tuple(subject.dialects)))
+    return (scores, states, _ids(draw, 8), emitted), {"vocab_size": 5, "dialect": chosen}
+
+
+def _tag_loss(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    batch, n = draw(st.tuples(st.integers(1, 2), st.integers(2, 5)))
+    logits = _array(draw, dtype, draw(st.sampled_from((4.0, _capped(dtype, 300.0)))), (batch, n, 3))
+    labels = np.array(draw(st.lists(st.integers(0, 2), min_size=batch * (n - 1), max_size=batch * (n - 1))), np.int64)
+    ends = [draw(st.tuples(st.integers(1, n - 1), st.integers(1, n))) for _ in range(batch)]
+    segments = np.array([[begin <= t < max(end, begin + 1) for t in range(n)] for begin, end in ends]).astype(np.int64)
+    return (logits, labels.reshape(batch, n - 1), segments), {}
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _rows),
     "gelu": _gelu,
@@ -285,4 +366,12 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "sparse_softmax_cross_entropy": _sparse_loss,
     **dict.fromkeys(("positive_features", "trigonometric_features", "hyperbolic_features", "relu_features"), _features),
     "favor_attention": _favor,
+    "mean_pooling": _pooled,
+    "unit_length": _unit,
+    **dict.fromkeys(("mitchell_multiply", "mitchell_divide"), _mitchell_pair),
+    "mitchell_log2": _mitchell_log,
+    "mitchell_exp2": _mitchell_power,
+    "copy_labels": _labels,
+    **dict.fromkeys(("copy_step", "copy_states"), _step),
+    "copy_loss": _tag_loss,
 }
