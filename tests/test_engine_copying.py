@@ -348,7 +348,7 @@ class _Copier:
 
 
 def test_recorded_searches_of_one_beam_keep_to_what_is_allowed_and_some_of_several_do_not():
-    """What tells them apart is the bookkeeping of beams, not the reading of tags: with one beam there is nothing to re-order."""
+    """What tells them apart is the bookkeeping of beams, not the reading of tags: one beam has nothing to re-order, and no second choice."""
     searches = claims._searches()
     assert [sum(width == w for width, _ in searches) for w in (1, 2, 3, 4)] == [15] * 4
     assert all(right for width, right in searches if width == 1)
