@@ -123,6 +123,13 @@ def test_a_step_allows_what_comparing_substrings_allows(source, rows):
     assert allowed.any(1).all()
 
 
+@given(st.integers(0, 6))
+def test_a_start_token_before_what_was_generated_does_not_matter(start):
+    longer = copying.copy_step(SCORES, STATES, SOURCE, [[start, *y] for y in EMITTED], vocab_size=7)
+    assert _sets(longer[0]) == ALLOWED
+    assert longer[1].tolist() == AFTER
+
+
 @given(st.permutations(range(5)))
 def test_hypotheses_do_not_know_of_each_other(order):
     order = list(order)
@@ -338,6 +345,14 @@ class _Copier:
 
     def select(self, cache, rows):
         return [cache[row] for row in rows]
+
+
+def test_recorded_searches_of_one_beam_keep_to_what_is_allowed_and_some_of_several_do_not():
+    """What tells them apart is the bookkeeping of beams, not the reading of tags: one beam has nothing to re-order, and no second choice."""
+    searches = claims._searches()
+    assert [sum(width == w for width, _ in searches) for w in (1, 2, 3, 4)] == [15] * 4
+    assert all(right for width, right in searches if width == 1)
+    assert sum(not right for _, right in searches) == 9
 
 
 def test_a_model_that_copies_can_only_say_its_source():

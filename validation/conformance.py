@@ -163,7 +163,8 @@ def check(
     Parameters
     ----------
     function : called as the component's signature says (`validation.components.COMPONENTS[name].signature`) with arrays of `dtype`; returns an
-        array of that dtype, of any library that speaks DLPack or `__array__` (NumPy, CuPy, PyTorch, JAX, TensorFlow)
+        array of that dtype (of int64 or bool, where answers have no tolerance: `Component.exact`), of any library that speaks DLPack or
+        `__array__` (NumPy, CuPy, PyTorch, JAX, TensorFlow)
     component : a name in COMPONENTS
     dialect : which form of the component, where it has several ("tanh" or "none" for gelu); None checks all
     dtype : "float16", "bfloat16", "float32" or "float64"
