@@ -1,0 +1,514 @@
+"""Mitchell's arithmetic against exact rationals: every dtype, edge, dialect and width; bit patterns; whole numbers; parity with recorded hardware."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import flint
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from systems import HOST, SYSTEMS, rounded
+
+from refimpl import bits, errors, mitchell
+from validation import tolerance, truth
+
+if TYPE_CHECKING:
+    from systems import System
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+WHOLES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+STRICT = [pytest.param(system, id=system.name) for system in HOST if system.name.startswith("strict")]
+
+
+def _refused(kind: type[Exception], *words: str) -> Any:
+    return pytest.raises(kind, match="(?s)" + ".*".join(re.escape(word) for word in words))
+
+
+# --- exact arithmetic, written once more ------------------------------------------------------------------------------------------
+
+
+def _split(x: Fraction) -> tuple[int, Fraction]:
+    e = x.numerator.bit_length() - x.denominator.bit_length()
+    e -= Fraction(2) ** e > x
+    return e, x / Fraction(2) ** e - 1
+
+
+def _product(x: Fraction, y: Fraction) -> Fraction:
+    (e, f), (h, g) = _split(x), _split(y)
+    return Fraction(2) ** (e + h) * (1 + f + g) if f + g < 1 else Fraction(2) ** (e + h + 1) * (f + g)
+
+
+def _quotient(x: Fraction, y: Fraction) -> Fraction:
+    (e, f), (h, g) = _split(x), _split(y)
+    return Fraction(2) ** (e - h) * (1 + f - g) if f >= g else Fraction(2) ** (e - h - 1) * (2 + f - g)
+
+
+def _nearest(x: Fraction, fmt: bits.Format) -> Fraction | None:
+    """The number of the format that is nearest to x > 0, ties to even; None for infinity."""
+    unit = Fraction(2) ** (max(_split(x)[0], fmt.lowest) - fmt.digits + 1)
+    value = round(x / unit) * unit
+    return value if value < Fraction(2) ** (fmt.highest + 1) else None
+
+
+def _patterns(dtype: str, count: int, seed: int = 0) -> Any:
+    """Floats of uniformly drawn bit patterns, half of them with an exponent near 0, and all the special ones."""
+    rng, fmt, kind = np.random.default_rng(seed), bits.FORMATS[dtype], tolerance.DTYPES[dtype]
+    words = rng.integers(0, 2**fmt.width, count, dtype=np.uint64, endpoint=False) if fmt.width < 64 else None
+    words = rng.integers(0, 2**64, count, dtype=np.uint64) if words is None else words
+    near = rounded(rng.normal(size=count) * 2.0 ** rng.integers(-4, 5, count), dtype)
+    drawn = words.astype(f"u{fmt.width // 8}").view(kind)
+    low, top = 2.0**fmt.lowest, (2 - 2.0 ** (1 - fmt.digits)) * 2.0**fmt.highest
+    special = [
+        0.0,
+        np.inf,
+        np.nan,
+        1.0,
+        1.5,
+        1.25,
+        low,
+        1.5 * low,
+        0.75 * low,
+        2.0 ** (1 - fmt.digits) * low,
+        top,
+        top / 2,
+    ]
+    both = rounded([*special, *(-value for value in special)], dtype)
+    return np.concatenate([drawn[: count // 2], near[: count // 2], both])
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal bits, any NaN for any NaN."""
+    with np.errstate(invalid="ignore"):
+        nan = [np.isnan(x.astype(np.float64)) for x in (a, b)]
+    kind = f"u{a.dtype.itemsize}"
+    return a.dtype == b.dtype and bool(np.all((nan[0] & nan[1]) | (a.view(kind) == b.view(kind))))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("operation", "exact", "ieee"),
+    [(mitchell.multiply, _product, np.multiply), (mitchell.divide, _quotient, np.divide)],
+    ids=["product", "quotient"],
+)
+def test_answers_are_the_rational_ones_rounded_once_and_special_ones_those_of_ieee_754(
+    dtype: str, operation: Any, exact: Any, ieee: Any
+) -> None:
+    x = _patterns(dtype, 60)
+    a, b = (each.ravel() for each in np.meshgrid(x, x))
+    with np.errstate(all="ignore"):
+        answers, wide = operation(a, b), [each.astype(np.float64) for each in (a, b)]
+        others = ieee(*wide)
+    assert answers.dtype == a.dtype
+    for u, v, got, other in zip(
+        *(each.tolist() for each in wide), answers.astype(np.float64).tolist(), others.tolist(), strict=True
+    ):
+        if not (math.isfinite(u) and math.isfinite(v) and u and v):
+            same = got == other and math.copysign(1, got) == math.copysign(1, other)
+            assert same or (math.isnan(got) and math.isnan(other)), (u, v, got)
+            continue
+        wanted = _nearest(exact(abs(Fraction(u)), abs(Fraction(v))), bits.FORMATS[dtype])
+        size = math.inf if wanted is None else float(wanted)
+        assert abs(got) == size, (u, v, got)
+        assert math.copysign(1, got) == math.copysign(1, u) * math.copysign(1, v), (u, v, got)
+
+
+@pytest.mark.parametrize("system", STRICT)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_strict_arrays_give_the_bits_of_numpy(system: System, dtype: str) -> None:
+    if dtype not in system.dtypes:
+        pytest.skip("no such dtype there")
+    a, b = _patterns(dtype, 40_000), _patterns(dtype, 40_000, seed=1)[::-1].copy()
+    with np.errstate(all="ignore"):
+        for function in (mitchell.multiply, mitchell.divide, mitchell.corrected_multiply):
+            assert _same(system.back(function(system.to(a), system.to(b))), function(a, b)), function.__name__
+        for dialect in ("flush", "pam", "semimul"):
+            there = mitchell.multiply(system.to(a), system.to(b), dialect=dialect)
+            assert _same(system.back(there), mitchell.multiply(a, b, dialect=dialect)), dialect
+        for one in (mitchell.log2_approx, mitchell.exp2_approx):
+            assert _same(system.back(one(system.to(a))), one(a)), one.__name__
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dialect", ["flush", "pam", "semimul"])
+def test_addition_of_patterns_is_the_arithmetic_form_in_every_dialect(dtype: str, dialect: str) -> None:
+    if (dialect, dtype) == ("pam", "float16"):
+        pytest.skip("float16 has no 1e37")
+    a, b = _patterns(dtype, 40_000), _patterns(dtype, 40_000, seed=1)
+    with np.errstate(all="ignore"):
+        numbers = ~(np.isnan(a.astype(np.float64)) | np.isnan(b.astype(np.float64)))
+        one, other = (f(a, b, dialect=dialect)[numbers] for f in (mitchell.multiply, mitchell.multiply_bits))
+        assert _same(one, other)
+
+
+EDGES = [  # float32: operands, then what "ieee", "flush", "pam" and "semimul" answer; None: what "ieee" does
+    (0.0, -1.5, -0.0, -0.0, 0.0, 0.0),
+    (
+        2.0**-130,
+        2.0**20,
+        2.0**-110,
+        0.0,
+        17 * 2.0**-111,
+        0.0,
+    ),  # a subnormal: kept, zero, its pattern 2^-127 (1 + 2^-4), zero
+    (2.0**-63, -(2.0**-65), -(2.0**-128), -0.0, 0.0, 0.0),
+    (1.5 * 2.0**-63, 1.75 * 2.0**-64, 1.25 * 2.0**-126, 1.25 * 2.0**-126, 0.0, 0.0),  # normal because of the carry
+    (2.0**-61, 2.0**-61, 2.0**-122, 2.0**-122, 2.0**-122, 2.0**-122),
+    (2.0**-62, 1.0625 * 2.0**-61, 1.0625 * 2.0**-123, 1.0625 * 2.0**-123, 0.0, 1.0625 * 2.0**-123),  # just below 1e-37
+    (2.0**100, -(2.0**30), -np.inf, -np.inf, np.nan, -np.inf),
+    (1.75 * 2.0**63, 1.75 * 2.0**64, np.inf, np.inf, np.nan, np.nan),  # beyond the range because of the carry
+    (1.5 * 2.0**63, 1.5 * 2.0**64, np.inf, np.inf, np.nan, np.inf),  # the same, and f + g = 1
+    (3e18, 4e18, None, None, np.nan, None),
+    (np.inf, 0.0, np.nan, np.nan, np.nan, 0.0),
+    (-np.inf, 2.0, -np.inf, -np.inf, np.nan, -np.inf),
+    (np.inf, 2.0**-20, np.inf, np.inf, np.nan, 2.0**108),
+    (np.nan, 1.0, np.nan, np.nan, np.nan, np.nan),
+]
+
+
+@pytest.mark.parametrize(("x", "y", "ieee", "flush", "pam", "semimul"), EDGES)
+def test_the_table_of_edges(x: float, y: float, ieee: float, flush: float, pam: float, semimul: float) -> None:
+    a, b = np.array([x], np.float32), np.array([y], np.float32)
+    with np.errstate(all="ignore"):
+        ordinary = mitchell.multiply(a, b)
+        for dialect, wanted in (("ieee", ieee), ("flush", flush), ("pam", pam), ("semimul", semimul)):
+            expected = ordinary if wanted is None else np.array([wanted], np.float32)
+            for order in ((a, b), (b, a)):
+                assert _same(mitchell.multiply(*order, dialect=dialect), expected), dialect
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "ieee", "pam"),
+    [
+        (1.0, 0.0, np.inf, np.nan),
+        (-1.0, 0.0, -np.inf, np.nan),
+        (0.0, -0.0, np.nan, np.nan),
+        (-0.0, 2.0, -0.0, 0.0),
+        (np.inf, np.inf, np.nan, np.nan),
+        (np.inf, -2.0, -np.inf, np.nan),
+        (2.0, -np.inf, -0.0, 0.0),
+        (2.0**-100, 2.0**24, 2.0**-124, 0.0),
+        (2.0**100, 2.0**-24, 2.0**124, np.nan),
+    ],
+)
+def test_the_edges_of_quotients(x: float, y: float, ieee: float, pam: float) -> None:
+    a, b = np.array([x], np.float32), np.array([y], np.float32)
+    assert _same(mitchell.divide(a, b), np.array([ieee], np.float32))
+    assert _same(mitchell.divide(a, b, dialect="pam"), np.array([pam], np.float32))
+
+
+def test_single_rules_replace_those_of_a_dialect(system: System) -> None:
+    if system.is_ball or "float32" not in system.dtypes:
+        pytest.skip("rules of a dtype's range")
+
+    def answer(x: float, y: float, **rules: str) -> float:
+        a, b = (system.to(np.array([v], np.float32)) for v in (x, y))
+        return float(system.back(mitchell.multiply(a, b, **rules))[0])
+
+    assert math.copysign(1, answer(-1.0, 0.0)) == -1
+    assert math.copysign(1, answer(-1.0, 0.0, zeros="positive")) == 1
+    assert answer(2.0**-130, 2.0**20, subnormals="zero") == 0
+    assert answer(2.0**-130, 2.0**20, dialect="flush", subnormals="kept") == 2.0**-110
+    assert answer(2.0**-63, 2.0**-65, underflow="zero") == 0
+    assert answer(2.0**-63, 2.0**-65, dialect="flush", underflow="gradual") == 2.0**-128
+    assert math.isnan(answer(2.0**100, 2.0**30, overflow="1e37"))
+    assert math.isnan(answer(np.inf, 2.0, infinities="nan"))
+    assert answer(np.inf, 2.0**-20, infinities="number") == 2.0**108
+
+
+def test_thresholds_are_compared_as_the_program_does() -> None:
+    """Its float32 product is compared with the double 1e-37, which lies between two float32 numbers: the lower is flushed, the higher is not."""
+    below = np.float32(1e-37)
+    below = below if float(below) < 1e-37 else np.nextafter(below, np.float32(0))
+    x = np.array([below, np.nextafter(below, np.float32(1))])
+    for function in (mitchell.multiply, mitchell.multiply_bits):
+        assert function(x, np.ones(2, np.float32), dialect="pam").tolist() == [0.0, float(x[1])]
+
+
+# --- balls ------------------------------------------------------------------------------------------------------------------------
+
+FRACTIONS = st.integers(1, 2**24 - 1).map(lambda n: float(n) / 2**10)
+
+
+@given(FRACTIONS, FRACTIONS, st.sampled_from([1, -1]))
+def test_on_balls_the_product_is_the_power_of_the_sum_of_logarithms_exactly(x: float, y: float, sign: int) -> None:
+    with truth.precision(256):
+        a, b = truth.balls(np.array([sign * x])), truth.balls(np.array([y]))
+        product, quotient = mitchell.multiply(a, b)[0], mitchell.divide(a, b)[0]
+        logarithms = [mitchell.log2_approx(abs(z)) for z in (a, b)]
+        assert product == sign * mitchell.exp2_approx(logarithms[0] + logarithms[1])[0]
+        assert quotient == sign * mitchell.exp2_approx(logarithms[0] - logarithms[1])[0]
+        assert product.is_exact()
+        assert Fraction(float(product)) == sign * _product(Fraction(x), Fraction(y))
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda x: mitchell.multiply(x(1, 0.1), x(1.5)), "the exponent of a number"),
+        (lambda x: mitchell.multiply(x(0, 0.1), x(1.5)), "may be zero"),
+        (lambda x: mitchell.multiply(x(1.5, 0.1), x(1.5)), "whether a number is below 1"),
+        (lambda x: mitchell.divide(x(1.5, 0.1), x(1.5)), "whether a number is below 0"),
+        (lambda x: mitchell.log2_approx(x(2, 0.1)), "the exponent of a number"),
+        (lambda x: mitchell.exp2_approx(x(2, 0.1)), "the whole part of a number"),
+        (lambda x: mitchell.multiply(x(1e-37, 1e-39), x(1), dialect="pam"), "below 1e-37"),
+    ],
+)
+def test_balls_that_decide_nothing_are_undecided(call: Any, what: str) -> None:
+    with _refused(errors.UndecidedError, "undecided", what, "one side", "more bits"):
+        call(lambda *ball: np.array([flint.arb(*ball)], dtype=object))
+
+
+def test_wide_balls_within_one_piece_contain_the_answers_of_their_numbers() -> None:
+    a, b = np.array([flint.arb(1.25, 0.124)], dtype=object), np.array([flint.arb(1.2, 0.1)], dtype=object)
+    product = mitchell.multiply(a, b)[0]
+    for x, y in itertools.product((1.13, 1.25, 1.37), (1.11, 1.2, 1.29)):
+        assert product.contains(flint.arb(float(mitchell.multiply(np.array([x]), np.array([y]))[0])))
+
+
+# --- logarithm and power ----------------------------------------------------------------------------------------------------------
+
+
+def test_logarithm_and_power_are_exact_and_inverse_at_powers_of_two(system: System) -> None:
+    for dtype in system.dtypes:
+        exponents = np.arange(-14.0, 16.0)
+        logarithm = mitchell.log2_approx(system.floats(2.0**exponents, dtype))
+        assert np.asarray(system.back(logarithm), np.float64).tolist() == exponents.tolist()
+        power = mitchell.exp2_approx(system.floats(exponents, dtype))
+        assert np.asarray(system.back(power), np.float64).tolist() == (2.0**exponents).tolist()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_special_arguments_of_logarithm_and_power(dtype: str) -> None:
+    x = rounded([0.0, -0.0, -1.0, np.inf, np.nan], dtype)
+    assert np.array_equal(
+        mitchell.log2_approx(x).astype(float), [-np.inf, -np.inf, np.nan, np.inf, np.nan], equal_nan=True
+    )
+    top = bits.FORMATS[dtype].highest + 1.0
+    x = rounded([np.inf, -np.inf, np.nan, top, -3 * top, -0.0], dtype)
+    assert np.array_equal(mitchell.exp2_approx(x).astype(float), [np.inf, 0, np.nan, np.inf, 0, 1], equal_nan=True)
+
+
+@example(-(2.0**-60))
+@example(-1074.5)
+@example(1023.9999)
+@given(st.floats(-1100, 1024, exclude_max=True))
+def test_the_power_is_rounded_once(x: float) -> None:
+    n = math.floor(x)
+    exact = Fraction(2) ** n * (1 + Fraction(x) - n)
+    wanted = _nearest(exact, bits.FORMATS["float64"])
+    assert mitchell.exp2_approx(np.array([x]))[0] == (math.inf if wanted is None else float(wanted))
+
+
+# --- bits -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_numbers_are_split_exactly(system: System) -> None:
+    for dtype in system.dtypes:
+        if dtype not in ("float32", "float64"):
+            continue
+        x = _patterns(dtype, 400)
+        x = x[np.isfinite(x) & (x != 0)]
+        e, f = bits.split(system.to(x))
+        e = np.array([int(k) for k in e]) if system.is_ball else system.back(e)
+        for value, k, fraction in zip(x.tolist(), e.tolist(), system.back(f).astype(float).tolist(), strict=True):
+            assert (int(k), Fraction(fraction)) == _split(abs(Fraction(value)))
+
+
+def test_whole_numbers_of_64_bits_have_a_leading_one(system: System) -> None:
+    if system.is_ball:
+        pytest.skip("no whole balls")
+    n = [m for k in range(64) for m in (2**k, 2**k + 2 ** max(k - 1, 0) * (k > 0), 2 ** (k + 1) - 1)]
+    place = system.back(bits.leading_one(system.to(np.array([*n, 0], np.uint64))))
+    assert place.tolist() == [*(m.bit_length() - 1 for m in n), 0]
+
+
+def test_patterns_go_there_and_back_and_are_refused_where_there_are_none(system: System) -> None:
+    for dtype in system.dtypes:
+        x = system.floats([1.0, -2.5, 0.0], dtype)
+        if system.name.startswith(("numpy", "cupy")):
+            assert system.back(bits.from_pattern(bits.pattern(x), x.dtype)).tolist() == system.back(x).tolist()
+        else:
+            with _refused(errors.DtypeError, "out of reach", "NumPy or CuPy", "arithmetic form"):
+                mitchell.multiply_bits(x, x)
+
+
+# --- whole numbers ------------------------------------------------------------------------------------------------------------------
+
+
+def _whole_product(x: int, y: int) -> int:
+    if not x or not y:
+        return 0
+    size = _product(Fraction(abs(x)), Fraction(abs(y)))
+    assert size.denominator == 1
+    return int(size) * (1 if (x < 0) == (y < 0) else -1)
+
+
+def _whole_quotient(x: int, y: int) -> int:
+    return math.floor((1 if (x < 0) == (y < 0) else -1) * _quotient(Fraction(abs(x)), Fraction(abs(y)))) if x else 0
+
+
+def _wholes(dtype: str, count: int, seed: int) -> Any:
+    """Numbers of every length, and the ends of the type."""
+    rng, info = np.random.default_rng(seed), np.iinfo(dtype)
+    drawn = rng.integers(info.min, info.max, count, dtype=dtype, endpoint=True) >> rng.integers(
+        0, info.bits, count
+    ).astype(dtype)
+    return np.concatenate([drawn.astype(dtype), np.array([info.min, info.max, 0, 1, 2, 3, info.max // 2 + 1], dtype)])
+
+
+def _as_ints(answer: Any, system: System) -> list[int]:
+    if isinstance(answer, tuple):
+        return [(int(h) << 64) + int(w) for h, w in zip(*(system.back(part).tolist() for part in answer), strict=True)]
+    return [int(value) for value in system.back(answer).tolist()]
+
+
+@pytest.mark.parametrize("dtype", WHOLES)
+def test_whole_products_are_exact_and_of_twice_the_width(dtype: str, floating_system: System) -> None:
+    system, x, y = floating_system, _wholes(dtype, 150, 0), _wholes(dtype, 150, 1)
+    a, b = np.concatenate([x, x]), np.concatenate([y, x])
+    answer = mitchell.multiply(system.to(a), system.to(b))
+    assert _as_ints(answer, system) == [_whole_product(*pair) for pair in zip(a.tolist(), b.tolist(), strict=True)]
+    kind, width = dtype.rstrip("0123456789"), np.iinfo(dtype).bits
+    names = [str(part.dtype).rpartition(".")[2] for part in (answer if isinstance(answer, tuple) else (answer,))]
+    assert names == ([f"{kind}64", "uint64"] if width == 64 else [f"{kind}{2 * width}"])
+
+
+@pytest.mark.parametrize("dtype", WHOLES)
+def test_whole_quotients_are_floored_in_the_same_dtype(dtype: str, floating_system: System) -> None:
+    system, info = floating_system, np.iinfo(dtype)
+    a, b = (each.ravel() for each in np.meshgrid(_wholes(dtype, 20, 0), _wholes(dtype, 20, 1)))
+    keep = (b != 0) & ~((a == info.min) & (b == info.max * 0 - (info.min < 0)))
+    a, b = a[keep], b[keep]
+    answer = mitchell.divide(system.to(a), system.to(b))
+    assert _as_ints(answer, system) == [_whole_quotient(*pair) for pair in zip(a.tolist(), b.tolist(), strict=True)]
+    assert str(answer.dtype).rpartition(".")[2] == dtype
+
+
+@pytest.mark.parametrize("dtype", WHOLES[:6])
+def test_one_correction_is_exact_where_one_of_the_residues_is_a_power_of_two(
+    dtype: str, floating_system: System
+) -> None:
+    system, x = floating_system, _wholes(dtype, 60, 0)
+    a, b = (each.ravel() for each in np.meshgrid(x, x))
+    answers = _as_ints(mitchell.corrected_multiply(system.to(a), system.to(b)), system)
+    for u, v, got in zip(a.tolist(), b.tolist(), answers, strict=True):
+        exact, plain = abs(u * v), abs(_whole_product(u, v))
+        assert plain <= abs(got) <= exact <= Fraction(121, 120) * abs(got)
+        assert got * u * v >= 0
+        lead = [1 << (abs(n).bit_length() - 1) if n else 0 for n in (u, v)]
+        if all(n and (abs(n) - k).bit_count() <= 1 for n, k in zip((u, v), lead, strict=True)):
+            assert abs(got) == exact or plain * 2 > lead[0] * lead[1] * 4
+
+
+def test_mixed_widths_are_those_of_the_wider_and_views_are_fine(floating_system: System) -> None:
+    system = floating_system
+    narrow, wide = np.array([200, 3, 255], np.uint8), np.array([60000, 7, 65535], np.uint16)
+    answer = mitchell.multiply(system.to(narrow), system.to(wide))
+    assert str(answer.dtype).endswith("uint32")
+    assert _as_ints(answer, system) == [
+        _whole_product(*pair) for pair in zip(narrow.tolist(), wide.tolist(), strict=True)
+    ]
+    grid = system.to(np.arange(1, 25, dtype=np.int16).reshape(4, 6))
+    answer = mitchell.multiply(grid[::2, ::-3], grid[1::2, ::3])
+    sliced = system.back(grid)
+    expected = [
+        _whole_product(int(u), int(v))
+        for u, v in zip(sliced[::2, ::-3].ravel(), sliced[1::2, ::3].ravel(), strict=True)
+    ]
+    assert [int(v) for v in system.back(answer).ravel()] == expected
+
+
+def test_all_8_bit_products_are_those_of_the_recorded_hardware(shared: Any, floating_system: System) -> None:
+    """65,536 products of a Verilog multiplier, and 2,000 of 16 bits, as Icarus Verilog answered them."""
+    recorded, system = np.load(shared("mitchell") / "hdl.npz"), floating_system
+    n = np.arange(256, dtype=np.uint8)
+    answer = system.back(mitchell.multiply(system.to(n[:, None].copy()), system.to(n[None, :].copy())))
+    assert answer.dtype == recorded["table8"].dtype
+    assert np.array_equal(answer, recorded["table8"])
+    a, b = (system.to(recorded["pairs16"][:, k].astype(np.uint16)) for k in (0, 1))
+    assert np.array_equal(system.back(mitchell.multiply(a, b)), recorded["pairs16"][:, 2])
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_products_are_added_up_in_order_in_float32() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 5, 40), (40, 4)))
+    total = np.zeros((3, 5, 4), np.float32)
+    for k in range(40):
+        total = total + mitchell.multiply(a[:, :, k, None], b[k])
+    assert np.array_equal(mitchell.matmul(a, b), total)
+    assert not np.array_equal(mitchell.matmul(a[..., ::-1], b[::-1]), total)
+    assert np.array_equal(mitchell.dot(a[0], b[:, 0]), total[0, :, 0])
+    half = a.astype(np.float16), b.astype(np.float16)
+    wide = mitchell.matmul(*(x.astype(np.float32) for x in half))
+    assert np.array_equal(mitchell.matmul(*half), wide.astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_whole_products_are_added_up_in_64_bits(dtype: str, floating_system: System) -> None:
+    system = floating_system
+    a, b = _wholes(dtype, 23, 0).reshape(2, 15), _wholes(dtype, 38, 1).reshape(15, 3)
+    answer = mitchell.matmul(system.to(a), system.to(b))
+    expected = [
+        [sum(_whole_product(int(u), int(v)) for u, v in zip(row, column, strict=True)) for column in b.T] for row in a
+    ]
+    assert system.back(answer).tolist() == expected
+    assert str(answer.dtype).endswith("uint64" if dtype[0] == "u" else "int64")
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_in_words() -> None:
+    floats, wholes = np.ones(2, np.float32), np.ones(2, np.int8)
+    with _refused(errors.DtypeError, "of one kind", "float32 and int8", "convert one"):
+        mitchell.multiply(floats, wholes)
+    with _refused(errors.DtypeError, "of one kind", "float32 and float64"):
+        mitchell.divide(floats, floats.astype(np.float64))
+    with _refused(errors.DtypeError, "of one kind", "uint8 and int8"):
+        mitchell.multiply(wholes.astype(np.uint8), wholes)
+    with _refused(errors.DtypeError, "a must be real floating point", "bool"):
+        mitchell.multiply(wholes > 0, wholes > 0)
+    with _refused(errors.DtypeError, "x must be real floating point", "int8"):
+        mitchell.log2_approx(wholes)
+    with _refused(errors.ConfigError, "unknown dialect", "ieee, flush, pam, semimul", "'mogami'"):
+        mitchell.multiply(floats, floats, dialect="mogami")
+    with _refused(errors.ConfigError, "unknown rule", "multiply(zeros=)", "signed, positive", "'none'"):
+        mitchell.multiply(floats, floats, zeros="none")
+    with _refused(errors.ConfigError, "unknown rule", "divide(underflow=), dialect 'semimul'", "'before carry'"):
+        mitchell.divide(floats, floats, dialect="semimul")
+    with _refused(errors.ConfigError, "no form on bits", "flush, pam, semimul", "'ieee'"):
+        mitchell.multiply_bits(floats, floats, dialect="ieee")
+    with _refused(errors.DtypeError, "1e37", "float32 or wider", "float16"):
+        mitchell.multiply_bits(floats.astype(np.float16), floats.astype(np.float16), dialect="pam")
+
+
+def test_whole_numbers_without_an_answer_are_refused_in_words() -> None:
+    n = np.array([5, -128], np.int8)
+    with _refused(errors.IntegerError, "by zero", "divide(b)", "other than 0", "xp.where"):
+        mitchell.divide(n, np.array([1, 0], np.int8))
+    with _refused(errors.IntegerError, "beyond the dtype", "below 128", "-128 / -1"):
+        mitchell.divide(n, np.array([-1, -1], np.int8))
+    assert mitchell.divide(n, np.array([-1, 1], np.int8)).tolist() == [-5, -128]
+    with _refused(errors.DtypeError, "no correction", "8 to 32 bits", "int64"):
+        mitchell.corrected_multiply(n.astype(np.int64), n.astype(np.int64))
+    with _refused(errors.DtypeError, "overflow", "8 or 16 bits", "int32"):
+        mitchell.dot(n.astype(np.int32), n.astype(np.int32))
+    with _refused(errors.ShapeError, "do not contract", "matmul", "(2,), (2,)"):
+        mitchell.matmul(n, n)
+    with _refused(errors.ShapeError, "do not contract", "dot", "(2,), (3,)"):
+        mitchell.dot(n, np.ones(3, np.int8))
+    with _refused(errors.ShapeError, "do not contract", "(2, 0), (0, 2)"):
+        mitchell.matmul(np.ones((2, 0)), np.ones((0, 2)))
