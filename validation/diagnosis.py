@@ -224,20 +224,21 @@ def _ranked(found: list[Explanation]) -> list[Explanation]:
 
 def _formed(trials: Sequence[Trial], dtype: str, failing: int) -> tuple[list[Explanation], list[Trial]]:
     """What other dtypes and shapes explain, and the trials with the right ones where the numbers allow it."""
-    kind, formed, told = tolerance.DTYPES[dtype], [], dict[tuple[str, str], list[bool]]()
+    formed, told = [], dict[tuple[str, str], list[bool]]()
     for trial in trials:
         if trial.verdict.word != "wrong shape or dtype":
             formed.append(trial)
             continue
-        answer, shape = trial.answer, trial.vector.expected.shape
-        names = []
+        answer, shape, exact = trial.answer, trial.vector.expected.shape, trial.vector.exact
+        kind, names = tolerance.ANSWERS[exact or dtype], []
         if answer.shape != shape and answer.size == math.prod(shape):
             names.append(("wrong-shape", f"the answer has the shape {_shape(answer, shape)}"))
         if answer.dtype != kind:
-            names.append(("dtype-leak", f"the answer is {answer.dtype} where {dtype} was given"))
+            due = f"{exact} is due" if exact else f"{dtype} was given"
+            names.append(("dtype-leak", f"the answer is {answer.dtype} where {due}"))
         reshaped = None
         if answer.size == math.prod(shape) and (
-            answer.dtype.kind == "f" or answer.dtype == tolerance.DTYPES["bfloat16"]
+            answer.dtype.kind in ("biu" if exact else "f") or answer.dtype == tolerance.DTYPES["bfloat16"]
         ):
             with np.errstate(over="ignore"):
                 reshaped = answer.astype(kind).reshape(shape)
@@ -316,7 +317,7 @@ def _rounded(values: Any, dtype: str) -> Any:  # (...) -> float64 (...)
 
 def _few_bits(cases: Sequence[_Judged], dtype: str, failing: int) -> list[Explanation]:
     """Answers that have fewer significant bits than their dtype, and are right to as many."""
-    wrong = [case for case in cases if not case.passed and np.all(np.isfinite(case.answer))]
+    wrong = [case for case in cases if not (case.passed or case.vector.exact) and np.all(np.isfinite(case.answer))]
     for bits, name in sorted(SIGNIFICANT.items()):
         if bits >= tolerance.BITS[dtype] or not wrong:
             continue
@@ -361,7 +362,7 @@ def _remark(cases: Sequence[_Judged], dtype: str, weak: Sequence[str]) -> str:
         return (
             f"so few numbers are wrong, by so little, that what fits may do so by accident: {', '.join(weak[:PARTIAL])}"
         )
-    for bits, name in SIGNIFICANT.items():
+    for bits, name in SIGNIFICANT.items() if not any(case.vector.exact for case in cases) else ():
         if bits < tolerance.BITS[dtype] and all(np.all(case.error <= _within(case, bits, dtype)) for case in cases):
             return f"the answers are as right as arithmetic with {bits} significant bits ({name}) makes them"
     return ""
