@@ -28,7 +28,7 @@ from refimpl.activation import gelu, tanh
 from refimpl.attention import HandedOn, causal_mask, unilm_mask
 from refimpl.blocks import Form, GELUForm, realformer
 from refimpl.errors import ConfigError, ShapeError, TokenError
-from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids, rows
+from refimpl.inputs import as_array, check_mask, check_positions, check_some_token, check_token_ids, rows
 from refimpl.normalization import layer_norm
 from refimpl.number_system import Array, device_of, namespace
 from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
@@ -296,6 +296,7 @@ def _seen(
 ) -> Array:  # -> bool (batch, 1, 1 or n, n)
     """Which keys each query may see: what is no padding, and what the application allows."""
     xp, allowed = namespace(ids), check_mask(mask, ids)
+    check_some_token(allowed)
     if convention.masked_key_id is not None:
         first = xp.arange(ids.shape[1], device=device_of(ids))[None, :] == 0
         allowed = allowed & ((ids != convention.masked_key_id) | first)
@@ -391,8 +392,8 @@ def encode(
     Raises
     ------
     TokenError, ShapeError, DtypeError, ConfigError
-        for ids or segments that do not exist, empty input, positions past the table, wrong shapes, a mask that is not true or false, an unknown
-        application or dialect, "unilm" without segments.
+        for ids or segments that do not exist, empty input, positions past the table, wrong shapes, a mask that is not true or false, or
+        false in a whole row, an unknown application or dialect, "unilm" without segments.
     """
     return hidden_states(
         weights,

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +14,17 @@ from rich.console import Console
 
 from refimpl.errors import ConfigError
 
-__all__ = ["JsonOption", "err", "out", "print_json", "validation_module"]
+__all__ = ["JsonOption", "ReportOption", "err", "out", "print_json", "validation_module"]
 
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
 
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", help="Write index.html, report.json and junit.xml into this folder: new, or of an earlier report."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

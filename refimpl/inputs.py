@@ -10,7 +10,7 @@ from typing import Any
 from refimpl.errors import DtypeError, ShapeError, TokenError
 from refimpl.number_system import Array, device_of, namespace
 
-__all__ = ["as_array", "check_mask", "check_positions", "check_token_ids", "rows"]
+__all__ = ["as_array", "check_mask", "check_positions", "check_some_token", "check_token_ids", "rows"]
 
 
 def as_array(name: str, values: Any, like: Array) -> Array:
@@ -78,6 +78,20 @@ def check_mask(mask: Any, ids: Array) -> Array:  # -> bool (batch, length)
             remedy="an additive mask of 0 and -inf is the opposite: pass additive_mask == 0",
         )
     return xp.astype(mask, xp.bool)
+
+
+def check_some_token(real: Array) -> None:  # bool (batch, length)
+    """Raise TokenError for a row that is padding throughout: a text of no token has no answer, as an empty one has none."""
+    xp = namespace(real)
+    empty = ~xp.any(real, axis=-1)
+    if bool(xp.any(empty)):
+        raise TokenError(
+            "the mask leaves a row without a token",
+            where=f"mask[{int(xp.nonzero(empty)[0][0])}]",
+            expected="a true in every row, at real tokens",
+            got="false throughout",
+            remedy="leave the row out",
+        )
 
 
 def check_positions(positions: Array, shape: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from refimpl.console import JsonOption, err, out, print_json, validation_module
+from refimpl.console import JsonOption, ReportOption, err, out, print_json, validation_module
 from refimpl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,21 +80,54 @@ def check(
     stream: StreamOption = False,
     dtype: DtypeOption = "float32",
     dialect: DialectOption = None,
+    report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge answers. Exits with 1 if any is wrong or missing."""
     protocol = validation_module("vectors.protocol")
+    if report is not None:
+        validation_module("report").prepare(report)  # refused before answers are read
     if stream:
         ids, op = [vector.id for vector in _selected(subject, dtype, dialect)], subject
         answers = protocol.read_stream(sys.stdin.buffer)
     else:
         op, dtype, ids, answers = protocol.read_folder(Path(subject))
-    report = validation_module("conformance").judge_answers(op, dtype, answers, ids)
+    judged = validation_module("conformance").judge_answers(op, dtype, answers, ids)
+    if report is not None:
+        judged.write(report)
     if as_json:
-        print_json(report.as_json())
+        print_json(judged.as_json())
     else:
-        out.print(escape(str(report)), highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if report.passed else 1)
+        out.print(escape(str(judged)), highlight=False, soft_wrap=True)
+    if report is not None and not as_json:
+        out.print(f"Report: {escape(str(report / 'index.html'))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if judged.passed else 1)
+
+
+@app.command()
+def spread(
+    op: Annotated[str | None, typer.Argument(help="A component; all without one.", show_default=False)] = None,
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """How far legal evaluations differ: orders of summation, FMA, other forms. Exits with 1 if a tolerance does not contain one."""
+    module = validation_module("spread")
+    every = validation_module("components").COMPONENTS
+    names = [op] if op else [name for name in every if not every[name].exact]
+    found = []
+    for name in names:
+        with err.status(f"{name}, {dtype}"):
+            found.append(module.spread(name, dtype))
+    if as_json:
+        print_json([each.as_json() for each in found])
+    elif op:
+        out.print(escape(str(found[0])), highlight=False, soft_wrap=True)
+    else:
+        table = Table("component", "evaluations", "widest", "which", box=None, pad_edge=False, header_style="bold")
+        for each in found:
+            table.add_row(each.component, str(len(each.rows)), f"{each.widest.multiple:.3f}", escape(each.widest.name))
+        out.print(table)
+    raise typer.Exit(0 if all(each.contained for each in found) else 1)
 
 
 def _selected(op: str, dtype: str, dialect: str | None) -> Sequence[Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import refimpl
 from refimpl import cli
-from validation import run
+from validation import installed, run
 from validation.checks import Check, Finding
 
 RUNNER = CliRunner()
@@ -74,6 +74,20 @@ def test_score_prints_a_perplexity_for_each_text_and_all(tmp_path):
     assert "all 2 texts" in table
 
 
+def test_claims_that_were_not_run_are_no_success(monkeypatch):
+    """As in `refimpl validate`: where nothing ran, nothing holds."""
+
+    def absent(name):
+        raise installed.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(installed.metadata, "distribution", absent)
+    nothing = _invoke("claims", "HIERPOS-5", "--run", "--json")
+    assert (json.loads(nothing.stdout)[0]["holds"], nothing.exit_code) == (None, 1)
+    some = _invoke("claims", "HIERPOS-5", "HIERPOS-3", "--run", "--json")
+    assert (len(json.loads(some.stdout)), some.exit_code) == (3, 0)
+    assert _invoke("claims", "HIERPOS-5").exit_code == 0
+
+
 def test_claims_lists_and_runs():
     listed = _invoke("claims", "TAYLOR-1")
     assert "TAYLOR-1  proved" in listed.stdout
@@ -98,11 +112,12 @@ def test_version():
 
 
 def test_validate_prints_a_table_writes_the_report_and_exits_zero(tmp_path):
-    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.softmax", "--report", tmp_path / "r.json")
+    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.softmax", "--report", tmp_path / "r")
     assert result.exit_code == 0, result.output
     assert re.search(r"TAYLOR-1 +proved +20", result.stdout)
     assert "All hold: 2 checks" in result.stdout
-    assert json.loads((tmp_path / "r.json").read_text("utf-8"))["passed"] is True
+    assert json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))["passed"] is True
+    assert f"Report: {tmp_path / 'r' / 'index.html'}" in result.stdout
 
 
 def _broken(finding):
@@ -120,16 +135,19 @@ def _broken(finding):
 )
 def test_validate_exits_with_one_on_failure(finding, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "all_checks", _broken(finding))
-    result = _invoke("validate", "--report", tmp_path / "r.json")
+    result = _invoke("validate", "--report", tmp_path / "r")
     assert result.exit_code == 1
     assert "FAILED: X-1" in result.stdout
     assert finding.worst in result.stdout
-    assert json.loads((tmp_path / "r.json").read_text("utf-8"))["passed"] is False
+    assert json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))["passed"] is False
 
 
 def test_validate_in_json_prints_the_report(tmp_path):
-    result = _command("validate", "--only", "TAYLOR-2", "--json", "--report", str(tmp_path / "r.json"))
-    assert json.loads(result.stdout) == json.loads((tmp_path / "r.json").read_text("utf-8"))
+    result = _command("validate", "--only", "TAYLOR-2", "--json", "--report", str(tmp_path / "r"))
+    printed, written = json.loads(result.stdout), json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))
+    assert {name: written[name] for name in printed if name != "checks"} | {"checks": printed["checks"]} == printed
+    told = [{name: row[name] for name in printed["checks"][0]} for row in written["checks"]]
+    assert told == printed["checks"]
 
 
 @pytest.mark.parametrize(

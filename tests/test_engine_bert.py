@@ -414,6 +414,8 @@ def test_inputs_that_cannot_be_are_refused(system: System) -> None:
         bert.encode(weights, TINY, [[1, 2]], positions=[0, 1, 2])
     with _refused(errors.ShapeError, "the mask must have the shape of token_ids"):
         bert.encode(weights, TINY, [[1, 2]], mask=[[True]])
+    with _refused(errors.TokenError, "without a token", "mask[1]", "a true in every row", "leave the row out"):
+        bert.encode(weights, TINY, [[1, 2], [3, 4]], mask=[[False, True], [False, False]])
     with _refused(errors.ConfigError, "unknown application", "encoder, lm, unilm", "'seq2seq'"):
         bert.encode(weights, TINY, [[1, 2]], application="seq2seq")  # type: ignore[arg-type]
     with _refused(errors.ConfigError, "what is source and what is target", "unilm", "segment_ids="):

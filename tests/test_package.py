@@ -52,6 +52,7 @@ DEFINITIONS = (
     "bert",
     "gpt2",
     "decoding",
+    "copying",
     "number_system",
     "bits",
     "mitchell",

@@ -35,6 +35,9 @@ def test_every_mutant_is_caught_by_vectors_that_name_it_and_the_page_says_by_whi
 def test_the_rest_of_the_page_is_what_its_rows_and_the_manifests_give() -> None:
     assert list(PUBLISHED) == list(components.COMPONENTS), "python -m validation.mutants writes the page again"
     assert matrix.rendered(PUBLISHED) == TEXT, "python -m validation.mutants writes the page again"
+    flags = {vector.id: vector.flags for op in PUBLISHED for vector in vectors.load(op).vectors}
+    for row in (row for rows in PUBLISHED.values() for row in rows):
+        assert all(row.flag in flags[name] for name in row.ids), row
 
 
 def test_the_catalogue_is_large_and_null_answers_fail_every_set() -> None:
@@ -153,6 +156,15 @@ def test_a_mutant_that_nobody_catches_is_said_and_fails(tmp_path: Path, monkeypa
     assert f"caught by nobody that names it: {SMALL}: right" in done.stderr
     assert "| right | clipped | 0 of 13 | **nobody** |" in text or "| 0 of 13 | **nobody** |" in text
     assert "**Only 14** is caught" in text
+
+
+def test_vectors_that_do_not_name_the_bug_are_not_named(monkeypatch: Any) -> None:
+    (mutant, *_), given = mutants.mutants(SMALL), vectors.load(SMALL)
+    bare = [dataclasses.replace(v, flags=() if n else (mutant.flag,)) for n, v in enumerate(given.vectors)]
+    monkeypatch.setattr(vectors, "load", lambda op: dataclasses.replace(given, vectors=tuple(bare)))
+    found = matrix._measured(mutant)
+    assert found.row.ids == (bare[0].id,)
+    assert found.row.killers > 1
 
 
 def test_vectors_are_counted_in_the_dtypes_of_a_mutant() -> None:

@@ -32,7 +32,8 @@ def _verdicts(function: Any, component: str, dtype: str) -> list[tuple[component
     for case, enclosure, budget in _judged(component, dtype):
         with np.errstate(all="ignore"):
             answer = function(*(a.copy() for a in case.arrays), **case.params)
-        verdicts.append((case, tolerance.judge(answer, enclosure, budget, dtype)))
+        kind = components.component(component).answer_dtype(dtype)
+        verdicts.append((case, tolerance.judge(answer, enclosure, budget, kind)))
     return verdicts
 
 

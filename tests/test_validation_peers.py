@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from refimpl import backend, bert, blocks, cli, favor, softmax
+from refimpl import backend, bert, blocks, cli, favor, softmax, taylor
 from validation import checks, components, peers, run
 from validation.claims.registry import Setting
 
@@ -90,6 +90,7 @@ def _one_more(x: Any, k: int, *args: Any, **options: Any) -> Any:
 
 
 ORIGINAL = {"realformer": blocks.realformer, "top_k_selection": softmax.top_k_selection, "unilm": bert.unilm_mask}
+ORIGINAL |= {"taylor": taylor.taylor_softmax}
 WRONG = [
     ("performer_pytorch", _feature("performer-pytorch", "softmax", epsilon=1.001e-4)),
     ("performer_pytorch", _feature("performer-pytorch", "softmax", key_shift="sequence")),
@@ -115,6 +116,9 @@ WRONG = [
     ("x_transformers", _slightly(blocks, "gelu")),
     ("x_transformers_top_k", (softmax, "top_k_selection", _one_more)),
     ("entmax", (softmax, "top_k_selection", _one_more)),
+    ("jaketae_realformer", (blocks, "realformer", _forgetful)),
+    ("jaketae_realformer", _slightly(blocks, "layer_norm")),
+    ("pytorch_loss", (taylor, "taylor_softmax", lambda x, order: ORIGINAL["taylor"](x, order=order + 2))),
     ("transformers_bert", _slightly(blocks, "gelu")),
     ("transformers_bert", _slightly(bert, "layer_norm")),
     ("bert4keras_bert", _bert("bert4keras", masked_key_id=None)),
@@ -198,9 +202,7 @@ def test_the_line_says_what_equals_what_departs_and_why() -> None:
 
 
 def test_the_command_prints_the_lines_in_full(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        cli.app, ["validate", "--only", "PARITY.entmax", "--report", str(tmp_path / "report.json")]
-    )
+    result = CliRunner().invoke(cli.app, ["validate", "--only", "PARITY.entmax", "--report", str(tmp_path)])
     assert result.exit_code == 0
     line = json.loads((tmp_path / "report.json").read_text("utf-8"))["checks"][0]["worst"]
     assert "departs from the paper by 2.9e-01 (sparsemax, unit scale)" in line

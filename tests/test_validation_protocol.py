@@ -61,7 +61,11 @@ def _emitted(op, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(
-    "op", ["softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"]
+    "op",
+    [
+        *("softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"),
+        *("copy_labels", "copy_step", "copy_states", "copy_loss"),
+    ],
 )
 def test_a_program_that_reads_the_stream_passes_with_the_definition(op, dtype):
     definition = components.component(op).definition
@@ -225,25 +229,16 @@ def test_the_folder_of_a_model_is_all_that_a_program_needs(op, tmp_path):
     """The answers come from the parameters in the folder; one of them changed, they fail."""
     protocol.emit_folder(op, "float32", vectors.load(op).select("float32"), tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "model.json").read_text("utf-8"))
+    config = (gpt2.GPT2Config if op == "gpt2" else bert.BertConfig)(**settings)
     for changed in (False, True):
         named = dict(weights_io.open(tmp_path / "run" / "model.safetensors"))
         named["blocks.1.feed_forward_in.bias"] = named["blocks.1.feed_forward_in.bias"] + np.float32(changed) / 8
         answers = {
-            v.id: _by_model(op, settings, named, v.positional("float32"), v.params("float32"))
+            v.id: components.model_logits(op, config, named, *v.positional("float32"), **v.params("float32"))
             for v in vectors.load(op).vectors
         }
         report = conformance.judge_answers(op, "float32", answers, answers)
         assert report.passed is not changed, report
-
-
-def _by_model(op, settings, named, arrays, params):
-    if op == "gpt2":
-        config = gpt2.GPT2Config(**settings)
-        return (
-            gpt2.logits(gpt2.GPT2Weights.from_named(named, config), config, arrays[0], mask=arrays[1])
-            * arrays[1][..., None]
-        )
-    return components.encoder_logits(bert.BertConfig(**settings), named, *arrays, **params) * arrays[2][..., None]
 
 
 def test_the_pipe_as_commands():

@@ -23,6 +23,7 @@ from refimpl import (
     bert,
     bits,
     blocks,
+    copying,
     errors,
     favor,
     gpt2,
@@ -72,7 +73,7 @@ def test_another_seed_is_another_set_of_cases():
 def test_tiny_cases_are_tiny_and_of_both_dtypes(name):
     found = scalar.tiny_cases(name)
     floats = {a.dtype.name for case in found for a in case.arrays if a is not None and a.dtype.kind == "f"}
-    assert floats == (set() if name in components.MODELS else {"float32", "float64"})
+    assert floats == (set() if name in (*components.MODELS, "copy_labels") else {"float32", "float64"})
     for case in found:
         if name in components.MODELS:
             assert case.arrays[0].size <= scalar.TOKENS
@@ -635,6 +636,22 @@ BUGS = [
         "positions from the right",
         _inside(bert, "relative_positions", lambda f, *a, **k: f(*a, **k)[::-1, ::-1]),
     ),
+    ("copy_labels", "ties", _inside(copying, "longest_common_subsequence", lambda f, x, y: [p[::-1] for p in f(y, x)])),
+    ("copy_labels", "I for B", lambda patch: patch.setattr(copying, "BEGIN", 2)),
+    (
+        "copy_step",
+        "I after O",
+        _inside(copying, "_tags", lambda f, scores, states, dialect: f(scores, states + 1, dialect)),
+    ),
+    ("copy_step", "one token less", _inside(copying, "_continues", lambda f, x, y, m: f(x, y, m - 1))),
+    ("copy_step", "a token beyond", _inside(copying, "_among", lambda f, x, chosen, n: f(x, chosen | True, n))),
+    (
+        "copy_states",
+        "I after O",
+        _inside(copying, "_tags", lambda f, scores, states, dialect: f(scores, states + 1, dialect)),
+    ),
+    ("copy_states", "always a continuation", _inside(copying, "_continues", lambda f, x, y, m: f(x, y, 0 * m))),
+    ("copy_loss", "logits, not their logarithms", _inside(copying, "log_softmax", lambda f, x: x)),
     ("gpt2_block", "erf for tanh", _inside(blocks, "gelu", lambda f, x, form: f(x, "none"))),
     (
         "gpt2_block",

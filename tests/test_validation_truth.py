@@ -120,6 +120,55 @@ def test_wrong_answers_do_not_pass(answer, word):
     assert verdict.multiple > 1
 
 
+WHOLE = {
+    "balls": lambda values: truth.balls(np.array(values, float)),
+    "pairs": lambda values: truth.double_double(lambda x: x, np.array(values, float)),
+    "a definition": lambda values: truth.double_double(lambda: np.array(values, np.int64)),
+    "its enclosure": lambda values: truth.enclose(lambda: np.array(values, np.int64)),
+}
+
+
+@pytest.mark.parametrize("known", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize(
+    ("answer", "word", "where"),
+    [
+        (np.array([3, 0, -2]), "exact", (0,)),
+        (np.array([3, 0, -1]), "outside", (2,)),
+        (np.array([4, 0, 2**62]), "outside", (2,)),
+        (np.array([3, 0, -2], np.int32), "wrong shape or dtype", ()),
+        (np.array([3.0, 0, -2]), "wrong shape or dtype", ()),
+        (np.array([3, 0]), "wrong shape or dtype", ()),
+    ],
+)
+def test_whole_numbers_have_no_tolerance(known, answer, word, where):
+    verdict = tolerance.judge(answer, known([3, 0, -2]), 1e9, "int64")
+    assert (verdict.word, verdict.where, verdict.passed) == (word, where, word == "exact")
+    assert verdict.multiple == (0 if word == "exact" else np.inf)
+
+
+def test_truth_values_have_no_tolerance():
+    known = truth.enclose(lambda: np.array([True, False]))
+    assert tolerance.judge(np.array([True, False]), known, 9.0, "bool").word == "exact"
+    wrong = tolerance.judge(np.array([True, True]), known, 9.0, "bool")
+    assert (wrong.word, wrong.where, wrong.got, wrong.expected) == ("outside", (1,), True, False)
+    assert tolerance.judge(np.array([1, 0]), known, 9.0, "bool").word == "wrong shape or dtype"
+    assert tolerance.judge(np.zeros(0, bool), truth.DoubleDouble(np.zeros(0), np.zeros(0)), 0.0, "bool").word == "exact"
+
+
+def test_large_whole_numbers_survive_the_two_parts_of_a_pair():
+    values = np.array([2**62 + 1, -(2**62) + 3, 2**53 + 1])
+    known = truth.double_double(lambda: values)
+    assert truth.whole_numbers(known).tolist() == values.tolist()
+    assert tolerance.judge(values, known, 0.0, "int64").word == "exact"
+    assert tolerance.judge(values + np.array([0, 0, 1]), known, 0.0, "int64").word == "outside"
+
+
+def test_what_is_no_whole_number_cannot_be_asked_for_as_one():
+    for known in (EXACT, truth.double_double(lambda x: x / 3, np.ones(3)), truth.balls(np.ones(3), 0.1)):
+        with pytest.raises(errors.UndecidedError, match="whole numbers"):
+            tolerance.judge(np.ones(3, np.int64), known, 0.0, "int64")
+
+
 @pytest.mark.parametrize("budget", [np.nan, -1.0, np.inf])
 def test_a_tolerance_must_be_a_number_that_is_not_negative(budget):
     with pytest.raises(errors.ConfigError, match="tolerance must be a number"):
@@ -214,9 +263,20 @@ def test_python_branches_on_tagged_values_are_recorded():
     x = _traced().__array_namespace__().any(_traced())
     assert bool(x) is True
     assert bool(dependence.traced(np.array(True))) is True
-    assert dependence.tagged_branches == [True]
-    assert int(dependence.traced(np.array(0), np.uint64(1))) == 0
-    assert dependence.tagged_branches == [True, True]
+    assert dependence.tagged_branches == [(True, 63)]
+    assert int(dependence.traced(np.array(0), np.uint64(4))) == 0
+    assert bool(dependence.traced(np.array(False), np.uint64(8))) is False
+    assert dependence.tagged_branches == [(True, 63), (True, 4), (False, 8)]
+
+
+def test_no_conversion_loses_tags():
+    x = _traced()
+    xp = x.__array_namespace__()
+    assert np.array_equal(xp.asarray(x).tags, BITS)
+    with pytest.raises(TypeError, match="their tags would be lost"):
+        xp.asarray([x[0, 0], x[0, 1]])
+    assert np.array_equal((np.ones((2, 3)) * x).tags, BITS)
+    assert np.array_equal((np.float64(2) + x).tags, BITS)
 
 
 def test_a_function_without_a_rule_is_refused():

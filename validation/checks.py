@@ -14,7 +14,7 @@ import numpy as np
 
 import refimpl
 import weights_io
-from refimpl import decoding, gpt2
+from refimpl import copying, decoding, gpt2
 from validation import claims, components, conformance, number_systems, peers, scalar, tolerance, truth
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Finding:
     cases: int
     worst: str
     multiple: float | None = None
+    ulps: tuple[int, ...] = ()  # how many elements are off by how many units in the last place, by tolerance.ULP_BINS
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,36 @@ def _torch(setting: Setting) -> Finding:
     return Finding(True, "within proof", cases, shown, worst)
 
 
+def _spaces(setting: Setting) -> Finding:
+    """Labels, masks and states of the released code of SPACES, all of them equal."""
+    answers, cases = dict(weights_io.open(components.RECORDED / "spaces" / "answers.safetensors")), 0
+    kept = [answers[name] for name in ("source", "target", "source_labels", "target_labels")]
+    for rows in zip(*kept, strict=True):
+        source, target, *labels = ([token for token in row.tolist() if token >= 0] for row in rows)
+        cases += len(source) + len(target)
+        if copying.copy_labels(source, target) != tuple(labels):
+            return Finding(
+                False, "differs", cases, f"labels of {source}, {target}: {copying.copy_labels(source, target)}"
+            )
+    names = ("source", "output", "states", "bio", "logits", "masked", "after")
+    array, host = setting.backend.asarray, setting.backend.to_numpy
+    for source, output, states, bio, logits, masked, after in zip(*(answers[f"step_{n}"] for n in names), strict=True):
+        emitted, told = output[:, output[0] >= 0], {"vocab_size": logits.shape[-1], "dialect": "bert4keras-spaces"}
+        allowed, new = copying.copy_step(array(bio), array(states), array(source), array(emitted), **told)
+        found = host(copying.masked_logits(array(logits), allowed, dialect="bert4keras-spaces"))
+        cases += masked.size + after.size
+        if not (np.array_equal(found, masked) and host(new).tolist() == after.tolist()):
+            return Finding(False, "differs", cases, f"a step from {source.tolist()}, states {states.tolist()}")
+    return Finding(True, "equal", cases, "every label, mask and state")
+
+
+def _spaces_count() -> int:
+    opened = weights_io.open(components.RECORDED / "spaces" / "answers.safetensors")
+    return sum(int((opened[name] >= 0).sum()) for name in ("source", "target")) + _sizes(
+        "spaces", ["step_masked", "step_after"]
+    )
+
+
 def _sharded(setting: Setting) -> Finding:
     one, _ = _recorded("gpt2_tiny", setting)
     many, _ = _recorded("gpt2_tiny_sharded", setting)
@@ -322,6 +353,7 @@ def parity_checks() -> list[Check]:
         ("filters", "transformers: temperature, top-k, top-p", len(FILTERS) * 5 * 61, _filters),
         ("torch_components", "torch: softmax, GELU, layer norm, attention", torch_count, _torch),
         ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
+        ("spaces", "SPACES: labels of 400 pairs, masks and states of 300 hypotheses", _spaces_count(), _spaces),
         ("outside.hf_gpt2", "transformers: a recorded GPT-2 kept outside the package", None, _outside),
     ]
     checks = [Check(f"PARITY.{name}", "parity", statement, cases, run) for name, statement, cases, run in rows]
@@ -354,7 +386,7 @@ def _component_runs(setting: Setting) -> list[tuple[number_systems.NumberSystem,
 
 def _component(name: str) -> Callable[[Setting], Finding]:
     def run(setting: Setting) -> Finding:
-        cases, worst, shown = 0, 0.0, ""
+        cases, worst, shown, ulps = 0, 0.0, "", np.zeros(len(tolerance.ULP_BINS), int)
         answered = functools.cache(lambda dtype: conformance.live(name, None, dtype, setting.seed))
         for system, dtype in _component_runs(setting):
             definition = components.component(name).definition
@@ -362,9 +394,10 @@ def _component(name: str) -> Callable[[Setting], Finding]:
             cases, row = cases + len(report.rows), report.worst
             if not report.passed:
                 return Finding(False, row.verdict.word, cases, f"{system.name}, {dtype}, {row}", row.verdict.multiple)
+            ulps = ulps + np.array(list(report.ulps.values()))
             if row.verdict.multiple > worst:
                 worst, shown = row.verdict.multiple, f"{system.name}, {dtype}, {row.case}"
-        return Finding(True, components.component(name).word, cases, shown, worst)
+        return Finding(True, components.component(name).word, cases, shown, worst, tuple(ulps.tolist()))
 
     return run
 

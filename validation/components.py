@@ -21,6 +21,7 @@ from refimpl import (
     activation,
     attention,
     bert,
+    copying,
     favor,
     gpt2,
     mitchell,
@@ -32,7 +33,7 @@ from refimpl import (
     taylor,
 )
 from refimpl.errors import ConfigError
-from refimpl.number_system import exact, pi, square_root
+from refimpl.number_system import device_of, exact, namespace, pi, square_root
 from validation import layers, logarithmic, perturbed, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
@@ -49,6 +50,7 @@ __all__ = [
     "Component",
     "component",
     "encoder_logits",
+    "model_logits",
     "recorded_bert",
     "recorded_gpt2",
     "recorded_model",
@@ -74,28 +76,39 @@ class Component:
     chosen: Callable[..., tuple[Callable[..., Any], ...]] | None = None
     documented: Callable[..., Any] | None = None  # where the equation is, if not in the definition's docstring
     sampled: Callable[..., Any] | None = None  # the amplification of a layer or a network is sampled; None: proved
+    exact: str | None = (
+        None  # "int64" or "bool": the dtype of answers that have no tolerance; None: the dtype that is checked
+    )
 
     @property
     def word(self) -> str:
         """What an answer within the budget is called."""
-        return "within sample" if self.sampled else "within proof"
+        return "exact" if self.exact else "within sample" if self.sampled else "within proof"
+
+    def answer_dtype(self, dtype: str) -> str:
+        """The dtype of an answer to floating arguments of `dtype`."""
+        return self.exact or dtype
 
     @property
     def equation(self) -> str:
         """What it computes: the first line of the docstring."""
         return (inspect.getdoc(self.documented or self.definition) or "").partition("\n")[0]
 
-    def amplification(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
-        """The error allowed besides the last rounding, in units of u: sampled, or the largest of the proved ones of all forms."""
+    def amplification(self, *arrays: Any, dtype: str, lengthened: int = 0, **params: Any) -> Any:  # -> float64 (...)
+        """The error allowed besides the last rounding, in units of u: sampled, or the largest of all forms' proved ones; 0 for exact answers."""
+        if self.exact:
+            return np.zeros(())
         if self.sampled:
             return self.sampled(*arrays, **params)
         forms = self.chosen(*arrays, **params) if self.chosen else (self.definition, *self.forms)
-        proved = [tolerance.amplification(form, *arrays, dtype=dtype, **params) for form in forms]
+        proved = [
+            tolerance.amplification(form, *arrays, dtype=dtype, lengthened=lengthened, **params) for form in forms
+        ]
         return np.max(np.stack(np.broadcast_arrays(*proved)), axis=0)
 
     def budget(self, *arrays: Any, dtype: str, **params: Any) -> Any:  # -> float64 (...)
         """The error allowed besides the last rounding; a proved one allows for underflow too."""
-        allowance = 0.0 if self.sampled else tolerance.underflow(*arrays)
+        allowance = 0.0 if self.sampled or self.exact else tolerance.underflow(*arrays)
         return tolerance.budget(self.amplification(*arrays, dtype=dtype, **params), allowance, dtype)
 
     def trials(self, dtype: str, seed: int, dialect: str | None) -> list[Case]:
@@ -651,6 +664,211 @@ def _favor_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     ]  # 8 bits of such exponents leave nothing
 
 
+def _copy_labels(source: Any, target: Any) -> Any:
+    labels, xp = copying.copy_labels(source, target), namespace(source, target)
+    return xp.asarray([*labels.source, *labels.target], dtype=xp.int64, device=device_of(source))
+
+
+def _copy_labels_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def case(name: str, hard: str, source: Any, target: Any) -> Case:
+        return Case(name, hard, (np.array(source, np.int64), np.array(target, np.int64)))
+
+    long = rng.integers(0, 9, 150)
+    return [
+        case("summary", "two spans of a source, a word between them", [7, 1, 2, 3, 4, 5, 6], [2, 3, 9, 5, 6]),
+        case("the same", "one span", [3, 1, 4, 1, 5], [3, 1, 4, 1, 5]),
+        case(
+            "adjacent in the target", "the second token begins a span: not adjacent in the source", [1, 8, 2], [1, 2, 9]
+        ),
+        case(
+            "adjacent in the source", "the second token begins a span: not adjacent in the target", [1, 2, 9], [1, 8, 2]
+        ),
+        case("one of two", "equal lengths: the later token of the target is kept", [1, 2], [2, 1]),
+        case("ties", "many longest common subsequences", [1, 2, 1, 3, 2, 1, 4], [2, 1, 2, 4, 1, 3]),
+        case("twice in the source", "the last occurrence, as nothing follows it", [6, 1, 2, 6, 1], [6, 1]),
+        case(
+            "twice in the source, and more",
+            "an occurrence that leaves room for what follows",
+            [6, 1, 2, 6, 1],
+            [6, 1, 2],
+        ),
+        case("twice in the target", "one of two equal tokens is copied", [4, 5, 6], [5, 5]),
+        case(
+            "walk", "the earlier of two equal tokens of the source, since the walk passes the other", [1, 3, 1], [1, 4]
+        ),
+        case("greedy", "taking the first common token loses two", [1, 2, 3, 4], [4, 1, 2, 3]),
+        case("nearly nothing", "one common token", [1, 2, 3], [7, 8, 2, 9]),
+        case("one token", "length 1", [5], [5]),
+        case("large ids", "70001 and 4465 are equal to 16 bits", [4465, 7, 70002], [70001, 7, 70002]),
+        case(
+            "two kinds",
+            "random, so that most subsequences are not unique",
+            rng.integers(0, 2, 23),
+            rng.integers(0, 2, 17),
+        ),
+        case("three kinds", "random", rng.integers(0, 3, 40), rng.integers(0, 3, 12)),
+        case(
+            "long",
+            "pieces of a source of 150 tokens in their order",
+            long,
+            np.concatenate([long[20:33], long[31:60], long[90:94]]),
+        ),
+        case(
+            "long, disordered",
+            "pieces out of order: some are lost",
+            long,
+            np.concatenate([long[100:120], long[5:40], long[110:140]]),
+        ),
+    ]
+
+
+def _copy_step(tag_scores: Any, states: Any, source: Any, emitted: Any, vocab_size: int, dialect: str) -> Any:
+    return copying.copy_step(tag_scores, states, source, emitted, vocab_size=vocab_size, dialect=dialect)[0]
+
+
+def _copy_states(tag_scores: Any, states: Any, source: Any, emitted: Any, vocab_size: int, dialect: str) -> Any:
+    return copying.copy_step(tag_scores, states, source, emitted, vocab_size=vocab_size, dialect=dialect)[1]
+
+
+_O, _B, _I = np.eye(3) / 2 + 0.25  # scores of a clear tag, in every dtype
+
+
+def _copy_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def case(name: str, hard: str, source: Any, rows: Any, dialect: str = "corrected", vocab_size: int = 9) -> Case:
+        scores, states, emitted = zip(*rows, strict=True)
+        arrays = (
+            np.stack(scores),
+            np.array(states, np.int64),
+            np.array(source, np.int64),
+            np.array(emitted, np.int64).reshape(len(rows), -1),
+        )
+        return Case(f"{name}-{dialect}", hard, arrays, {"vocab_size": vocab_size, "dialect": dialect})
+
+    def tags(*orders: Any) -> list[Any]:
+        return [(np.array(order) / 8.0, state, [3, 1]) for order in orders for state in (0, 1)]
+
+    source, ulp = [5, 1, 2, 3, 1, 2, 4, 6, 2, 3, 6], 2 * tolerance.roundoff(dtype)
+    orders = tags((4, 2, 1), (4, 1, 2), (2, 4, 1), (1, 4, 2), (2, 1, 4), (1, 2, 4))
+    equal = tags((3, 3, 2), (3, 2, 3), (2, 3, 3), (3, 3, 3), (0, 0, 8), (0, 0, 0))
+    negative = tags((-1, -2, -5), (-5, -2, -1), (-2, -1, -6), (-4, -4, -4), (-8, -9, 2))
+    near = [
+        (1 + ulp * np.array(order), s, [1]) for order in ((0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 1, 1)) for s in (0, 1)
+    ]
+    spans = [
+        (_I, 1, [8, 1, 2]),
+        (_I, 2, [8, 1, 2]),
+        (_I, 3, [5, 1, 2]),
+        (_I, 3, [3, 1, 2]),
+        (_I, 1, [1, 2, 3]),
+        (_I, 2, [1, 2, 3]),
+    ]
+    ends = [
+        (_I, 3, [2, 3, 6]),
+        (_I, 2, [2, 3, 6]),
+        (_I, 1, [2, 3, 6]),
+        (_I, 1, [1, 2, 5]),
+        (_I, 1, [1, 2, 7]),
+        (_I, 3, [1, 1, 2]),
+    ]
+    long = rng.integers(0, 30, 120)
+    copied = [
+        (_I, m, np.concatenate([rng.integers(0, 30, 24 - m), long[i : i + m]]))
+        for m, i in ((1, 3), (2, 50), (3, 7), (24, 80), (20, 100), (9, 60))
+    ]
+    return [
+        each
+        for dialect in copying.dialects
+        for each in (
+            case("orders", "every order of the three scores, in states 0 and 1", source, orders, dialect),
+            case("equal scores", "of equal ones O comes before B, and B before I", source, equal, dialect),
+            case("negative scores", "logits: barring I and negating its score differ", source, negative, dialect),
+            case("near", "scores that differ in their last bit", source, near, dialect),
+            case("first step", "nothing is emitted yet", source, [(tag, 0, []) for tag in (_O, _B, _I)], dialect),
+            case(
+                "spans",
+                "one, two or three tokens have to be found in the source: each allows something else",
+                source,
+                spans,
+                dialect,
+            ),
+            case("ends", "spans that end the source, or are not in it: begun anew", source, ends, dialect),
+            case(
+                "one token",
+                "a source of one token: nothing continues it",
+                [7],
+                [(_I, 1, [7]), (_B, 1, [7]), (_O, 1, [7]), (_B, 0, [2])],
+                dialect,
+            ),
+            case(
+                "repeated",
+                "the same token throughout: a span runs up to the source's length",
+                [4] * 4,
+                [(_I, s, [4] * 5) for s in range(6)],
+                dialect,
+            ),
+            case(
+                "beams",
+                "one text in six states",
+                source,
+                [(_I, s, [2, 3, 5, 1, 2]) for s in range(5)] + [(_O, 2, [2, 3, 5, 1, 2])],
+                dialect,
+            ),
+            case("long", "a source of 120 tokens, spans of up to 24", long, copied, dialect, 40),
+        )
+    ]
+
+
+def _copy_loss(tag_logits: Any, labels: Any, segment_ids: Any) -> Any:
+    return namespace(tag_logits).reshape(copying.copy_loss(tag_logits, labels, segment_ids), (1,))
+
+
+def _copy_loss_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    def case(name: str, hard: str, n: int, spans: list[tuple[int, int]], logits: Any = None) -> Case:
+        segments = np.array([[begin <= t < end for t in range(n)] for begin, end in spans]).astype(np.int64)
+        drawn = 2 * rng.normal(size=(len(spans), n, 3)) if logits is None else logits
+        return Case(name, hard, (drawn, rng.integers(0, 3, (len(spans), n - 1)), segments))
+
+    large = _resolved(300, dtype)
+    behind = np.arange(9)[:, None] >= np.array([6, 8])[:, None, None]
+    return [
+        case("full", "source and target, no padding: the last position alone is not trained", 7, [(4, 7)]),
+        case(
+            "padding",
+            "rows of 9, 6 and 4 tokens: what is behind the target is not trained",
+            9,
+            [(5, 9), (3, 6), (2, 4)],
+        ),
+        case("uneven", "the mean is over tokens, not over rows", 12, [(8, 12), (1, 2)]),
+        case("short", "a source and a target of one token", 2, [(1, 2), (1, 2)]),
+        case(
+            "loud padding",
+            "logits of 200 behind the target",
+            9,
+            [(4, 6), (3, 8)],
+            np.where(behind, 200.0 * np.array([1, -1, 0]), rng.normal(size=(2, 9, 3))),
+        ),
+        case(
+            "large",
+            f"logits near {large:g}: exp overflows unless shifted",
+            6,
+            [(3, 6)],
+            large * rng.uniform(-1, 1, (1, 6, 3)),
+        ),
+        case(
+            "offset",
+            "a common offset of a token's logits drops out",
+            8,
+            [(4, 8)],
+            rng.normal(size=(1, 8, 3)) + 4 * rng.integers(-3, 4, (1, 8, 1)),
+        ),
+        Case(
+            "one trained",
+            "a position too many is one that is badly wrong",
+            (np.array([[[1.0, 0, 0], [4, 0, -1], [0, 0, 5]]]), np.array([[0, 1]]), np.array([[0, 1, 0]])),
+        ),
+    ]
+
+
 def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str, Any]]:
     """A recorded tiny model: its configuration, its parameters (float32, by our names) and the oracle's answers."""
     folder = RECORDED / name
@@ -661,11 +879,19 @@ def recorded_gpt2(name: str) -> tuple[gpt2.GPT2Config, dict[str, Any], dict[str,
     return config, arrays, dict(weights_io.open(answers)) if answers.is_file() else {}
 
 
+def model_logits(name: str, config: Any, arrays: dict[str, Any], *inputs: Any, **params: Any) -> Any:
+    """What a component in `MODELS` computes, with these parameters, by the definition: logits, zero at padding."""
+    mask = inputs[-1]
+    if name in ENCODERS:
+        return encoder_logits(config, arrays, *inputs, **params) * mask[..., None]
+    weights = gpt2.GPT2Weights.from_named(arrays, config)
+    return gpt2.logits(weights, config, inputs[0], mask=mask) * mask[..., None]
+
+
 def _gpt2(token_ids: Any, mask: Any) -> Any:
     """Logits of the recorded tiny model on balls, zero at padding."""
-    config, arrays, _ = recorded_gpt2("gpt2_tiny")
-    weights = gpt2.GPT2Weights.from_named({name: truth.balls(a) for name, a in arrays.items()}, config)
-    return gpt2.logits(weights, config, token_ids, mask=mask) * mask[..., None]
+    config, arrays = recorded_model("gpt2")
+    return model_logits("gpt2", config, {name: truth.balls(a) for name, a in arrays.items()}, token_ids, mask)
 
 
 def unit_budget(
@@ -737,7 +963,7 @@ def _encoder(name: str) -> Callable[..., Any]:
         """Masked-LM logits of the recorded encoder on balls, zero at padding."""
         config, arrays = recorded_bert(name)
         exactly = {key: truth.balls(a) for key, a in arrays.items()}
-        return encoder_logits(config, exactly, token_ids, segment_ids, mask, application) * mask[..., None]
+        return model_logits(name, config, exactly, token_ids, segment_ids, mask, application=application)
 
     return definition
 
@@ -889,6 +1115,40 @@ COMPONENTS: dict[str, Component] = {
             mitchell.exp2_approx,
             logarithmic.exp2_cases,
             chosen=logarithmic.exp2_chosen,
+        ),
+        Component(
+            "copy_labels",
+            "f(source, target)       ids (n,), ids (m,) -> int64 (n+m): 0 (O), 1 (B) or 2 (I) for every token of the source, then of the target",
+            _copy_labels,
+            _copy_labels_cases,
+            documented=copying.copy_labels,
+            exact="int64",
+        ),
+        Component(
+            "copy_step",
+            "f(tag_scores, states, source, emitted, vocab_size, dialect)        (r,3) of O, B, I; int (r,); ids (n,); ids (r,t) "
+            "-> bool (r,vocab_size), true for tokens that may be next",
+            _copy_step,
+            _copy_cases,
+            copying.dialects,
+            documented=copying.copy_step,
+            exact="bool",
+        ),
+        Component(
+            "copy_states",
+            "f(tag_scores, states, source, emitted, vocab_size, dialect)        as copy_step -> int64 (r,): the new states",
+            _copy_states,
+            _copy_cases,
+            copying.dialects,
+            documented=copying.copy_step,
+            exact="int64",
+        ),
+        Component(
+            "copy_loss",
+            "f(tag_logits, labels, segment_ids)        (b,n,3), int (b,n-1), int (b,n) of 0 and 1 -> (1,)",
+            _copy_loss,
+            _copy_loss_cases,
+            documented=copying.copy_loss,
         ),
         *(
             Component(

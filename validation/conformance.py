@@ -15,21 +15,25 @@ that is). It needs no trust in this project's own floats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refimpl.errors import VectorError
-from validation import components, exchange, tolerance, vectors
+from validation import components, diagnosis, exchange, legal, report, tolerance, vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import os
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "live"]
+__all__ = ["Report", "Row", "assert_conforms", "check", "check_on", "judge_answers", "judged", "live"]
 
 
 WIDTH = 36  # of the column that names the case
+_ATTENTION = ("attention", "residual_attention", "relative_attention", "taylor_attention", "favor_attention")
+AXES = dict.fromkeys(_ATTENTION, ("batch", "head", "query", "column")) | {"gpt2": ("sequence", "position", "token")}
+SHOWN = 6  # numbers of a row that are printed
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,15 @@ class Row:
     id: str = ""
     flags: tuple[str, ...] = ()
     inputs: str = ""  # the inputs at the worst place, where they have one
+    place: str = ""  # the worst place in words, where its axes have names
 
     def __str__(self) -> str:
         verdict = self.verdict
         line = f"{f'{self.id} {self.case}'.strip():<{WIDTH}} {verdict.word:<14} {verdict.multiple:9.3g}"
         if verdict.passed:
             return line
-        where = f"at [{', '.join(map(str, verdict.where))}] " if verdict.where else ""
+        named = f" ({self.place})" if self.place else ""
+        where = f"at [{', '.join(map(str, verdict.where))}]{named} " if verdict.where else ""
         lines = [
             f"{line}   {where}expected {_told(verdict.expected)}, got {_told(verdict.got)}{self.inputs}",
             self.hard,
@@ -70,6 +76,7 @@ class Report:
     dtype: str
     announced: int
     rows: tuple[Row, ...]
+    diagnosis: diagnosis.Diagnosis | None = None  # what explains the answers, where they are wrong
 
     @property
     def passed(self) -> bool:
@@ -96,7 +103,15 @@ class Report:
         name = self.component + (f" ({self.dialect})" if self.dialect else "")
         head = f"{name}, {self.dtype}: {'conforms' if self.passed else 'DOES NOT CONFORM'}, {good} of {self.announced} cases"
         columns = f"{'case':<{WIDTH}} {'verdict':<14} {'error/tol':>9}"
-        return "\n".join([head, columns, *map(str, self.rows), *self._histogram()])
+        told = [str(self.diagnosis)] if self.diagnosis else []
+        return "\n".join([head, columns, *map(str, self.rows), *self._histogram(), *self._legal(), *told])
+
+    def _legal(self) -> list[str]:
+        spread = legal.recorded(self.component, self.dtype)
+        if spread is None:
+            return []
+        widest = f"{spread.widest.multiple:g} of the tolerance ({spread.widest.name})"
+        return [f"legal evaluations: {len(spread.rows)} were measured on the golden vectors, and use up to {widest}"]
 
     def _histogram(self) -> list[str]:
         found = {name: count for name, count in self.ulps.items() if count}
@@ -116,14 +131,22 @@ class Report:
                 "passed": row.verdict.passed,
                 "multiple": row.verdict.multiple if np.isfinite(row.verdict.multiple) else str(row.verdict.multiple),
                 "where": list(row.verdict.where),
+                "place": row.place,
                 "expected": str(row.verdict.expected),
                 "got": str(row.verdict.got),
+                "binary": [_told(row.verdict.expected), _told(row.verdict.got)],
+                "inputs": row.inputs.removeprefix(", where "),
                 "flags": list(row.flags),
             }
             for row in self.rows
         ]
         described = {"component": self.component, "dialect": self.dialect, "dtype": self.dtype, "passed": self.passed}
-        return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows}
+        told = self.diagnosis.as_json() if self.diagnosis else None
+        return described | {"announced": self.announced, "ulps": self.ulps, "cases": rows, "diagnosis": told}
+
+    def write(self, folder: str | os.PathLike[str], *, spread: Any = None) -> None:
+        """Write index.html, report.json and junit.xml into `folder`, which is made if there is none (`validation.report.write`)."""
+        report.write(self, folder, spread=spread)
 
 
 def check(
@@ -140,7 +163,8 @@ def check(
     Parameters
     ----------
     function : called as the component's signature says (`validation.components.COMPONENTS[name].signature`) with arrays of `dtype`; returns an
-        array of that dtype, of any library that speaks DLPack or `__array__` (NumPy, CuPy, PyTorch, JAX, TensorFlow)
+        array of that dtype (of int64 or bool, where answers have no tolerance: `Component.exact`), of any library that speaks DLPack or
+        `__array__` (NumPy, CuPy, PyTorch, JAX, TensorFlow)
     component : a name in COMPONENTS
     dialect : which form of the component, where it has several ("tanh" or "none" for gelu); None checks all
     dtype : "float16", "bfloat16", "float32" or "float64"
@@ -168,10 +192,8 @@ def check_on(
     convert: Callable[[Any], Any] | None = None,
 ) -> Report:
     """`check` on vectors that are there already; arguments as there."""
-    rows = tuple(
-        _row(vector, _answer(function, vector, dtype, convert or (lambda array: array)), dtype) for vector in cases
-    )
-    return Report(component, dialect, dtype, len(cases), rows)
+    answers = [_answer(function, vector, dtype, convert or (lambda array: array)) for vector in cases]
+    return _report(component, dialect, dtype, cases, answers)
 
 
 def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iterable[str]) -> Report:
@@ -189,8 +211,31 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
     if strange:
         expected = f"ids of {component} in {dtype}: {', '.join(list(known)[:2])}, ..."
         raise VectorError("an answer to a question that was not asked", expected=expected, got=", ".join(strange[:3]))
-    rows = tuple(_row(known[name], answers.get(name, "no answer was given"), dtype) for name in asked)
-    return Report(component, None, dtype, len(asked), rows)
+    given = [answers.get(name, "no answer was given") for name in asked]
+    return _report(component, None, dtype, [known[name] for name in asked], given)
+
+
+def _report(
+    component: str, dialect: str | None, dtype: str, cases: Sequence[vectors.Vector], answers: Sequence[Any]
+) -> Report:
+    """The verdicts, and what explains the answers if some are wrong."""
+    rows = tuple(_row(component, vector, answer, dtype) for vector, answer in zip(cases, answers, strict=True))
+    report = Report(component, dialect, dtype, len(cases), rows)
+    if report.passed:
+        return report
+    trials = [
+        diagnosis.Trial(vector, np.asarray(answer), row.verdict)
+        for vector, answer, row in zip(cases, answers, rows, strict=True)
+        if not isinstance(answer, Exception | str)
+    ]
+    return replace(report, diagnosis=diagnosis.explain(component, dtype, trials))
+
+
+def judged(
+    function: Callable[..., Any], component: str, vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]
+) -> Row:
+    """What `function` says to one vector, and the verdict; what it raises is a verdict too."""
+    return _row(component, vector, _answer(function, vector, dtype, convert), dtype)
 
 
 def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
@@ -212,26 +257,44 @@ def _answer(function: Callable[..., Any], vector: vectors.Vector, dtype: str, co
         return error
 
 
-def _row(vector: vectors.Vector, answer: Any, dtype: str) -> Row:
+def _row(component: str, vector: vectors.Vector, answer: Any, dtype: str) -> Row:
     if isinstance(answer, Exception):
         verdict = tolerance.Verdict("raised", np.inf, np.inf, (), f"{type(answer).__name__}: {answer}")
     elif isinstance(answer, str):
         verdict = tolerance.Verdict("not run", np.inf, np.inf, (), answer)
     else:
         verdict = vector.judge(answer, dtype)
-    return Row(vector.name, vector.hard, verdict, vector.id, vector.flags, _inputs(vector, verdict.where, dtype))
+    inputs = _inputs(component, vector, verdict.where, dtype) if verdict.where else ""
+    place = ", ".join(map(" ".join, zip(AXES.get(component, ()), map(str, verdict.where), strict=False)))
+    return Row(vector.name, vector.hard, verdict, vector.id, vector.flags, inputs, place)
 
 
-def _inputs(vector: vectors.Vector, where: tuple[int, ...], dtype: str) -> str:
-    """The inputs at a place, of arguments that have the answer's shape."""
-    shape = vector.expected.shape
-    arrays = zip(vector.arrays, vector.positional(dtype), strict=True)
-    at = [
-        f"{name} = {_told(float(a[where]))}"
-        for name, a in arrays
-        if where and a.shape == shape and a.dtype.kind not in "biu"
-    ]
+def _inputs(component: str, vector: vectors.Vector, where: tuple[int, ...], dtype: str) -> str:
+    """The inputs at a place: the query and the keys it may see, the tokens so far, or the elements of arguments that have the answer's axes."""
+    given = dict(zip(vector.arrays, vector.positional(dtype), strict=True)) | vector.params(dtype)
+    if component in _ATTENTION:
+        mask, n = given.get("mask"), given["k"].shape[-2]
+        row = where[:-1]
+        at = [f"q[{', '.join(map(str, row))}] = {_row_told(given['q'][row])}"]
+        if mask is not None and component != "favor_attention":  # whose mask has no axis of queries
+            seen = np.broadcast_to(mask, (*vector.expected.shape[:-1], n))[row]
+            at.append(f"keys {_row_told(np.flatnonzero(seen))} of {n} are allowed")
+    elif component == "gpt2":
+        at = [f"token_ids[{where[0]}, :{where[1] + 1}] = {_row_told(given['token_ids'][where[0], : where[1] + 1])}"]
+    else:
+        shape = vector.expected.shape
+        floating = {name: a for name, a in given.items() if isinstance(a, np.ndarray) and a.dtype.kind not in "biu"}
+        at = [f"{name} = {_told(float(a[where]))}" for name, a in floating.items() if a.shape == shape]
+        at += [
+            f"{name} = {_told(float(a[where[-1]]))}" for name, a in floating.items() if a.shape == shape[-1:] != shape
+        ]
     return f", where {', '.join(at)}" if at else ""
+
+
+def _row_told(row: Any) -> str:
+    """A row of numbers, its first ones if it is long."""
+    few = ", ".join(str(value) for value in row[:SHOWN].tolist())
+    return f"[{few}{', ...' if len(row) > SHOWN else ''}]"
 
 
 def assert_conforms(

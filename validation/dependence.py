@@ -3,15 +3,16 @@
 A `TracedArray` carries, beside its values, a set of tags for each element (a 64-bit mask). Every array operation joins the tags of what
 it reads; selection by an untagged mask takes the tags of the branch selected (by a tagged one, of both); a product, conjunction or quotient
 of a structural zero (a zero or False that depends on nothing, as masked attention weights are) carries nothing over. Python branches on
-tagged values are recorded in `tagged_branches`: where they are all refusals that did not happen, the tags found on one run hold for all
-inputs of the same shapes that are not refused, as long as no intermediate value overflows (0 · inf is not 0). What has no tag of an input
-cannot depend on it. This is abstract interpretation, hence a proof, about the source that is run.
+tagged values are recorded in `tagged_branches`, with the tags that were looked at: where they are all refusals that did not happen, the tags
+found on one run hold for all inputs of the same shapes that are not refused, as long as no intermediate value overflows and nothing is divided
+by 0 (0 · inf and 0/0 are not 0). What has no tag of an input cannot depend on it. This is abstract interpretation, hence a proof, about the
+source that is run. It does not see sizes: code may still do something else for arrays of another shape.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -19,11 +20,17 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TracedArray", "tagged_branches", "traced"]
+__all__ = ["Branch", "TracedArray", "tagged_branches", "traced"]
 
-tagged_branches: list[
-    bool
-] = []  # every tagged truth value that Python code looked at since the list was last cleared; True for a number
+
+class Branch(NamedTuple):
+    """A tagged value that Python code looked at: the truth value, True for a number; and what it may depend on."""
+
+    taken: bool
+    tags: int
+
+
+tagged_branches: list[Branch] = []  # since the list was last cleared
 
 SHAPING = frozenset({"reshape", "permute_dims", "broadcast_to", "matrix_transpose", "expand_dims", "squeeze"})
 REDUCING = frozenset({"sum", "mean", "max", "min", "any", "all"})
@@ -80,6 +87,14 @@ class _Namespace:
     def astype(self, x: Any, dtype: Any) -> TracedArray:
         return TracedArray(x.array.astype(dtype), x.tags)
 
+    def asarray(self, x: Any, **options: Any) -> TracedArray:
+        array, tags = _split(x)
+        made = xp.asarray(array, **options)
+        if made.dtype == object:
+            msg = "validation.dependence has no rule for asarray of a list of traced arrays: their tags would be lost"
+            raise TypeError(msg)
+        return TracedArray(made, np.broadcast_to(tags, made.shape))
+
     def zeros_like(self, x: Any) -> TracedArray:
         return traced(np.zeros_like(x.array))
 
@@ -98,7 +113,7 @@ class _Namespace:
             )
         if name in ELEMENTWISE:
             return lambda *args: _elementwise(found, *args)
-        if name in ("arange", "ones", "zeros", "asarray"):
+        if name in ("arange", "ones", "zeros"):
             return lambda *args, **options: traced(found(*args, **options))
         if not callable(found) or isinstance(found, type) or name == "finfo":
             return found
@@ -118,6 +133,10 @@ def _elementwise(function: Callable[..., Any], *args: Any) -> TracedArray:
 class TracedArray:
     """Values, and for each the set of tags that it may depend on."""
 
+    __array_ufunc__ = (
+        None  # so that NumPy leaves `array * traced` to the rules below, instead of taking it for an object
+    )
+
     def __init__(self, array: Any, tags: Any) -> None:
         self.array = array
         self.tags = tags
@@ -135,12 +154,14 @@ class TracedArray:
 
     def __bool__(self) -> bool:
         if self.tags:
-            tagged_branches.append(bool(self.array))
+            tagged_branches.append(Branch(bool(self.array), int(self.tags)))
         return bool(self.array)
 
     def __int__(self) -> int:
         if self.tags:
-            tagged_branches.append(True)  # whatever the number is, code that looks at it may go anywhere
+            tagged_branches.append(
+                Branch(True, int(self.tags))
+            )  # whatever the number is, code that looks at it may go anywhere
         return int(self.array)
 
     def __neg__(self) -> TracedArray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NULLS", "margins", "null_answers"]
 
 CONSTANT = 12345.0
+UNJUDGED = ("non-finite", "wrong shape or dtype")  # no margin is recorded of them
 LARGEST = 1e300  # a margin beyond it is written as this
 NULLS = ("zeros", "a constant", "the mean", "the input", "the previous answer", "NaN")
 
@@ -26,9 +27,12 @@ NULLS = ("zeros", "a constant", "the mean", "the input", "the previous answer", 
 def null_answers(
     right: Any, inputs: Iterable[Any], previous: Any, dtype: str
 ) -> dict[str, Any]:  # name -> (...) of dtype
-    """Every null answer to a case whose right answer is `right`; the input is the first floating one, the previous answer any array."""
-    kind = tolerance.DTYPES[dtype]
-    floating = [a for a in inputs if isinstance(a, np.ndarray) and a.dtype.kind not in "biu" and a.size]
+    """Every null answer to a case whose right answer is `right`; the input is the first floating one, the previous answer any array.
+
+    Where answers are whole numbers or truth values, the input may be so too, and NaN is an answer of the wrong dtype.
+    """
+    kind, others = tolerance.ANSWERS[dtype], "" if dtype in tolerance.EXACT else "biu"
+    floating = [a for a in inputs if isinstance(a, np.ndarray) and a.dtype.kind not in others and a.size]
     mean = math.fsum(right.ravel().tolist()) / max(right.size, 1) if np.all(np.isfinite(right)) else 0.0
     found = {
         "zeros": np.zeros(right.shape),
@@ -39,7 +43,8 @@ def null_answers(
     found |= {"the input": np.resize(floating[0], right.shape)} if floating else {}
     found |= {"the previous answer": np.resize(previous, right.shape)} if previous is not None and previous.size else {}
     with np.errstate(over="ignore"):
-        return {name: np.asarray(answer, dtype=np.float64).astype(kind) for name, answer in found.items()}
+        wide = {name: np.asarray(answer, dtype=np.float64) for name, answer in found.items()}
+        return {n: a if n == "NaN" and dtype in tolerance.EXACT else a.astype(kind) for n, a in wide.items()}
 
 
 def margins(
@@ -48,11 +53,11 @@ def margins(
     """Error over tolerance of each null answer that has one and is not the right answer to within two of the dtype's roundings."""
     found = {}
     with np.errstate(over="ignore", invalid="ignore"):
-        rounded = right.astype(tolerance.DTYPES[dtype]).astype(np.float64)
+        rounded = right.astype(tolerance.ANSWERS[dtype]).astype(np.float64)
         for name, answer in answers.items():
             gap = np.abs(answer.astype(np.float64) - rounded)
             if np.all(~(gap > 4 * tolerance.roundoff(dtype) * np.abs(rounded))) and name != "NaN":
                 continue
             verdict = judge(answer)
-            found |= {name: min(float(f"{verdict.multiple:.3g}"), LARGEST)} if verdict.word != "non-finite" else {}
+            found |= {name: min(float(f"{verdict.multiple:.3g}"), LARGEST)} if verdict.word not in UNJUDGED else {}
     return found

@@ -14,6 +14,7 @@ all of it, is checked: the dialect with that convention taken back has to equal 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 import refimpl
 import weights_io
-from refimpl import attention, bert, blocks, favor, softmax
+from refimpl import attention, bert, blocks, favor, softmax, taylor
 from refimpl.linear_attention import linear_attention, weighted_mean
 from refimpl.normalization import layer_norm
 from refimpl.parameters import Block, Linear, Norm
@@ -599,6 +600,47 @@ def _x_transformers_top_k(setting: Setting, folder: Path) -> Comparison:
     return Comparison(answers, (Departure("ties", because, a["topk_3"][6:], _sparse(setting, ties, 3), restored),))
 
 
+def _jaketae_layer(a: Arrays, number: int) -> dict[str, Any]:
+    """The parameters of a layer by our names: its projection holds key, query and value in this order, and its matrices are (out, in)."""
+    given = {name.removeprefix(f"layers.{number}."): value for name, value in a.items()}
+    matrix, offset = given["attn.kqv_proj.weight"].T, given["attn.kqv_proj.bias"]
+    d = matrix.shape[0]
+    order = np.concatenate([np.arange(d, 2 * d), np.arange(d), np.arange(2 * d, 3 * d)])
+    named = {"query_key_value.weight": matrix[:, order], "query_key_value.bias": offset[order]}
+    linear = {"attention_output": "attn.out_proj", "feed_forward_in": "ff.fc1", "feed_forward_out": "ff.fc2"}
+    for ours, theirs in linear.items():
+        named |= {f"{ours}.weight": given[f"{theirs}.weight"].T, f"{ours}.bias": given[f"{theirs}.bias"]}
+    for ours, theirs in {"attention_norm": "norm1", "feed_forward_norm": "norm2"}.items():
+        named |= {f"{ours}.scale": given[f"{theirs}.weight"], f"{ours}.bias": given[f"{theirs}.bias"]}
+    return named
+
+
+def _jaketae(setting: Setting, folder: Path) -> Comparison:
+    """Four layers of two heads, erf GELU, eps 1e-5; no mask."""
+    a, place, back = _recorded(folder), setting.backend.asarray, setting.backend.to_numpy
+    x, handed, answers = place(a["x"]), None, []
+    for number in range(4):
+        arrays = {name: place(np.ascontiguousarray(value)) for name, value in _jaketae_layer(a, number).items()}
+        layer = Block.from_named(arrays, "")
+        x, seen = blocks.realformer(layer, x, blocks.Form(2, 1e-5), previous_scores=handed)
+        handed = seen.scores
+        answers.append(Answer(f"hidden_{number}", back(x), a[f"hidden_{number}"]))
+        answers.append(Answer(f"scores_{number}", back(handed), a[f"scores_{number}"]))
+    return Comparison((*answers, Answer("output", back(x), a["output"])))
+
+
+def _pytorch_loss(setting: Setting, folder: Path) -> Comparison:
+    a, answers = _recorded(folder), []
+    for (case, scale), order in itertools.product(SCALES.items(), (2, 4, 6, 8)):
+        found = taylor.taylor_softmax(setting.backend.asarray(scale * a["unit"]), order=order)
+        got = setting.backend.to_numpy(found)
+        answers += [
+            Answer(f"{case}_{order}", got, a[f"{case}_{order}"]),
+            Answer(f"{case}_{order}_log", np.log(got), a[f"{case}_{order}_log"]),
+        ]
+    return Comparison(tuple(answers))
+
+
 def _entmax(setting: Setting, folder: Path) -> Comparison:
     """Not meant to equal: on the k entries it keeps, the k largest, sparsemax is x - τ and 1.5-entmax (x/2 - τ)², where a softmax is exp(x - τ).
 
@@ -917,6 +959,24 @@ PEERS: tuple[Peer, ...] = (
         _entmax,
         4 * 12 * 16,
         "entmax",
+    ),
+    Peer(
+        "jaketae_realformer",
+        "jaketae/realformer (be26f18)",
+        "four layers and the scores that each hands on",
+        "blocks.realformer",
+        _jaketae,
+        5 * 2 * 7 * 8 + 4 * 2 * 2 * 7 * 7,
+        "jaketae_realformer",
+    ),
+    Peer(
+        "pytorch_loss",
+        "CoinCheung/pytorch-loss (67d0158), TaylorSoftmaxV1",
+        "Taylor softmax and its logarithm, orders 2, 4, 6, 8",
+        "taylor.taylor_softmax",
+        _pytorch_loss,
+        2 * 4 * 2 * 12 * 16,
+        "pytorch_loss",
     ),
     Peer(
         "transformers_bert",

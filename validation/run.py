@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import time
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from refimpl.files import replace_file
+from validation import report
 from validation.checks import Check, Finding, all_checks
 from validation.claims.registry import Setting
+from validation.environment import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    import os
+    from collections.abc import Callable, Iterable
 
     from refimpl.backend import Backend
+    from validation.report.growth import Growth
 
 __all__ = ["Line", "Validation", "validate"]
-
-PACKAGES = ("numpy", "scipy", "array-api-compat", "array-api-strict", "python-flint", "mpmath", "cupy-cuda12x")
 
 
 @dataclass(frozen=True)
@@ -77,29 +74,18 @@ class Validation:
             "backend": self.backend,
             "seed": self.seed,
             "seconds": round(self.seconds, 2),
-            "environment": _environment(),
+            "environment": environment(),
             "checks": lines,
         }
 
-    def write(self, path: Path) -> None:
-        """Write the report as JSON, to a temporary name first."""
-        text = json.dumps(self.as_json(), ensure_ascii=False, indent=1, allow_nan=False)
-        replace_file(path, lambda file: file.write(text.encode()))
+    def write(self, folder: str | os.PathLike[str], *, growth: Iterable[Growth] = ()) -> None:
+        """Write index.html, report.json and junit.xml into `folder`, which is made if there is none (`validation.report.write`)."""
+        report.write(self, folder, growth=growth)
 
 
 def _plain(value: Any) -> Any:
     """Numbers that JSON has no word for, as text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _environment() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()} | versions
 
 
 def validate(

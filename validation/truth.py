@@ -34,9 +34,11 @@ __all__ = [
     "radii",
     "rounded",
     "upper_distance",
+    "whole_numbers",
 ]
 
 HIGHEST = 4096  # bits: what is beyond this undecided has no sign that anybody could need
+FURTHEST = 16384  # 2^-FURTHEST is nothing beside any float64, nor beside a radius at HIGHEST bits of one
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,23 @@ def midpoints(known: Any) -> Any:  # object (...) -> float64 (...)
     return np.asarray(np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(known), dtype=np.float64)
 
 
+def _enclosing(result: Any) -> Any:  # balls, whole numbers or truth values (...) -> object (...)
+    """What a definition returned, as balls: exact ones for whole numbers and truth values."""
+    array = np.asarray(result)
+    return np.frompyfunc(lambda value: flint.arb(int(value)), 1, 1)(array) if array.dtype.kind in "biu" else result
+
+
+def whole_numbers(known: Any) -> Any:  # object (...) -> object (...)
+    """The integers that exact balls or double-doubles are; raises UndecidedError for what is no whole number."""
+    if isinstance(known, DoubleDouble):
+        pairs = np.frompyfunc(lambda high, low: Fraction(high) + Fraction(low), 2, 1)(known.high, known.low)
+    else:
+        pairs = np.frompyfunc(lambda ball: _ends(ball)[0] if ball.is_exact() else Fraction(1, 2), 1, 1)(known)
+    if any(value.denominator != 1 for value in np.ravel(pairs)):
+        raise UndecidedError("undecided", expected="answers that are whole numbers", got="others, or wide balls")
+    return np.asarray(np.frompyfunc(int, 1, 1)(pairs), dtype=object)
+
+
 def _above(bound: Any) -> float:
     """A float that is not below a non-negative ball's midpoint, whichever way the conversion rounds; 0 only for 0."""
     return math.nextafter(float(bound) * (1 + 2**-50), math.inf) if bound > 0 else 0.0
@@ -131,11 +150,19 @@ def _distance_to_pairs(known: DoubleDouble, values: Any) -> Any:  # float64 (...
 def _ends(ball: Any) -> tuple[Fraction, Fraction]:
     """The ends of a finite ball."""
     middle, radius = (_fraction(part) for part in (ball.mid(), ball.rad()))
+    if middle is None or radius is None:  # below 2^-FURTHEST: 0, to within that
+        middle, radius = middle or Fraction(0), (radius or Fraction(0)) + Fraction(1, 2**FURTHEST) * 2
     return middle - radius, middle + radius
 
 
-def _fraction(number: Any) -> Fraction:
+def _fraction(number: Any) -> Fraction | None:
+    """A number as a fraction, or None where it is too small to be written down: exp(-10^30) is not 0, but has 10^30 digits."""
     mantissa, exponent = map(int, number.man_exp())
+    reach = exponent + mantissa.bit_length()
+    if mantissa and reach < -FURTHEST:
+        return None
+    if reach > FURTHEST:
+        raise OverflowError(f"an exact result of 2^{reach - 1} is beyond float64")
     return Fraction(mantissa) * Fraction(2) ** exponent
 
 
@@ -184,7 +211,7 @@ def double_double(definition: Callable[..., Any], *arrays: Any, bits: int = 192,
         last = 2 * bits > HIGHEST
         with precision(bits):
             try:
-                known = rounded(definition(*map(_exact, arrays), **options), settle=last)
+                known = rounded(_enclosing(definition(*map(_exact, arrays), **options)), settle=last)
             except UndecidedError:
                 if last:
                     raise
@@ -224,7 +251,8 @@ def enclose(
     while True:
         with precision(bits):
             try:
-                result = np.asarray(definition(*map(_exact, arrays), **options), dtype=object)  # one ball is no array
+                result = _enclosing(definition(*map(_exact, arrays), **options))
+                result = np.asarray(result, dtype=object)  # one ball is no array
             except UndecidedError:
                 if 2 * bits > highest:
                     raise

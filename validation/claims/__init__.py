@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.claims import favor, gpt2, mitchell, positions, realformer, sparse, taylor
+from validation.claims import copying, favor, gpt2, mitchell, positions, realformer, sparse, taylor
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Outcome",
     "Setting",
     "claim",
+    "copying",
     "favor",
     "gpt2",
     "mitchell",

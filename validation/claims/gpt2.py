@@ -92,7 +92,7 @@ def _trace(seed: int, allowed: Callable[[int, int], list[tuple[int, int]]]) -> t
             tags = _traced_logits(np.random.default_rng(seed), dialect, mask)
             leaking += _leaks(tags, allowed, mask)
             cases += tags[mask].size
-    return cases, leaking + [branch for branch in dependence.tagged_branches if branch]
+    return cases, leaking + [branch for branch in dependence.tagged_branches if branch.taken]
 
 
 TRACED = 4 * 2 * 14 * 5  # conventions x sides of the padding x real tokens x vocabulary

@@ -2,7 +2,7 @@
 
 u_i = (p_i - α p_1)/(1 - α),    q_{(i-1)n+j} = α u_i + (1-α) u_j;    here i and j are counted from 0
 
-HIERPOS-4.minilm and HIERPOS-5 need all-MiniLM-L6-v2, and are not run where its package is not installed.
+HIERPOS-2.minilm, HIERPOS-4.minilm and HIERPOS-5 need all-MiniLM-L6-v2, and are not run where its package is not installed.
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ def _rational(table: Any) -> list[Row]:
 
 def _embedded_table() -> Any:
     return refimpl.load(EMBEDDED, backend="numpy", dtype="float32").weights.position_embedding
+
+
+def _minilm(setting: Setting, dtype: str) -> Any:
+    folder = installed.minilm()
+    return None if folder is None else refimpl.load(folder, backend=setting.backend.name, dtype=dtype)
+
+
+NOT_INSTALLED = Outcome("not run", 0, f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
 
 
 def _awkward_table(dtype: Any) -> Any:
@@ -221,6 +229,35 @@ def _distinct_in_a_real_table(setting: Setting) -> Outcome:
 
 
 @claim(
+    "HIERPOS-2.minilm",
+    "where HIERPOS-2 does not apply, n > d + 1, too: all 512² positions of the table of all-MiniLM-L6-v2, d = 384, are distinct at α = 0.4, and so "
+    "are those that float32 computes",
+    source="this project: a trained encoder",
+    method="all rows in whole numbers (the table times a power of two) at α = 0.4 (the double) and 2/5, counted; all float32 rows as numbers, by "
+    "their first four columns, since rows that differ there differ",
+    expected="proved",
+    cases=3 * 512**2,
+    needs=f"the package {installed.MINILM}",
+)
+def _distinct_beyond_independence(setting: Setting) -> Outcome:
+    plain = _minilm(setting, "float32")
+    if plain is None:
+        return NOT_INSTALLED
+    table = setting.backend.to_numpy(plain.weights.position_embedding)
+    n, d = table.shape
+    counts = [_distinct_rows(table, alpha, n * n) for alpha in (Fraction(0.4), Fraction(2, 5))]
+    columns = setting.backend.asarray(np.ascontiguousarray(table[:, :4]))
+    made = positions.hierarchical_positions(columns, setting.backend.xp.arange(n * n))
+    counts.append(_distinct_values(setting.backend.to_numpy(made)))
+    verdict = "proved" if n > d + 1 and counts == 3 * [n * n] else "refuted"
+    return Outcome(
+        verdict,
+        3 * n * n,
+        f"distinct rows: {counts[0]} at the double, {counts[1]} at 2/5, {counts[2]} in float32; n = {n}, d = {d}",
+    )
+
+
+@claim(
     "HIERPOS-2.any",
     "α = 0.4 gives n² distinct positions whatever the table, as long as its own rows are distinct",
     source="implied wherever it is used without a condition",
@@ -358,18 +395,26 @@ def _extended(weights: Any, config: bert.BertConfig, to: int) -> tuple[bert.Bert
     return positions.extend(weights, to=to), dataclasses.replace(config, max_position_embeddings=to)
 
 
+NEW, TOKENS = np.uint64(1), np.uint64(2)  # tags of the rows from n on, and of the token ids
+
+
 def _reads_new_rows(config: bert.BertConfig, arrays: dict[str, Any], ids: Any, length: int) -> tuple[int, bool]:
-    """How many numbers the extended encoder answers with; whether one of them, or a branch, depends on a row of the table from n on."""
+    """How many numbers the extended encoder answers with; whether one of them, or a branch, may depend on a row of the table from n on.
+
+    Ids are tagged too, so that what is found holds for all of them: a branch on ids has to be a refusal that did not happen, one on new rows must
+    not be there.
+    """
     n = len(arrays["position_embedding"])
     longer, sizes = _extended(bert.BertWeights.from_named(arrays, config), config, n * n)
-    new = (np.arange(n * n) >= n).astype(np.uint64)[:, None]
+    new = np.where(np.arange(n * n) >= n, NEW, 0)[:, None]
     tagged = {
         name: dependence.traced(a, new if name == "position_embedding" else 0) for name, a in longer.named().items()
     }
     weights = bert.BertWeights.from_named(tagged, sizes)
     dependence.tagged_branches.clear()  # until here: the refusal of parameters that are not finite
-    found = bert.encode(weights, sizes, dependence.traced(ids[:, :length]))
-    return found.tags.size, bool(np.any(found.tags) or any(dependence.tagged_branches))
+    found = bert.encode(weights, sizes, dependence.traced(ids[:, :length], TOKENS))
+    looked = any(branch.taken or branch.tags & int(NEW) for branch in dependence.tagged_branches)
+    return found.tags.size, bool(np.any(found.tags & NEW)) or looked
 
 
 ENCODER = 24 * 25 // 2 * 32  # numbers in x_L for every length from 1 to 24
@@ -379,9 +424,9 @@ ENCODER = 24 * 25 // 2 * 32  # numbers in x_L for every length from 1 to 24
     "HIERPOS-4",
     "an encoder given at most n tokens returns bitwise what it returned before the extension to n² positions",
     source=SOURCE,
-    method="the first n rows are bitwise the table (HIERPOS-1). Dependence traced through the recorded BERT (n = 24), every length 1..n: no number "
-    "it returns depends on any other row, nor does a branch, while n + 1 tokens do depend on one; so the same operations meet the same numbers. "
-    "Besides, before and after, every length 1..n in float32 and float64, bit for bit",
+    method="the first n rows are bitwise the table (HIERPOS-1). Dependence traced through the recorded BERT (n = 24), each length 1..n, for all ids: "
+    "no number it returns depends on any other row, and no branch looks at one, while n + 1 tokens do depend on one; so the same operations meet the "
+    "same numbers. That a longer table changes no operation, before and after, every length 1..n in float32 and float64, bit for bit",
     expected="proved",
     cases=3 * ENCODER,
 )
@@ -410,12 +455,6 @@ def _encoder_unchanged(setting: Setting) -> Outcome:
     return Outcome("proved", cases, f"lengths 1 to {n}: no bit differs")
 
 
-def _minilm(setting: Setting, dtype: str) -> Any:
-    folder = installed.minilm()
-    return None if folder is None else refimpl.load(folder, backend=setting.backend.name, dtype=dtype)
-
-
-NOT_INSTALLED = Outcome("not run", 0, f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
 WHOLE = (1, 2, 3, 100, 512)  # tokens read by all six layers
 
 

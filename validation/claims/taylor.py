@@ -241,6 +241,35 @@ def _horner_fails(setting: Setting) -> Outcome:
     return Outcome("refuted", sum(x.size for _, x in trials), "; ".join(found))
 
 
+def _term_by_term(x: Any, order: int) -> Any:
+    """f_order(x) as Σ x^k/k! from k = 0 on, in the dtype of x; the powers are rounded once."""
+    total = np.ones_like(x)
+    for k in range(1, order + 1):
+        power = x.astype(np.float64) ** k
+        total = (total + power.astype(x.dtype) / x.dtype.type(math.factorial(k))).astype(x.dtype)
+    return total
+
+
+@claim(
+    "TAYLOR-5.terms",
+    "adding up x^k/k!, from k = 0 on, gives a positive number for every even order in floating point too",
+    source="CoinCheung/pytorch-loss 67d0158, taylor_softmax_v1, which takes any even n",
+    method="float32, n = 30: 2^16 values in [-16, -4], whose powers are finite and err by one rounding at most",
+    expected="refuted",
+    cases=2**16,
+)
+def _terms_fail(setting: Setting) -> Outcome:
+    x = np.linspace(-16, -4, 2**16, dtype=np.float32)
+    y = _term_by_term(x, 30)
+    bad = y <= 0
+    if not bad.any():
+        return Outcome("not refuted", x.size, f"least value {y.min()}")
+    least = int(np.argmin(y))
+    return Outcome(
+        "refuted", x.size, f"float32, order 30: f({x[least]:.6g}) = {y[least]:.3g} ({int(bad.sum())} such x)"
+    )
+
+
 @claim(
     "TAYLOR-6",
     "Taylor softmax of even order is positive and sums to 1 (in floats: not negative, and to 1 within γ_n)",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from validation.mutants import (
     attentions,
     blocks,
+    copyings,
     encoders,
     favors,
     gpt2s,
@@ -40,6 +41,7 @@ _FAMILIES: tuple[Any, ...] = (
     attentions,
     taylors,
     mitchells,
+    copyings,
     random_features,
     favors,
     blocks,

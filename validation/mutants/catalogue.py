@@ -134,6 +134,12 @@ _FLAGS = (
     Flag("zero-rule", "zero is taken for the power of two that its pattern stands for", "tiny times large is not 0"),
     Flag("wrap-around", "an exponent beyond its field wraps around", "tiny products come out enormous, or negative"),
     Flag("exact-operation", "the exact operation stands in for the approximate one", "too accurate: another number"),
+    # copied spans
+    Flag("copied-span", "a copied span begins, goes on or ends elsewhere", "text that is not in the source"),
+    Flag("tag-transition", "a tag follows that may not", "spans that nothing began"),
+    Flag(
+        "hypothesis-state", "a hypothesis has the state of another, or none", "text that is not in the source, in beams"
+    ),
     # whole models
     Flag("positions", "positions are counted from elsewhere", "a model that answers, badly, after padding or a cache"),
     Flag("missing-layer", "a layer, a residual or a bias is left out", "a model that answers, badly"),

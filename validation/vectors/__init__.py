@@ -7,7 +7,8 @@ a dtype with unit roundoff u, whose smallest number that hardware does not flush
 
     u · (amplification + |y|) + s · (underflow + 1)
 
-where the amplification (of rounding errors, in units of u) is proved or sampled, as `validation.tolerance` explains.
+where the amplification (of rounding errors, in units of u) is proved or sampled, as `validation.tolerance` explains. Answers of whole numbers or
+truth values have a dtype of their own and no tolerance.
 
 `python -m validation.vectors generate` computes all answers again from the frozen inputs; `--check` compares them with the files bit for bit.
 """

@@ -17,9 +17,14 @@ HAND = "by hand"
 
 
 def fresh(op: str, case: components.Case, dtype: str) -> Vector:
-    """A case of today as a vector for one dtype, answered but not numbered."""
+    """A case of today as a vector for one dtype, answered but not numbered; its tolerance counts runs of either kind of midpoints."""
     subject = components.component(op)
-    return truthful(dataclasses.replace(unanswered(subject, case), dtypes=(dtype,)), subject)
+    known = truthful(dataclasses.replace(unanswered(subject, case), dtypes=(dtype,)), subject)
+    if subject.sampled:
+        return known
+    arrays, params = known.positional("float64"), known.params("float64")
+    long = subject.amplification(*arrays, dtype=dtype, lengthened=tolerance.LENGTHENED, **params)
+    return dataclasses.replace(known, amplification=np.maximum(known.amplification, _rounded_up(long)))
 
 
 def unanswered(subject: components.Component, case: components.Case) -> Vector:
@@ -60,14 +65,16 @@ def truthful(vector: Vector, subject: components.Component) -> Vector:
     """The vector with its answer and its tolerance: the largest amplification that is found at the precision of one of its dtypes."""
     arrays, params = vector.positional("float64"), vector.params("float64")
     expected = truth.double_double(subject.definition, *arrays, **params)
-    levels = vector.dtypes[:1] if subject.sampled else vector.dtypes  # a sampled one is the same at every level
+    one = subject.sampled or subject.exact  # a sampled one is the same at every level, and exact answers have none
+    levels = vector.dtypes[:1] if one else vector.dtypes
     found = [np.broadcast_to(subject.amplification(*arrays, dtype=dtype, **params), expected.shape) for dtype in levels]
     return dataclasses.replace(
         vector,
         expected=expected,
         amplification=_rounded_up(np.max(np.stack(found), axis=0)),
-        underflow=0.0 if subject.sampled else tolerance.underflow(*arrays),
+        underflow=0.0 if one else tolerance.underflow(*arrays),
         word=subject.word,
+        exact=subject.exact,
     )
 
 
@@ -79,5 +86,6 @@ def _rounded_up(values: Any) -> Any:  # float64 (...) -> float64 (...)
 
 def _margins(vector: Vector, dtype: str, previous: Any) -> dict[str, float]:
     right = vector.expected.high
-    answers = nulls.null_answers(right, vector.positional(dtype), previous, dtype)
-    return nulls.margins(lambda answer: vector.judge(answer, dtype), right, answers, dtype)
+    kind = vector.exact or dtype
+    answers = nulls.null_answers(right, vector.positional(dtype), previous, kind)
+    return nulls.margins(lambda answer: vector.judge(answer, dtype), right, answers, kind)

@@ -19,7 +19,10 @@ from validation import tolerance, truth
 __all__ = ["DATA", "FORMAT", "Vector", "VectorSet", "check_dtype", "load", "names", "read", "write"]
 
 DATA = Path(__file__).parent / "data"
+WORDS = {"proved": "within proof", "sampled": "within sample", "exact": "exact"}  # kind of tolerance -> what passes
 FORMAT = 1  # of manifests; a number that a reader does not know is refused
+FORMULA = "u (amplification + |high + low|) + s (underflow + 1), element by element"
+EQUAL = "none: an answer is right where it is equal"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Vector:
     amplification: Any = None  # float64 (...)
     underflow: float = 0.0
     word: str = "within proof"  # what an answer within tolerance is called
+    exact: str | None = None  # "int64" or "bool": the dtype of an answer that has no tolerance
     flags: tuple[str, ...] = ()
     null_margins: dict[str, dict[str, float]] = field(
         default_factory=dict
@@ -62,7 +66,7 @@ class Vector:
 
     def judge(self, got: Any, dtype: str) -> tolerance.Verdict:
         """The verdict on an answer."""
-        return tolerance.judge(got, self.expected, self.budget(dtype), dtype, word=self.word)
+        return tolerance.judge(got, self.expected, self.budget(dtype), self.exact or dtype, word=self.word)
 
 
 def _in(array: Any, dtype: str) -> Any:
@@ -189,7 +193,8 @@ def _vector(entry: dict[str, Any], tensors: dict[str, Any]) -> Vector:
         expected=truth.DoubleDouble(tensors[expected["high"]], tensors[expected["low"]]),
         amplification=tensors[allowed["amplification"]],
         underflow=allowed["underflow"],
-        word=f"within {'sample' if allowed['kind'] == 'sampled' else 'proof'}",
+        word=WORDS[allowed["kind"]],
+        exact=expected.get("dtype"),
         flags=tuple(entry["flags"]),
         null_margins=entry["null_margins"],
     )
@@ -204,7 +209,7 @@ def write(given: VectorSet, folder: Path) -> None:
         "op": given.op,
         "signature": given.signature,
         "equation": given.equation,
-        "tolerance": "u (amplification + |high + low|) + s (underflow + 1), element by element",
+        "tolerance": EQUAL if any(vector.exact for vector in given.vectors) else FORMULA,
         "flags": given.flags,
         "cases": len(entries),
         "vectors": entries,
@@ -241,12 +246,13 @@ def _entry(vector: Vector, tensors: dict[str, Any]) -> dict[str, Any]:
         "expected": {
             "high": put("high", known.high),
             "low": put("low", known.low),
+            **({"dtype": vector.exact} if vector.exact else {}),
             "shape": list(known.shape),
             "radius": float(np.max(known.radii, initial=0.0)),
             "largest": largest,
         },
         "tolerance": {
-            "kind": "sampled" if vector.word == "within sample" else "proved",
+            "kind": next(kind for kind, word in WORDS.items() if word == vector.word),
             "amplification": put("amplification", vector.amplification),
             "underflow": vector.underflow,
         },

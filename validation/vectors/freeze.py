@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation import components, mutants, tolerance
+from validation import components, found, mutants, tolerance
 from validation.vectors import answers, files
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["frozen", "kills"]
 
+SEARCH = "by search"
 WIDER = {
     "bfloat16": ("bfloat16", "float16", "float32", "float64"),
     "float16": ("float16", "float32", "float64"),
@@ -72,11 +73,26 @@ def kills(vector: files.Vector, mutant: mutants.Mutant) -> bool:
 
 
 def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vector]:
+    """The component's own cases, drawn for each dtype, and what the search found."""
     for family, dtypes in WIDER.items():
         for case in subject.trials(family, seed, None):
             vector = answers.unanswered(subject, case)
             exact = [d for d in dtypes if all(_represents(d, value) for value in vector.arguments.values())]
             yield dataclasses.replace(vector, dtypes=tuple(dtype for dtype in tolerance.DTYPES if dtype in exact))
+    yield from _found(subject)
+
+
+def _found(subject: components.Component) -> Iterator[files.Vector]:
+    """The inputs that the search found, for every dtype that has their numbers."""
+    for name, mutant, arguments in found.FOUND.get(subject.name, ()):
+        given = {key: np.asarray(value) if isinstance(value, list) else value for key, value in arguments.items()}
+        params = {
+            key: value for key, value in given.items() if not isinstance(value, np.ndarray) or value.dtype == bool
+        }
+        arrays = tuple(value for key, value in given.items() if key not in params)  # a mask is no array by position
+        vector = answers.unanswered(subject, components.Case(name, f"found by search, for: {mutant}", arrays, params))
+        exact = [d for d in tolerance.DTYPES if all(_represents(d, value) for value in vector.arguments.values())]
+        yield dataclasses.replace(vector, origin=SEARCH, dtypes=tuple(exact))
 
 
 def _represents(dtype: str, value: Any) -> bool:

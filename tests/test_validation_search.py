@@ -1,0 +1,274 @@
+"""The search beyond the golden vectors: right implementations survive it, wrong ones are found, shrunk, and told so that they can be repeated."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+
+from refimpl import errors, softmax
+from validation import components, mutants, search, strategies, tolerance, truth, vectors
+
+NAMES = [name for name, subject in components.COMPONENTS.items() if subject.sampled is None]
+
+
+def _bug(component: str, name: str) -> Any:
+    return next(mutant.function for mutant in mutants.mutants(component) if mutant.name == name)
+
+
+def _drawn(component: str, dtype: str, count: int = 60, dialect: str | None = None) -> list[components.Case]:
+    cases: list[components.Case] = []
+    with pytest.raises(hypothesis.errors.NoSuchExample):
+        hypothesis.find(
+            strategies.calls(component, dtype, dialect),
+            lambda case: bool(cases.append(case)),
+            settings=hypothesis.settings(max_examples=count, database=None, deadline=None),
+            random=random.Random(0),
+        )
+    return cases
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", list(tolerance.DTYPES))
+@pytest.mark.parametrize("name", NAMES)
+def test_right_implementations_survive(name: str, dtype: str) -> None:
+    for function in (mutants.TWINS[name], components.component(name).definition):
+        outcome = search.examine(function, name, dtype=dtype, examples=12, seed=1)
+        assert outcome.counterexample is None, str(outcome.counterexample)
+        assert outcome.answered + sum(outcome.discarded.values()) == 12
+
+
+@pytest.mark.parametrize("dtype", list(tolerance.DTYPES))
+@pytest.mark.parametrize("name", NAMES)
+def test_drawn_arrays_are_small_finite_and_of_the_dtype(name: str, dtype: str) -> None:
+    names = set(components.component(name).trials(dtype, 0, None)[0].params)
+    for case in _drawn(name, dtype, 15):
+        assert set(case.params) == names
+        for array in case.arrays:
+            assert array.size <= 2 * 6 * 4
+            if array.dtype.kind not in "biu":
+                assert array.dtype == tolerance.DTYPES[dtype]
+                assert np.all(np.isfinite(array.astype(np.float64)))
+
+
+def test_hard_values_are_drawn() -> None:
+    """Signed zeros, subnormals, ties, length 1, magnitudes at which exp overflows, differences near the last bit."""
+    rows = [np.asarray(case.arrays[0], np.float64) for case in _drawn("softmax", "float32", 300)]
+    assert any(np.any((x == 0) & np.signbit(x)) for x in rows)
+    assert any(np.any((x != 0) & (np.abs(x) < 2.0**-126)) for x in rows)
+    assert any(x.shape[-1] == 1 for x in rows)
+    assert any(x.shape[-1] > 1 and len(np.unique(x)) == 1 for x in rows)
+    assert any(np.max(x) > 100 for x in rows)
+    assert any(0 < np.ptp(x) < 1e-5 * np.max(np.abs(x)) for x in rows)
+    masks = [case.params["mask"] for case in _drawn("attention", "float32", 100)]
+    assert any(mask is None for mask in masks)
+    assert any(mask is not None and not np.all(mask.any(-1)) for mask in masks)
+
+
+def test_a_dialect_is_kept() -> None:
+    assert {case.params["approximate"] for case in _drawn("gelu", "float32", 20, "none")} == {"none"}
+    assert {case.params["dialect"] for case in _drawn("favor_attention", "float32", 8, "google-jax")} == {"google-jax"}
+    wrong = mutants.mutants("gelu")[0].function  # tanh for erf
+    assert search.search(wrong, "gelu", dialect="tanh", dtype="float64", examples=30) is None
+    assert search.search(wrong, "gelu", dialect="none", dtype="float64", examples=30) is not None
+
+
+def test_a_component_without_a_strategy_is_searched_by_its_own_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(strategies._CALLS, "layer_norm")
+    assert search.examine(mutants.TWINS["layer_norm"], "layer_norm", examples=10).counterexample is None
+    assert search.search(_bug("layer_norm", "no bias"), "layer_norm", examples=10) is not None
+
+
+# --- what is found --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_counterexample_is_small_and_says_everything() -> None:
+    found = search.search(_bug("exp_taylor", "no constant term"), "exp_taylor", dtype="float64")
+    assert found is not None
+    assert found.vector.arguments["x"].shape == (1,)
+    assert found.row.verdict.multiple > 1
+    text = str(found)
+    assert "# exp_taylor, float64: outside, " in text
+    assert "x = np.array([0.0], dtype=np.float64)" in text
+    assert "order = 2" in text
+    assert "expected = np.array([1.0], dtype=np.float64)  # within" in text
+    assert found.radius <= 1e-16
+    assert found.again
+
+
+@pytest.mark.parametrize(
+    ("component", "name", "dtype"),
+    [
+        ("softmax", "un-shifted", "float32"),
+        ("exp_taylor", "alternating signs", "bfloat16"),
+        ("sparse_softmax_cross_entropy", "over all entries", "float16"),
+        ("hierarchical_positions", "i and j exchanged", "float64"),
+        ("softmax", "answers float64", "float32"),
+    ],
+)
+def test_the_snippet_repeats_the_failure_and_lets_right_ones_pass(component: str, name: str, dtype: str) -> None:
+    found = search.search(_bug(component, name), component, dtype=dtype)
+    assert found is not None
+    exec(str(found), {"f": mutants.TWINS[component]})
+    exec(str(found), {"f": components.component(component).definition})
+    with np.errstate(all="ignore"), pytest.raises(AssertionError):
+        exec(str(found), {"f": _bug(component, name)})
+
+
+def test_arrays_are_written_exactly() -> None:
+    for dtype in tolerance.DTYPES:
+        kind = tolerance.DTYPES[dtype]
+        values = np.array([[0.1, -0.0, np.inf], [-np.inf, np.nan, 1e-7]]).astype(kind)
+        again = eval(search._written(values, dtype), {"np": np, "ml_dtypes": __import__("ml_dtypes")})
+        assert again.dtype == kind
+        assert again.tobytes() == values.tobytes()
+    assert eval(search._written(np.zeros((0, 3), bool), "float32"), {"np": np}).shape == (0, 3)
+    assert search._written(np.array([1, 2]), "float32") == "np.array([1, 2], dtype=np.int64)"
+
+
+def test_a_search_repeats_itself() -> None:
+    first, second = (
+        search.examine(_bug("log_softmax", "negated"), "log_softmax", examples=20, seed=4) for _ in range(2)
+    )
+    assert str(first.counterexample) == str(second.counterexample)
+    assert first.answered == second.answered
+    other = [case.arrays[0].tobytes() for case in _drawn("log_softmax", "float32", 20)]
+    assert other == [case.arrays[0].tobytes() for case in _drawn("log_softmax", "float32", 20)]
+
+
+def test_what_a_function_raises_is_found() -> None:
+    found = search.search(lambda x: x[..., 3], "logsumexp", examples=50)
+    assert found is not None
+    assert "raised" in str(found)
+    assert "IndexError" in str(found)
+
+
+def test_a_function_that_does_not_repeat_itself_is_told() -> None:
+    calls = iter(range(10**6))
+
+    def sometimes(x: Any) -> Any:
+        return softmax.softmax(x) if next(calls) != 5 else x + 7
+
+    found = search.search(sometimes, "softmax", examples=20)
+    assert found is not None
+    assert not found.again
+    assert "it is not deterministic" in str(found)
+
+
+def test_shrinking_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SHRINKING", 5)
+    asked = []
+
+    def wrong(x: Any) -> Any:
+        asked.append(x)
+        return x + 7
+
+    assert search.search(wrong, "softmax") is not None
+    assert len(asked) <= 1 + 5 + 1  # the first, those of shrinking, and once more
+
+
+# --- what cannot be answered is counted -----------------------------------------------------------------------------------------
+
+
+def test_discarded_calls_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = vectors.fresh, []
+
+    def undecided_at_times(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) % 3 == 1:
+            raise errors.UndecidedError("undecided")
+        if len(asked) % 3 == 2:
+            raise OverflowError("beyond")
+        return real(*arguments)
+
+    search._answered.cache_clear()
+    monkeypatch.setattr(vectors, "fresh", undecided_at_times)
+    outcome = search.examine(softmax.softmax, "softmax", examples=30)
+    search._answered.cache_clear()
+    assert outcome.discarded["undecided"] >= 9
+    assert outcome.discarded["beyond float64"] >= 9
+    assert outcome.answered + sum(outcome.discarded.values()) == 30
+    assert " calls answered, " in str(outcome)
+    assert " undecided, " in str(outcome)
+
+
+def test_a_search_that_answers_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> Any:
+        raise errors.UndecidedError("undecided")
+
+    search._answered.cache_clear()
+    monkeypatch.setattr(vectors, "fresh", never)
+    with pytest.raises(
+        errors.ConfigError, match=r"answered nothing has shown nothing(.|\n)*softmax in float32(.|\n)*5 undecided"
+    ):
+        search.search(softmax.softmax, "softmax", examples=5)
+    search._answered.cache_clear()
+
+
+def test_a_tolerance_that_is_not_finite_is_no_answer() -> None:
+    huge = components.Case("", "", (np.array([[1e308, -1e308]]),))
+    with np.errstate(over="ignore"):
+        found = search._answered(search._Key("softmax", "float64", huge))
+    assert isinstance(found, vectors.Vector) or found == "without a finite tolerance"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"component": "sofmax"}, r"unknown component(.|\n)*softmax, log_softmax(.|\n)*'sofmax'"),
+        ({"component": "softmax", "dtype": "float8"}, r"unknown dtype(.|\n)*'float8'"),
+        ({"component": "gelu", "dialect": "erf"}, r"gelu has no such dialect(.|\n)*tanh, none(.|\n)*'erf'"),
+        ({"component": "gpt2"}, r"gpt2 cannot be searched(.|\n)*sampled, which takes seconds(.|\n)*golden vectors"),
+        ({"component": "softmax", "examples": 0}, r"a search needs examples(.|\n)*got: +0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.ConfigError, match=message):
+        search.search(softmax.softmax, **arguments)
+
+
+def test_without_hypothesis_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "hypothesis", None)
+    with pytest.raises(errors.ConfigError, match=r"a search needs Hypothesis(.|\n)*refimpl\[validation\]"):
+        search.search(softmax.softmax, "softmax")
+
+
+# --- what the search has found out about the checks themselves ------------------------------------------------------------------
+
+
+def test_sums_of_short_midpoints_are_counted_in_answers_of_today() -> None:
+    """relu(x w) + 1e-3 with x w = 2e-6: the sum of two short midpoints is exact in 82 bits, so its rounding was not allowed."""
+    case = components.Case(
+        "",
+        "",
+        (np.array([[[1.0]]], np.float32), np.array([[2e-6]], np.float32)),
+        {"scaled": False, "epsilon": 1e-3, "normalized": True},
+    )
+    answer = mutants.TWINS["relu_features"](*case.arrays, **case.params)
+    vector = vectors.fresh("relu_features", case, "float32")
+    assert vector.judge(answer, "float32").passed
+    shorter = components.component("relu_features").budget(
+        *vector.positional("float64"), dtype="float32", **case.params
+    )
+    assert not tolerance.judge(answer, vector.expected, shorter, "float32").passed
+
+
+def test_infinity_is_right_where_the_tolerance_reaches_it() -> None:
+    largest = float(np.finfo(np.float16).max)
+    known = truth.balls(np.array([65519.0, -65519.0, 65519.0, 60000.0]))
+    for index, given, passed in ((0, np.inf, True), (1, -np.inf, True), (2, largest, True), (3, np.inf, False)):
+        answer = np.array([given], np.float16)
+        assert tolerance.judge(answer, known[index : index + 1], 0.0, "float16").passed is passed
+    assert not tolerance.judge(np.array([-np.inf], np.float16), known[:1], 0.0, "float16").passed
+
+
+def test_results_with_exponents_that_nobody_can_write_down_are_zero_or_refused() -> None:
+    found = truth.double_double(softmax.softmax, np.array([[0.0, -1e30]]))
+    assert found.high.tolist() == [[1.0, 0.0]]
+    with pytest.raises(OverflowError, match="beyond float64"):
+        truth.double_double(lambda x: np.frompyfunc(lambda ball: ball.exp(), 1, 1)(x), np.array([1e30]))

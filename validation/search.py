@@ -1,0 +1,289 @@
+"""Search beyond the golden vectors: Hypothesis draws calls, their answers are proved on the spot, and a failing one is shrunk to a small one.
+
+    found = validation.search.search(my_softmax, "softmax", dtype="float32")
+    print(found)                    # None, or the smallest failing call as a snippet of Python
+
+Every drawn call is answered as a golden vector is (`validation.vectors.fresh`): a definition in ball arithmetic, and a derived tolerance. Some
+calls have no answer: a branch that stays undecided, a result or a tolerance that float64 cannot hold. They are counted in the outcome, and a search
+in which no call could be answered is an error, not a success. The draws depend on `seed` and
+the version of Hypothesis alone, so that what a search found it finds again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refimpl.errors import ConfigError, UndecidedError
+from validation import components, conformance, tolerance, vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from validation.components import Case
+
+__all__ = ["EXAMPLES", "Counterexample", "Outcome", "examine", "search"]
+
+EXAMPLES = 100
+SHRINKING = 200  # calls that are answered after the first failing one, to find a smaller one
+_HELD = 4096  # answered calls that are kept, for the next search of the same component
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """The smallest failing call that was found; `str` is a snippet of Python that repeats it."""
+
+    component: str
+    dialect: str | None
+    dtype: str
+    vector: vectors.Vector  # with its answer and its tolerance
+    row: conformance.Row
+    again: bool = True  # whether the function fails on it every time
+
+    @property
+    def tolerance(self) -> Any:  # -> float64 (...)
+        """The error that is allowed, element by element."""
+        return tolerance.allowed(self.vector.expected.high, self.vector.budget(self.dtype), self.dtype)
+
+    @property
+    def radius(self) -> float:
+        """No truth is further than this from the float64 nearest to it, which is what the snippet expects."""
+        known = self.vector.expected
+        return float(np.max(np.abs(known.low) + known.radii, initial=0.0) * (1 + 2**-50))
+
+    def __str__(self) -> str:
+        verdict = self.row.verdict
+        name = self.component + (f" ({self.vector.dialect})" if self.vector.dialect else "")
+        lines = [f"# {name}, {self.dtype}: {verdict.word}, {verdict.multiple:.3g} times the tolerance", *self._got()]
+        lines += (
+            [] if self.again else ["# the function does not fail on this input every time: it is not deterministic"]
+        )
+        return "\n".join([*lines, *self._snippet()])
+
+    def _got(self) -> list[str]:
+        verdict = self.row.verdict
+        if not verdict.where:
+            return [f"# got {verdict.got}{f', expected {verdict.expected}' if verdict.expected else ''}"]
+        return [f"# at {list(verdict.where)} got {verdict.got!r}, expected {verdict.expected!r}"]
+
+    def _snippet(self) -> list[str]:
+        vector, named = self.vector, "import ml_dtypes\n" if self.dtype == "bfloat16" else ""
+        call = ", ".join(
+            [*vector.arrays, *(f"{name}={name}" for name in vector.arguments if name not in vector.arrays)]
+        )
+        return [
+            f"{named}import numpy as np",
+            "",
+            *(f"{name} = {_written(value, self.dtype)}" for name, value in vector.arguments.items()),
+            f"expected = {_written(vector.expected.high, 'float64')}  # within {self.radius:.2g} of the truth, proved",
+            f"tolerance = {_written(self.tolerance, 'float64')}",
+            "",
+            f"got = np.asarray(f({call}))",
+            f"assert got.dtype == {_dtype(self.dtype)} and got.shape == expected.shape",
+            "wrong = ~(np.abs(got.astype(np.float64) - expected) <= tolerance)",
+            "assert not np.any(wrong & (got != expected.astype(got.dtype))), got",
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found, how many calls it answered, and how many it could not answer, by reason."""
+
+    counterexample: Counterexample | None
+    answered: int
+    discarded: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        dropped = "".join(f", {count} {reason}" for reason, count in self.discarded.items())
+        return f"{self.answered} calls answered{dropped}"
+
+
+def _dtype(dtype: str) -> str:
+    return "ml_dtypes.bfloat16" if dtype == "bfloat16" else f"np.{dtype}"
+
+
+def _written(value: Any, dtype: str) -> str:
+    """A value as Python that gives exactly it again: `repr` of a float64 is exact, and a number of a shorter dtype is a float64 too."""
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    text = repr(value.tolist()).replace("inf", "np.inf").replace("nan", "np.nan")
+    kind = {"b": "bool", "i": "np.int64"}.get(value.dtype.kind, _dtype(dtype))
+    size = "" if value.size else f".reshape({value.shape})"
+    return f"np.array({text}, dtype={kind}){size}"
+
+
+def search(
+    function: Callable[..., Any],
+    component: str,
+    *,
+    dtype: str = "float32",
+    dialect: str | None = None,
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    convert: Callable[[Any], Any] | None = None,
+) -> Counterexample | None:
+    """Look for a call that `function` answers wrongly; None if none was found. Parameters and errors as `examine`."""
+    return examine(
+        function, component, dtype=dtype, dialect=dialect, examples=examples, seed=seed, convert=convert
+    ).counterexample
+
+
+def examine(
+    function: Callable[..., Any],
+    component: str,
+    *,
+    dtype: str = "float32",
+    dialect: str | None = None,
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    convert: Callable[[Any], Any] | None = None,
+) -> Outcome:
+    """Draw calls until one is answered wrongly, and shrink that.
+
+    Parameters
+    ----------
+    function, component, dialect, dtype, convert : as `validation.check`
+    examples : how many calls are drawn, those that have no proved answer included; shrinking draws some more
+    seed : the draws depend on it alone
+
+    Raises
+    ------
+    ConfigError
+        for an unknown component, dialect or dtype; for a component whose answers take seconds each; if not one drawn call could be answered.
+    """
+    vectors.check_dtype(dtype)
+    _check(component, dialect, examples)
+    trial = _Trial(function, component, dialect, dtype, convert or (lambda array: array), left=SHRINKING)
+    found = _smallest(trial, examples, seed)
+    if not trial.answered:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in trial.discarded.items())
+        raise ConfigError(
+            "a search that answered nothing has shown nothing",
+            where=f"search of {component} in {dtype}",
+            expected="at least one call with a proved answer",
+            got=reasons or "no calls",
+        )
+    return Outcome(found, trial.answered, trial.discarded)
+
+
+def _check(component: str, dialect: str | None, examples: int) -> None:
+    subject = components.component(component)
+    if dialect is not None and dialect not in subject.dialects:
+        known = ", ".join(subject.dialects) or "none"
+        raise ConfigError(f"{component} has no such dialect", expected=known, got=repr(dialect))
+    if subject.sampled:
+        raise ConfigError(
+            f"{component} cannot be searched",
+            expected="a component whose tolerance is proved",
+            got="one whose tolerance is sampled, which takes seconds for every call and would take hours for a search",
+            remedy="check it on the golden vectors, or with seed= on new inputs",
+        )
+    if examples < 1:
+        raise ConfigError("a search needs examples", expected="examples >= 1", got=examples)
+
+
+class _EnoughError(BaseException):
+    """The counterexample is small enough. Not an Exception, which Hypothesis would take for what the call does."""
+
+
+@dataclass
+class _Trial:
+    """The predicate of the search, which counts: whether a drawn call is answered wrongly."""
+
+    function: Callable[..., Any]
+    component: str
+    dialect: str | None
+    dtype: str
+    convert: Callable[[Any], Any]
+    answered: int = 0
+    discarded: dict[str, int] = field(default_factory=dict)
+    last: Counterexample | None = None
+    failing: set[_Key] = field(default_factory=set)
+    left: int = 0  # calls that shrinking may still ask for
+
+    def __call__(self, case: Case) -> bool:
+        key = _Key(self.component, self.dtype, case)
+        self.left -= bool(self.failing)
+        if self.left < 0:
+            raise _EnoughError
+        return self._fails(key)
+
+    def _fails(self, key: _Key) -> bool:
+        vector = _answered(key)
+        if isinstance(vector, str):
+            self.discarded[vector] = self.discarded.get(vector, 0) + 1
+            return False
+        self.answered += 1
+        row = conformance.judged(self.function, self.component, vector, self.dtype, self.convert)
+        if row.verdict.passed:
+            return False
+        self.failing.add(key)
+        self.last = Counterexample(self.component, self.dialect, self.dtype, vector, row)
+        return True
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A call that is the same as another if all its bits are."""
+
+    component: str
+    dtype: str
+    case: Case = field(compare=False)
+    bits: str = ""
+
+    def __post_init__(self) -> None:
+        given = [*self.case.arrays, *self.case.params.items()]
+        object.__setattr__(self, "bits", repr([_bits(each) for each in given]))
+
+
+def _bits(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_bits, value))
+    return (value.tobytes(), value.shape) if isinstance(value, np.ndarray) else value
+
+
+@functools.lru_cache(maxsize=_HELD)
+def _answered(key: _Key) -> vectors.Vector | str:
+    """The call with its proved answer and tolerance, or in a word why it has none."""
+    try:
+        with np.errstate(over="ignore"):
+            vector = vectors.fresh(key.component, key.case, key.dtype)
+    except UndecidedError:
+        return "undecided"
+    except OverflowError:
+        return "beyond float64"
+    if not np.all(np.isfinite(vector.amplification)):
+        return "without a finite tolerance"
+    return vector
+
+
+def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
+    """The failing call that Hypothesis shrinks to, or the last one that failed if the function does not repeat itself."""
+    try:
+        import hypothesis
+        from hypothesis import errors
+
+        from validation import strategies
+    except ImportError as missing:
+        raise ConfigError(
+            "a search needs Hypothesis", got=str(missing), remedy="pip install 'refimpl[validation]'"
+        ) from missing
+    settings = hypothesis.settings(
+        max_examples=examples, database=None, deadline=None, verbosity=hypothesis.Verbosity.quiet
+    )
+    drawn = strategies.calls(trial.component, trial.dtype, trial.dialect)
+    with contextlib.suppress(errors.NoSuchExample, errors.Flaky, _EnoughError):
+        hypothesis.find(drawn, trial, settings=settings, random=random.Random(seed))
+    return trial.last and _once_more(trial, trial.last)
+
+
+def _once_more(trial: _Trial, found: Counterexample) -> Counterexample:
+    """The counterexample, with what the function says to it when it is asked again."""
+    row = conformance.judged(trial.function, trial.component, found.vector, trial.dtype, trial.convert)
+    return dataclasses.replace(found, again=not row.verdict.passed)
