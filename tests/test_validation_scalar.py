@@ -73,7 +73,11 @@ def test_another_seed_is_another_set_of_cases():
 def test_tiny_cases_are_tiny_and_of_both_dtypes(name):
     found = scalar.tiny_cases(name)
     floats = {a.dtype.name for case in found for a in case.arrays if a is not None and a.dtype.kind == "f"}
-    assert floats == (set() if name in (*components.MODELS, "copy_labels") else {"float32", "float64"})
+    assert floats == (
+        set()
+        if name in (*components.MODELS, "copy_labels", *(n for n in components.COMPONENTS if n.endswith("_integer")))
+        else {"float32", "float64"}
+    )
     for case in found:
         if name in components.MODELS:
             assert case.arrays[0].size <= scalar.TOKENS
@@ -592,6 +596,8 @@ BUGS = [
         "sign lost",
         _inside(mitchell, "_signed", lambda f, a, b, size, edges: f(abs(a), abs(b), size, edges)),
     ),
+    ("mitchell_multiply_integer", "exact", _definition("mitchell_multiply_integer", lambda a, b, kind: a * b)),
+    ("mitchell_divide_integer", "exact", _definition("mitchell_divide_integer", lambda a, b, kind: a // b)),
     ("mitchell_log2", "leading one kept", _definition("mitchell_log2", lambda x: mitchell.log2_approx(x) + 1)),
     (
         "mitchell_log2",

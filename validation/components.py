@@ -1116,6 +1116,19 @@ COMPONENTS: dict[str, Component] = {
             logarithmic.exp2_cases,
             chosen=logarithmic.exp2_chosen,
         ),
+        *(
+            Component(
+                f"mitchell_{name}_integer",
+                "f(a, b, kind)        int64 (n,) twice, numbers of the dtype that kind names -> int64 (n,)",
+                definition,
+                cases,
+                exact="int64",
+            )
+            for name, definition, cases in (
+                ("multiply", logarithmic.multiply_whole, logarithmic.multiply_whole_cases),
+                ("divide", logarithmic.divide_whole, logarithmic.divide_whole_cases),
+            )
+        ),
         Component(
             "copy_labels",
             "f(source, target)       ids (n,), ids (m,) -> int64 (n+m): 0 (O), 1 (B) or 2 (I) for every token of the source, then of the target",

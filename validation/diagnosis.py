@@ -300,9 +300,14 @@ def _judged(trials: Sequence[Trial], dtype: str) -> list[_Judged]:
         middle = truth.midpoints(vector.expected)
         error = truth.upper_distance(vector.expected, answer)
         error = np.where(np.isinf(answer) & (_rounded(middle, dtype) == answer), 0.0, error)
-        allowed = fixed + tolerance.roundoff(dtype) * np.abs(middle)
+        allowed = fixed + _unit(vector, dtype) * np.abs(middle)
         judged.append(_Judged(vector, answer, error, allowed, fixed, trial.verdict.passed))
     return judged
+
+
+def _unit(vector: vectors.Vector, dtype: str) -> float:
+    """The last rounding of an answer, relative to it; of whole numbers, which have none, that of the float64 in which they are compared."""
+    return tolerance.roundoff("float64" if vector.exact else dtype)
 
 
 def _least(dtype: str) -> float:
@@ -521,7 +526,7 @@ def _fit(candidate: _Candidate, case: _Judged, dtype: str) -> _Fit | None:
     with np.errstate(all="ignore"):
         apart = finite & (case.error > case.allowed) & (np.abs(said - case.vector.expected.high) > bound)
         windows = _of_rows(np.max, np.log2(np.where(apart, np.maximum(error / bound, 1.0), 1.0)))
-        least = np.where(finite, tolerance.roundoff(dtype) * np.abs(said) + _least(dtype), 0.0)
+        least = np.where(finite, _unit(case.vector, dtype) * np.abs(said) + _least(dtype), 0.0)
         gaps = np.log2(_of_rows(np.max, error) / _of_rows(np.max, np.maximum(gap, least)))
     wrong = _of_rows(np.any, apart) & ~case.lost
     if not np.any(wrong | case.lost):
@@ -555,7 +560,7 @@ def _comparisons(candidate: _Candidate, case: _Judged, dtype: str) -> Iterator[t
         if _same_patterns(said, case.answer):
             number = np.where(finite, said, 0.0)
             gap = np.where(finite, np.abs(np.where(finite, case.answer, 0.0) - number), 0.0)
-            bound = np.where(finite, case.fixed + tolerance.roundoff(dtype) * np.abs(number), np.inf)
+            bound = np.where(finite, case.fixed + _unit(case.vector, dtype) * np.abs(number), np.inf)
             nearer = case.passed or 2 * np.max(gap) <= np.max(case.error)  # than the truth is, or it explains nothing
             near = candidate.scalable and nearer and np.all(gap <= NEARBY * bound)
             if near or np.all(gap <= bound):

@@ -16,6 +16,7 @@ import numpy as np
 
 from refimpl import bits, mitchell
 from refimpl.bits import FORMATS
+from refimpl.number_system import namespace
 from validation.case import Case
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIALECTS",
+    "WHOLE",
     "divide",
     "divide_cases",
     "divide_chosen",
+    "divide_whole",
+    "divide_whole_cases",
     "exp2_cases",
     "exp2_chosen",
     "log2_cases",
@@ -33,6 +37,8 @@ __all__ = [
     "multiply",
     "multiply_cases",
     "multiply_chosen",
+    "multiply_whole",
+    "multiply_whole_cases",
 ]
 
 DIALECTS = ("ieee", "pam")  # those that are defined without a dtype's range
@@ -208,6 +214,79 @@ def exp2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     if dtype != "float64":
         places["overflow"] = ("beyond the largest number, beside 1", np.array([1, 1.5, 4, -fmt.highest]) + fmt.highest)
     return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
+
+
+# --- whole numbers ----------------------------------------------------------------------------------------------------------------
+
+WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # dtypes of operands; their answers are given as int64
+
+
+def _in(x: Any, kind: str) -> Any:
+    xp = namespace(x)
+    return xp.astype(x, getattr(xp, kind))
+
+
+def multiply_whole(a: Any, b: Any, kind: str) -> Any:
+    """xy ≈ ± 2^(e+h) (1 + f + g) if f + g < 1, else ± 2^(e+h+1) (f + g): a whole number for whole numbers."""
+    return _in(mitchell.multiply(_in(a, kind), _in(b, kind)), "int64")
+
+
+def divide_whole(a: Any, b: Any, kind: str) -> Any:
+    """⌊x/y⌋ ≈ ⌊± 2^(e-h) (1 + f - g)⌋ if f >= g, else ⌊± 2^(e-h-1) (2 + f - g)⌋: the floor of the signed quotient."""
+    return _in(mitchell.divide(_in(a, kind), _in(b, kind)), "int64")
+
+
+def _whole_pairs(rng: np.random.Generator, kind: str) -> dict[str, tuple[str, Any, Any]]:
+    """Operands of one dtype, of which products stay below 2^53."""
+    info = np.iinfo(kind)
+    size = min(info.bits - (info.min < 0), 26)
+    low = -(2**size) if info.min < 0 else 0
+    signs = np.array([1, -1, 1, 1]) if low else np.array([1])
+    powers = 2 ** np.arange(size)
+    top = 2**size - 1
+    return {
+        "ordinary": ("of every length", *(rng.integers(low, top + 1, 24) >> rng.integers(0, size, 24) for _ in "ab")),
+        "powers of two": ("exact", powers, np.resize(signs, size) * powers[::-1]),
+        "three halves": (
+            "f = g = 1/2, where products err most",
+            3 * powers[:-1] // 2 + (powers[:-1] == 1),
+            3 * powers[-2::-1] // 2 + (powers[-2::-1] == 1),
+        ),
+        "all ones": (
+            "the longest carry, and one less",
+            np.array([top, top, top - 1, low + 1]),
+            np.array([top, 1, top - 1, top]),
+        ),
+        "ends": (
+            "the ends of the range, and zero",
+            np.array([low, top, low, 0, 0, 1]),
+            np.array([top, low, 1, top, low, 0]),
+        ),
+        "below powers of two": (
+            "where a rounded logarithm is one too large",
+            np.resize(signs, size) * (powers - (powers > 1)),
+            powers + powers // 2,
+        ),
+    }
+
+
+def multiply_whole_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Products of every width; the same whatever floating dtype is asked for."""
+    rng = np.random.default_rng(1962)
+    return [
+        Case(f"{name}, {kind}", hard, (np.asarray(a, np.int64), np.asarray(b, np.int64)), {"kind": kind})
+        for kind in WHOLE
+        for name, (hard, a, b) in _whole_pairs(rng, kind).items()
+    ]
+
+
+def divide_whole_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """The same pairs as quotients, divisors of 0 replaced by 3."""
+    return [
+        Case(case.id, case.hard.replace("products", "quotients"), (a, np.where(b == 0, 3, b)), case.params)
+        for case in multiply_whole_cases(rng, dtype)
+        for a, b in (case.arrays,)
+    ]
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------------------

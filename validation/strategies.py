@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import favor
-from validation import components, tolerance
+from validation import components, logarithmic, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -314,6 +314,15 @@ def _mitchell_pair(draw: Draw, subject: components.Component, dtype: str, dialec
     return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects))}
 
 
+def _mitchell_whole(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    kind, count = draw(st.sampled_from(logarithmic.WHOLE)), draw(st.integers(1, 4))
+    info = np.iinfo(kind)
+    top = min(info.max, 2**26 - 1)
+    whole = st.lists(st.integers(-top if info.min else 0, top), min_size=count, max_size=count)
+    a, b = np.array(draw(whole), np.int64), np.array(draw(whole), np.int64)
+    return (a, b if subject.name == "mitchell_multiply_integer" else np.where(b == 0, 1, b)), {"kind": kind}
+
+
 def _mitchell_log(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     return (np.abs(_scattered(draw, dtype, draw(st.integers(1, 4)))),), {}
 
@@ -369,6 +378,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "mean_pooling": _pooled,
     "unit_length": _unit,
     **dict.fromkeys(("mitchell_multiply", "mitchell_divide"), _mitchell_pair),
+    **dict.fromkeys(("mitchell_multiply_integer", "mitchell_divide_integer"), _mitchell_whole),
     "mitchell_log2": _mitchell_log,
     "mitchell_exp2": _mitchell_power,
     "copy_labels": _labels,

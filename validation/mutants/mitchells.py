@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -311,10 +312,128 @@ _POWERS = (
     _of_power("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_exp2)),
 )
 
-MUTANTS: tuple[Mutant, ...] = _PRODUCTS + _QUOTIENTS + _LOGARITHMS + _POWERS
+# --- whole numbers -----------------------------------------------------------------------------------------------------------------
+
+
+def _length(n: Any) -> Any:
+    """The place of the highest bit of n > 0, one bit after another."""
+    place = np.zeros_like(n)
+    for k in range(1, 63):
+        place = np.where(n >> k, k, place)
+    return place
+
+
+def _rounded_length(n: Any) -> Any:
+    return np.floor(np.log2(n.astype(np.float32)).astype(np.float32)).astype(np.int64)
+
+
+def _sum_below(a: Any, b: Any, e: Any, h: Any) -> Any:
+    """2^(e+h) (f + g) for the residues of a and b."""
+    return ((a - (1 << e)) << h) + ((b - (1 << h)) << e)
+
+
+def _with_carry(one: Any, rest: Any) -> Any:
+    return np.where(rest < one, one + rest, 2 * rest)
+
+
+def _multiply_whole(
+    a: Any, b: Any, kind: str, *, length: Any = _length, join: Any = _with_carry, sign: Any = None
+) -> Any:
+    x, y = (np.abs(np.where(n == 0, 1, n)) for n in (a, b))
+    e, h = length(x), length(y)
+    size = join(np.int64(1) << (e + h), _sum_below(x, y, e, h))
+    return np.where((a == 0) | (b == 0), 0, size * (np.sign(a) * np.sign(b) if sign is None else sign(a, b)))
+
+
+def _wrapped(a: Any, b: Any, kind: str) -> Any:
+    """In the operands' own width."""
+    return _multiply_whole(a, b, kind).astype(kind).astype(np.int64)
+
+
+def _whole_corrected(a: Any, b: Any, kind: str) -> Any:
+    x, y = (np.abs(np.where(n == 0, 1, n)) for n in (a, b))
+    e, h = _length(x), _length(y)
+    carry = _sum_below(x, y, e, h) >= (np.int64(1) << (e + h))
+    rests = [np.where(carry, (2 << k) - n, n - (1 << k)) for n, k in ((x, e), (y, h))]
+    return _multiply_whole(a, b, kind) + np.sign(a) * np.sign(b) * _multiply_whole(*rests, kind)
+
+
+def _of_whole_product(name: str, flag: str, function: Any = None, **replaced: Any) -> Mutant:
+    return Mutant("mitchell_multiply_integer", name, flag, function or functools.partial(_multiply_whole, **replaced))
+
+
+_WHOLE_PRODUCTS = (
+    _of_whole_product("no carry", "carry", join=lambda one, rest: one + rest),
+    _of_whole_product(
+        "a leading one beside the carry",
+        "carry",
+        join=lambda one, rest: np.where(rest < one, one + rest, one + 2 * rest),
+    ),
+    _of_whole_product("always carried", "carry", join=lambda one, rest: 2 * rest),
+    _of_whole_product("exact product", "exact-operation", lambda a, b, kind: a * b),
+    _of_whole_product("one correction step", "exact-operation", _whole_corrected),
+    _of_whole_product("wrapped to the operands' width", "wrap-around", _wrapped),
+    _of_whole_product("the place of the highest bit by a float32 logarithm", "low-precision", length=_rounded_length),
+    _of_whole_product("residues not added", "missing-term", join=lambda one, rest: one),
+    _of_whole_product("sign lost", "sign", sign=lambda a, b: 1),
+    _of_whole_product(
+        "zero as one",
+        "zero-rule",
+        lambda a, b, kind: _multiply_whole(np.where(a == 0, 1, a), np.where(b == 0, 1, b), kind),
+    ),
+    _of_whole_product(
+        "complement of one for negative numbers",
+        "off-by-one",
+        lambda a, b, kind: _multiply_whole(a ^ (a >> 63), b ^ (b >> 63), kind) * np.where((a < 0) ^ (b < 0), -1, 1),
+    ),
+)
+
+
+def _floor(sign: Any, numerator: Any, shift: Any) -> Any:
+    return (sign * numerator) >> shift
+
+
+def _divide_whole(a: Any, b: Any, kind: str, *, length: Any = _length, join: Any = None, floor: Any = _floor) -> Any:
+    """The quotient as a fraction over 2^(2h+1), floored."""
+    x, y = np.abs(np.where(a == 0, 1, a)), np.abs(b)
+    e, h = length(x), length(y)
+    gap = ((x - (1 << e)) << h) - ((y - (1 << h)) << e)  # 2^(e+h) (f - g)
+    one = np.int64(1) << (e + h)
+    numerator = np.where(gap < 0, 2 * one + gap, 2 * (one + gap)) if join is None else join(one, gap)
+    return np.where(a == 0, 0, floor(np.sign(a) * np.sign(b), numerator, 2 * h + 1))
+
+
+def _of_whole_quotient(name: str, flag: str, function: Any = None, **replaced: Any) -> Mutant:
+    return Mutant("mitchell_divide_integer", name, flag, function or functools.partial(_divide_whole, **replaced))
+
+
+_WHOLE_QUOTIENTS = (
+    _of_whole_quotient("no borrow", "carry", join=lambda one, gap: 2 * (one + gap)),
+    _of_whole_quotient("magnitude of the difference", "carry", join=lambda one, gap: 2 * (one + np.abs(gap))),
+    _of_whole_quotient("cut off towards zero", "sign", floor=lambda sign, n, shift: sign * (n >> shift)),
+    _of_whole_quotient(
+        "rounded to the nearest",
+        "off-by-one",
+        floor=lambda sign, n, shift: (2 * sign * n + (1 << shift)) >> (shift + 1),
+    ),
+    _of_whole_quotient("one too large", "off-by-one", floor=lambda sign, n, shift: ((sign * n) >> shift) + 1),
+    _of_whole_quotient("sign lost", "sign", floor=lambda sign, n, shift: n >> shift),
+    _of_whole_quotient("exact quotient", "exact-operation", lambda a, b, kind: a // b),
+    _of_whole_quotient("powers of two alone", "missing-term", join=lambda one, gap: 2 * one),
+    _of_whole_quotient(
+        "operands exchanged",
+        "exchanged",
+        lambda a, b, kind: _divide_whole(np.where(a == 0, 0, b), np.where(a == 0, 1, a), kind),
+    ),
+    _of_whole_quotient("the product", "exchanged", _multiply_whole),
+)
+
+MUTANTS: tuple[Mutant, ...] = _PRODUCTS + _QUOTIENTS + _LOGARITHMS + _POWERS + _WHOLE_PRODUCTS + _WHOLE_QUOTIENTS
 TWINS = {
     "mitchell_multiply": wide(_multiply),
     "mitchell_divide": wide(_divide),
     "mitchell_log2": wide(_log2),
     "mitchell_exp2": wide(_exp2),
+    "mitchell_multiply_integer": _multiply_whole,
+    "mitchell_divide_integer": _divide_whole,
 }

@@ -65,6 +65,8 @@ SCALAR: dict[str, Callable[..., Any]] = {
         mitchell.mitchell_divide,
         mitchell.mitchell_log2,
         mitchell.mitchell_exp2,
+        mitchell.mitchell_multiply_integer,
+        mitchell.mitchell_divide_integer,
         copying.copy_labels,
         copying.copy_step,
         copying.copy_states,

@@ -19,7 +19,14 @@ from validation.scalar.numbers import scalar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["mitchell_divide", "mitchell_exp2", "mitchell_log2", "mitchell_multiply"]
+__all__ = [
+    "mitchell_divide",
+    "mitchell_divide_integer",
+    "mitchell_exp2",
+    "mitchell_log2",
+    "mitchell_multiply",
+    "mitchell_multiply_integer",
+]
 
 
 def _halvings(x: Any) -> tuple[int, Any]:
@@ -96,3 +103,21 @@ def mitchell_log2(x: Any) -> Any:
 def mitchell_exp2(x: Any) -> Any:
     """The power of two below, and the straight line to the next."""
     return _each(lambda value: _anti(0, value), x)
+
+
+def _whole(x: int, y: int, sign: int) -> Any:
+    """The product (1) or the quotient (-1) of whole numbers other than 0, before it is floored."""
+    (e, m), (h, n) = _halvings(abs(mpf(x))), _halvings(abs(mpf(y)))
+    return _of_signs(x, y, _anti(e + sign * h, m + n - 2 if sign == 1 else m - n))
+
+
+@scalar
+def mitchell_multiply_integer(a: Any, b: Any, kind: str) -> Any:
+    """The product of whole numbers, which is a whole number."""
+    return [mpf(0) if x * y == 0 else _whole(x, y, 1) for x, y in zip(a, b, strict=True)]
+
+
+@scalar
+def mitchell_divide_integer(a: Any, b: Any, kind: str) -> Any:
+    """The largest whole number that is not above the quotient."""
+    return [mpf(0) if x == 0 else mpf(_characteristic(_whole(x, y, -1))) for x, y in zip(a, b, strict=True)]
