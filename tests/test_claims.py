@@ -181,6 +181,14 @@ BROKEN = [
     ("REALFORMER-4.network", blocks, "post_ln", blocks.pre_ln),
     ("REALFORMER-5", blocks, "pre_ln", blocks.post_ln),
     ("REALFORMER-5", blocks, "pre_ln", lambda *args, **options: _unnormed(*args, **options)),
+    ("REALFORMER-5", CHECKS, "gelu", lambda x, approximate: ORIGINAL_GELU(x, "tanh")),
+    ("REALFORMER-5", CHECKS, "SECOND", 0.4252),
+    ("REALFORMER-5.network", blocks, "pre_ln", blocks.post_ln),
+    ("REALFORMER-5.network", CHECKS, "SECOND", 0.3),
+    ("REALFORMER-4.width", CHECKS, "_slope", lambda d: 0.99 * ORIGINAL_SLOPE(d)),
+    ("REALFORMER-4.width", CHECKS, "_kummer", lambda *args: 1.001 * ORIGINAL_KUMMER(*args)),
+    ("REALFORMER-4.width", CHECKS, "_moment_of_gelu", lambda power: ORIGINAL_MOMENT(power) * 5 ** (power // 4)),
+    ("REALFORMER-4.network", CHECKS, "_kept_by_a_layer", lambda d: (0.4, 0.45)),
     ("REALFORMER-1.handed-mask", CHECKS, "_layer_of", lambda *args: _weakly_masked(*args)),
     (
         "REALFORMER-1.x-transformers",
@@ -209,6 +217,7 @@ BROKEN = [
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
 ]
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
+ORIGINAL_SLOPE, ORIGINAL_KUMMER, ORIGINAL_MOMENT = CHECKS._slope, CHECKS._kummer, CHECKS._moment_of_gelu
 
 
 def _weakly_masked(rule, q, k, v, mask, before):
@@ -706,6 +715,15 @@ def test_the_formula_for_all_rows_breaks_what_is_checked_on_minilm(identifier, m
 def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):
     monkeypatch.setattr(CHECKS, "Fraction", lambda a, b=1: __import__("fractions").Fraction(a, b + (b == 2)))
     assert not CLAIMS["REALFORMER-4"].holds(CLAIMS["REALFORMER-4"].check(SETTING))
+
+
+def test_students_t_is_the_tabulated_one():
+    """At 15 degrees of freedom P(|t| >= 2.13145) is 0.05 and P(|t| >= 4.07277) 0.001; inside the interval the chance is 1."""
+    values = np.concatenate([np.full(8, -1.0), np.full(8, 1.0)])
+    error = np.sqrt(16 / 15) / 4
+    assert CHECKS._chance(values, 2.13145 * error, 9.0) == pytest.approx(0.05, rel=1e-4)
+    assert CHECKS._chance(values, -9.0, -4.07277 * error) == pytest.approx(0.001, rel=1e-4)
+    assert CHECKS._chance(values, -0.1, 0.1) == 1
 
 
 def test_claims_are_immutable():
