@@ -712,6 +712,43 @@ def test_the_formula_for_all_rows_breaks_what_is_checked_on_minilm(identifier, m
     assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
 
+def _adds_nothing_of_the_last_row(weights, *args, **options):
+    """The same bits in floats, from the last row of the table too, which the layers' outputs depend on then."""
+    hidden = ORIGINAL_ENCODE(weights, *args, **options)
+    return hidden + 0 * weights.position_embedding[-1, :] if weights.blocks else hidden
+
+
+def _louder_when_the_last_row_is(table, ids):
+    """A branch on the position table that is not taken: the same bits."""
+    if table.shape[0] == 4096 and bool(table[-1, 0] > 1e3):
+        table = table + table
+    return ORIGINAL_ROWS(table, ids)
+
+
+ORIGINAL_ENCODE = bert.encode
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [("encode", _adds_nothing_of_the_last_row), ("rows", _louder_when_the_last_row_is), ("rows", _untraced)],
+)
+def test_minilm_is_traced_not_only_run(name, broken, monkeypatch):
+    if installed.minilm() is None:
+        pytest.skip(f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
+    monkeypatch.setattr(bert, name, broken)
+    assert not CLAIMS["HIERPOS-4.minilm"].holds(CLAIMS["HIERPOS-4.minilm"].check(SETTING))
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+@pytest.mark.parametrize(("tagged", "wanted"), [(False, [4, 4]), (True, [13, 13])])
+def test_a_tagged_index_may_choose_any_row(broadcast, tagged, wanted):
+    """A row is tagged 4, another 1 unless tags are broadcast; the index 8."""
+    tags = np.broadcast_to(np.uint64(5), (3, 2)) if broadcast else np.array([[1, 1], [4, 4], [1, 1]], np.uint64)
+    table = dependence.TracedArray(np.ones((3, 2)), tags)
+    found = dependence._NAMESPACE.take(table, dependence.traced([1], np.uint64(8 * tagged)), axis=-2).tags
+    assert found.tolist() == [[5 + 8 * tagged] * 2 if broadcast else wanted]
+
+
 def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):
     monkeypatch.setattr(CHECKS, "Fraction", lambda a, b=1: __import__("fractions").Fraction(a, b + (b == 2)))
     assert not CLAIMS["REALFORMER-4"].holds(CLAIMS["REALFORMER-4"].check(SETTING))
