@@ -177,6 +177,10 @@ BROKEN = [
     ),
     ("REALFORMER-2", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
     ("REALFORMER-2", blocks, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
+    ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _hides_a_trace(*args, **options)),
+    ("REALFORMER-1", dependence, "traced", lambda values, tags=0: ORIGINAL_TRACED(values)),
+    ("REALFORMER-2", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _clipped(*args, **options)),
+    ("REALFORMER-2", softmax, "masked_softmax", lambda x, mask: np.copysign(ORIGINAL_SOFTMAX(x, mask), x)),
     ("REALFORMER-3", bert.BertWeights, "shapes", lambda *args: _parameter_of_its_own(*args)),
     ("REALFORMER-4.network", blocks, "post_ln", blocks.pre_ln),
     ("REALFORMER-5", blocks, "pre_ln", blocks.post_ln),
@@ -217,6 +221,7 @@ BROKEN = [
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
 ]
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
+ORIGINAL_TRACED, ORIGINAL_SOFTMAX = dependence.traced, softmax.masked_softmax
 ORIGINAL_SLOPE, ORIGINAL_KUMMER, ORIGINAL_MOMENT = CHECKS._slope, CHECKS._kummer, CHECKS._moment_of_gelu
 
 
@@ -284,6 +289,20 @@ def _forgets(q, k, v, *, previous_scores=None, **others):
     """The previous scores are added, and not handed on."""
     output, _ = ORIGINAL_ATTENTION(q, k, v, previous_scores=previous_scores, **others)
     return output, ORIGINAL_ATTENTION(q, k, v, **others)[1]
+
+
+def _hides_a_trace(q, k, v, *, mask=None, **others):
+    """The same bits, but of scores to which the mask has been added and taken away again."""
+    output, scores = ORIGINAL_ATTENTION(q, k, v, mask=mask, **others)
+    if mask is None or scores.dtype == object:
+        return output, scores
+    return output, scores + (attention.namespace(scores).where(mask, scores, scores) - scores)
+
+
+def _clipped(q, k, v, *, previous_scores=None, **others):
+    """Large previous scores are clipped: the same bits where they are 0."""
+    previous = previous_scores if previous_scores is None else attention.namespace(q).clip(previous_scores, -1e3, 1e3)
+    return ORIGINAL_ATTENTION(q, k, v, previous_scores=previous, **others)
 
 
 def _decaying(q, k, v, *, previous_scores=None, **others):

@@ -18,7 +18,7 @@ from refimpl import bert, blocks, softmax
 from refimpl.activation import gelu
 from refimpl.attention import scaled_dot_product_attention, split_heads
 from refimpl.parameters import Block, Linear, Norm
-from validation import components, peers, tolerance, truth
+from validation import components, dependence, peers, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 SOURCE = "R. He et al., RealFormer, arXiv 2012.11747, section 3"
@@ -71,14 +71,31 @@ def _random_block(rng: np.random.Generator, d: int, inner: int, place: Any) -> B
     return Block.from_named({name: place(array) for name, array in arrays.items()}, "")
 
 
+MASK, CONTENT = np.uint64(1), np.uint64(2)  # tags of the mask's entries, and of queries, keys and values
+
+
+def _mask_is_seen(layers: list[tuple[Any, ...]], mask: Any) -> tuple[bool, bool]:
+    """Whether, by a trace, the scores that layers hand on or a branch may depend on an entry of the mask; and whether their outputs do."""
+    dependence.tagged_branches.clear()
+    scores, handed, outputs = None, False, True
+    for q, k, v in layers:
+        given = (dependence.traced(part, CONTENT) for part in (q, k, v))
+        out, scores = scaled_dot_product_attention(*given, mask=dependence.traced(mask, MASK), previous_scores=scores)
+        handed |= bool(np.any(scores.tags & MASK))
+        outputs &= bool(np.all(out.tags & MASK))
+    return handed or any(branch.tags & int(MASK) for branch in dependence.tagged_branches), outputs
+
+
 @claim(
     "REALFORMER-1",
-    "S_L = Σ_l Q_l K_lᵀ/√d up to rounding, and no mask is in it",
+    "S_L = Σ_l Q_l K_lᵀ/√d, in floats within γ_{d+L+2} Σ_l |Q_l||K_l|ᵀ/√d of it where nothing under- or overflows, and no mask is in it",
     source=SOURCE,
-    method="induction on L; six layers of attention: |S_L - Σ| <= γ_{d+L+1} Σ_l |Q_l||K_l|ᵀ/√d in float32, float64 (d terms of a product, the root, "
-    "the division, L - 1 sums), Σ enclosed; under four masks S_L is bitwise the same; three whole layers on balls: enclosures of radius < 1e-20 meet",
-    expected="not refuted",
-    cases=2 * 2 * 2 * N * M * 4 + 2 * 16,
+    method="induction on L; every term q_if k_jf passes one product, at most d - 1 sums over f in whatever order, one division, by a root that is "
+    "rounded to a double and to the dtype, and at most L - 1 sums over layers: d + L + 2 roundings, γ_K = Ku/(1 - Ku). Dependence traced through six "
+    "layers of attention: no score handed on, and no branch, depends on an entry of the mask, while every output does. Checked besides: the bound "
+    "in float32, float64, Σ enclosed; under four masks S_L is bitwise the same; three whole layers on balls: enclosures of radius < 1e-20 meet",
+    expected="proved",
+    cases=2 * 2 * 2 * N * M * 4 + 2 * 16 + 3 * LAYERS * 2 * 2 * N * M,
 )
 def _sum_of_scores(setting: Setting) -> Outcome:
     cases, worst, shown = 0, 0.0, ""
@@ -92,7 +109,7 @@ def _sum_of_scores(setting: Setting) -> Outcome:
         sizes = sum(
             np.abs(q).astype(np.float64) @ np.swapaxes(np.abs(k), -1, -2).astype(np.float64) for q, k, _ in given
         ) / math.sqrt(D)
-        operations = (D + LAYERS + 1) * tolerance.roundoff(dtype)
+        operations = (D + LAYERS + 2) * tolerance.roundoff(dtype)
         multiple = float(np.max(truth.upper_distance(enclosure, answers[0]) / (operations / (1 - operations) * sizes)))
         cases += sum(answer.size for answer in answers)
         if not multiple <= 1 or any(answer.tobytes() != answers[0].tobytes() for answer in answers):
@@ -108,7 +125,16 @@ def _sum_of_scores(setting: Setting) -> Outcome:
     cases += scores.size
     if not meet or not radius < RADIUS:
         return Outcome("refuted", cases, f"three layers on balls: enclosures meet: {meet}, radius {radius:.1e}")
-    return Outcome("not refuted", cases, f"{shown}; balls meet within {radius:.0e}; no mask in any bit", worst)
+    rng = np.random.default_rng(setting.seed)
+    layers = _qkv(rng)
+    for mask in _masks(rng)[1:]:
+        handed, seen = _mask_is_seen(layers, mask)
+        cases += LAYERS * 2 * 2 * N * M
+        if handed or not seen:
+            return Outcome(
+                "refuted", cases, f"the mask may enter scores: {handed}; the trace sees it in outputs: {seen}"
+            )
+    return Outcome("proved", cases, f"{shown}; balls meet within {radius:.0e}; no mask in any bit", worst)
 
 
 @claim(
@@ -142,14 +168,68 @@ def _running_mean(setting: Setting) -> Outcome:
     return Outcome("proved", cases, f"balls agree to {widest:.0e}")
 
 
+class _OnlyAdded:
+    """Scores of which nothing can be asked but their shape, and to be added to others; those are kept."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, shape: tuple[int, ...], value: float) -> None:
+        self.shape, self.value, self.added_to = shape, value, list[Any]()
+
+    def __radd__(self, others: Any) -> Any:
+        self.added_to.append(others)
+        return others + np.full(self.shape, self.value)
+
+
+def _enter_by_one_sum(q: Any, k: Any, v: Any, mask: Any) -> bool:
+    """Whether previous scores enter attention by one sum, to Q Kᵀ/√d, and in no other way."""
+    _, own = scaled_dot_product_attention(q, k, v, mask=mask)
+    for zero in (0.0, -0.0):
+        previous: Any = _OnlyAdded(own.shape, zero)
+        try:
+            scaled_dot_product_attention(q, k, v, mask=mask, previous_scores=previous)
+        except (TypeError, AttributeError):
+            return False
+        if [each.tobytes() for each in previous.added_to] != [own.tobytes()]:
+            return False
+    return True
+
+
+def _patterns(dtype: str) -> Any:  # -> (65536 or 3 · 65536,)
+    """All numbers of float16; of a wider dtype all signs, exponents and leading bits, with three endings."""
+    size = np.dtype(dtype).itemsize * 8 - 16
+    heads = np.arange(2**16, dtype=np.uint64) << np.uint64(size)
+    endings = np.array(sorted({0, 2**size // 3, 2**size - 1}), dtype=np.uint64)
+    numbers = (heads[:, None] | endings).ravel().astype(f"uint{size + 16}").view(dtype)
+    return numbers[~np.isnan(numbers)]
+
+
+def _zero_changes_nothing(dtype: str) -> tuple[int, bool]:
+    """Whether s + 0 is s in every bit, but for the sign of a zero; and softmax of rows of three the same with every zero +0."""
+    numbers, right = _patterns(dtype), True
+    for zero in (0.0, -0.0):
+        sums, kept = numbers + numbers.dtype.type(zero), numbers != 0
+        right &= sums[kept].tobytes() == numbers[kept].tobytes() and bool(np.all(sums[~kept] == 0))
+    info = np.finfo(dtype)
+    values = [0.0, -0.0, 1.0, -1.0, info.smallest_subnormal, info.max, -info.max, -np.inf]
+    rows = np.array(list(itertools.product(values, repeat=3)), dtype)
+    unsigned = np.where(rows == 0, rows.dtype.type(0), rows)
+    for mask in itertools.product((True, False), repeat=3):
+        one, other = (softmax.masked_softmax(part, np.array(mask)) for part in (rows, unsigned))
+        right &= one.tobytes() == other.tobytes()
+    return 2 * numbers.size + 8 * len(rows), right
+
+
 @claim(
     "REALFORMER-2",
-    "with previous scores 0 it is ordinary attention, bit for bit; a RealFormer layer is then a post-LN layer",
+    "with previous scores 0 it is ordinary attention, bit for bit where no score is NaN; a RealFormer layer is then a post-LN layer",
     source=SOURCE,
-    method="s + 0 is s in floating point (a zero may lose its sign, which exp does not see): outputs of attention under four masks and of a whole "
-    "layer, float16, float32, float64",
-    expected="not refuted",
-    cases=3 * (4 * 2 * 2 * N * D + 2 * N * D),
+    method="every shape, if operations are functions of their arguments: previous scores enter by one sum, to Q Kᵀ/√d, as an array shows that can do "
+    "no more; s + 0 is s in IEEE arithmetic, but a zero may lose its sign (all of float16, 196,000 numbers each of float32, float64); x - c is the "
+    "same then but for the sign of a zero, of which exp is 1 (softmax of all rows of three out of eight numbers, every mask). Outputs of attention under "
+    "four masks and of a whole layer, float16, float32, float64, bit for bit",
+    expected="proved",
+    cases=3 * (4 * 2 * 2 * N * D + 2 * N * D) + 4 * 2 * 2 * N * M + 900_000,
 )
 def _ordinary(setting: Setting) -> Outcome:
     cases = 0
@@ -173,7 +253,17 @@ def _ordinary(setting: Setting) -> Outcome:
             cases += one.size
             if one.tobytes() != other.tobytes():
                 return Outcome("refuted", cases, f"{dtype}: differ by {np.abs(one - other).max():.1e}")
-    return Outcome("not refuted", cases, "no bit differs")
+        with np.errstate(all="ignore"):
+            count, right = _zero_changes_nothing(dtype)
+        cases += count
+        if not right:
+            return Outcome("refuted", cases, f"{dtype}: adding 0 changes a sum or a softmax")
+    rng = np.random.default_rng(setting.seed)
+    for mask in _masks(rng):
+        cases += 2 * 2 * N * M
+        if not _enter_by_one_sum(*_qkv(rng, 1)[0], mask):
+            return Outcome("refuted", cases, "previous scores enter otherwise than by a sum")
+    return Outcome("proved", cases, "no bit differs")
 
 
 def _parameters(residual: Any, **sizes: int) -> int:
