@@ -773,6 +773,26 @@ def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):
     assert not CLAIMS["REALFORMER-4"].holds(CLAIMS["REALFORMER-4"].check(SETTING))
 
 
+def _unstable(x, *, axis, descending=False, stable=True):
+    return np.flip(np.argsort(x, axis=axis, kind="stable"), axis) if descending else np.argsort(x, axis=axis)
+
+
+def _no_permutation(x, *, axis, descending=False, stable=True):
+    return np.zeros(x.shape, int) if descending else np.argsort(x, axis=axis)
+
+
+@pytest.mark.parametrize("argsort", [_unstable, _no_permutation])
+def test_a_library_whose_sort_breaks_its_contract_breaks_sparse_1(argsort):
+    class Library:
+        def __getattr__(self, name):
+            return argsort if name == "argsort" else getattr(SETTING.backend.xp, name)
+
+    other = dataclasses.replace(SETTING, backend=dataclasses.replace(SETTING.backend, xp=Library()))
+    outcome = CLAIMS["SPARSE-1"].check(other)
+    assert outcome.verdict == "refuted"
+    assert "the library's stable sort is not one" in outcome.worst
+
+
 def test_students_t_is_the_tabulated_one():
     """At 15 degrees of freedom P(|t| >= 2.13145) is 0.05 and P(|t| >= 4.07277) 0.001; inside the interval the chance is 1."""
     values = np.concatenate([np.full(8, -1.0), np.full(8, 1.0)])

@@ -226,8 +226,8 @@ def _zero_changes_nothing(dtype: str) -> tuple[int, bool]:
     source=SOURCE,
     method="every shape, if operations are functions of their arguments: previous scores enter by one sum, to Q Kᵀ/√d, as an array shows that can do "
     "no more; s + 0 is s in IEEE arithmetic, but a zero may lose its sign (all of float16, 196,000 numbers each of float32, float64); x - c is the "
-    "same then but for the sign of a zero, of which exp is 1 (softmax of all rows of three out of eight numbers, every mask). Outputs of attention under "
-    "four masks and of a whole layer, float16, float32, float64, bit for bit",
+    "same then but for the sign of a zero, of which exp is 1 (softmax of all rows of three out of eight numbers, every mask). Outputs of attention, "
+    "four masks, and of a whole layer, float16, float32, float64, bit for bit",
     expected="proved",
     cases=3 * (4 * 2 * 2 * N * D + 2 * N * D) + 4 * 2 * 2 * N * M + 900_000,
 )
