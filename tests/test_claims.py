@@ -12,6 +12,7 @@ from refimpl.number_system import exact
 from validation import dependence, installed
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
 from validation.claims import realformer as CHECKS  # noqa: N812
+from validation.claims import sparse as SPARSE_CHECKS  # noqa: N812
 
 SETTING = Setting(backend.get("numpy"))
 MINILM = ("HIERPOS-2.minilm", "HIERPOS-4.minilm", "HIERPOS-5")
@@ -137,6 +138,9 @@ BROKEN = [
     ("SPARSE-1", softmax, "top_k_selection", _higher_index),
     ("SPARSE-1", softmax, "top_k_selection", _one_short),
     ("SPARSE-1", softmax, "sparse_softmax", _not_renormalised),
+    ("SPARSE-1.x-transformers", softmax, "top_k_selection", _every_tie),
+    ("SPARSE-1.x-transformers", SPARSE_CHECKS, "_all_that_reach", lambda row, k: SPARSE_CHECKS._largest(row, k)),
+    ("SPARSE-1.x-transformers", SPARSE_CHECKS.weights_io, "open", lambda path: _ties_dropped(path)),
     ("SPARSE-2", softmax, "top_k_selection", _smallest),
     ("SPARSE-2", softmax, "sparse_softmax_cross_entropy", _loss_without_a_shift),
     ("SPARSE-3", softmax, "sparse_softmax", _not_renormalised),
@@ -223,6 +227,16 @@ BROKEN = [
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
 ORIGINAL_TRACED, ORIGINAL_SOFTMAX = dependence.traced, softmax.masked_softmax
 ORIGINAL_SLOPE, ORIGINAL_KUMMER, ORIGINAL_MOMENT = CHECKS._slope, CHECKS._kummer, CHECKS._moment_of_gelu
+
+
+def _ties_dropped(path):
+    """The recorded rows with the answers of an implementation that keeps three entries."""
+    recorded = dict(ORIGINAL_OPEN(path))
+    rows = recorded["topk_x"]
+    return recorded | {"topk_3": np.array([SPARSE_CHECKS._over(row, SPARSE_CHECKS._largest(row, 3)) for row in rows])}
+
+
+ORIGINAL_OPEN = SPARSE_CHECKS.weights_io.open
 
 
 def _weakly_masked(rule, q, k, v, mask, before):

@@ -254,7 +254,8 @@ def test_no_check_gets_lost():
     expected += (
         "SYSTEMS.trigonometric_features SYSTEMS.hyperbolic_features SYSTEMS.relu_features SYSTEMS.favor_attention "
     )
-    expected += "SPARSE-1 SPARSE-2 SPARSE-3 SPARSE-4 SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
+    expected += "SPARSE-1 SPARSE-1.x-transformers SPARSE-2 SPARSE-3 SPARSE-4 "
+    expected += "SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
     expected += (
         " PARITY.performer_pytorch PARITY.tf_models PARITY.x_transformers PARITY.x_transformers_top_k PARITY.entmax "
         "PARITY.jaketae_realformer PARITY.pytorch_loss "

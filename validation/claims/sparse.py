@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 
+import weights_io
 from refimpl import softmax
-from validation import tolerance, truth
+from validation import components, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 if TYPE_CHECKING:
@@ -126,6 +127,46 @@ def _distribution(setting: Setting) -> Outcome:
             if not np.array_equal(kept, wanted):
                 return Outcome("refuted", cases, f"rows of {n} entries with ties, k = {k}")
     return Outcome("proved", cases, shown, worst)
+
+
+def _all_that_reach(row: Any, k: int) -> list[int]:
+    """A threshold instead of a choice: every entry that is no smaller than the k-th largest."""
+    least = row[_largest(row, k)[-1]]
+    return [i for i, value in enumerate(row) if value >= least]
+
+
+def _over(row: Any, kept: list[int]) -> Any:  # -> float64 (n,)
+    """exp(x_i) / Σ exp(x_j) over the kept entries, 0 elsewhere; enclosed, and rounded."""
+    weights = {i: flint.arb(float(row[i])).exp() for i in kept}
+    total = sum(weights.values(), flint.arb(0))
+    return np.array([float(weights[i] / total) if i in weights else 0.0 for i in range(len(row))])
+
+
+@claim(
+    "SPARSE-1.x-transformers",
+    "sparse softmax as x-transformers 2.31.10 has it (sparse_topk_attn) keeps k entries of every row",
+    source="x-transformers 2.31.10, attend.py, sparse_topk_attn; its parameter is the number of entries to keep",
+    method="its recorded answers, k = 3, 9 rows of 16: they are softmax over every entry that is no smaller than the k-th largest, to 1e-12 of 1 "
+    "(enclosed); in 6 rows without ties these are the k largest, in rows of small whole numbers up to 7 entries tie with or exceed the third, and "
+    "softmax over the k largest is something else",
+    expected="refuted",
+    cases=9 * 16,
+)
+def _ties_are_kept(setting: Setting) -> Outcome:
+    recorded = dict(weights_io.open(components.RECORDED / "x_transformers" / "answers.safetensors"))
+    rows, answers, counts, apart = recorded["topk_x"], recorded["topk_3"], list[int](), 0.0
+    with truth.precision(128):
+        for row, theirs in zip(rows, answers, strict=True):
+            off = float(np.max(np.abs(theirs - _over(row, _all_that_reach(row, 3)))))
+            counts.append(int(np.count_nonzero(theirs)))
+            if not off <= 1e-12 or counts[-1] != len(_all_that_reach(row, 3)):
+                return Outcome("not refuted", rows.size, f"row {len(counts)}: {off:.1e} from the rule of a threshold")
+            ours = setting.backend.to_numpy(softmax.sparse_softmax(setting.backend.asarray(row), 3))
+            apart = max(apart, float(np.max(np.abs(theirs - ours))))
+    if counts[:6] != 6 * [3] or max(counts) <= 3 or not apart > 0.1:
+        return Outcome("not refuted", rows.size, f"entries kept: {counts}; {apart:.1e} apart")
+    tied = f"k = 3 keeps {', '.join(map(str, counts[6:]))} entries of three rows with ties"
+    return Outcome("refuted", rows.size, f"{tied}; {apart:.2g} from softmax over the 3 largest")
 
 
 def _rows_of_every_size(rng: np.random.Generator, count: int, n: int) -> Any:  # -> float64 (count, n)
