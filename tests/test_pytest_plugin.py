@@ -247,6 +247,26 @@ def test_bad_arguments_are_told_at_collection(run: Any, mark: str, lines: list[s
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_no_dtype_at_all_is_no_success(run: Any) -> None:
+    ran = run(
+        """
+        def test_fixture(conforms):
+            conforms(wrong, "softmax", dtype=[])
+        """
+    )
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*no dtype is asked for*"])
+    ran = run(
+        """
+        @pytest.mark.golden_vectors("softmax", dtype=[])
+        def test_mark(golden_vector):
+            golden_vector.judge(0)
+        """
+    )
+    assert ran.ret != 0
+    ran.stdout.fnmatch_lines(["*no dtype is asked for*"])
+
+
 def test_a_mark_that_selects_no_vector_is_told(run: Any, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from validation.vectors import VectorSet\nVectorSet.select = lambda *arguments: ()\n")
     result = run(EACH)

@@ -106,7 +106,15 @@ class Conforms:
 
 
 def _several(dtype: str | Iterable[str]) -> tuple[str, ...]:
-    return (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    """The dtypes that are asked for; none is an error, for nothing would be checked."""
+    several = (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    if not several:
+        from refimpl.errors import ConfigError
+
+        raise ConfigError(
+            "no dtype is asked for", expected='one, or a list such as ["float32", "float16"]', got=repr(dtype)
+        )
+    return several
 
 
 def _check(function: Any, component: str, dialect: Any, dtype: str, seed: Any, convert: Any) -> Report:
