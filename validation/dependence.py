@@ -167,6 +167,9 @@ class TracedArray:
     def __neg__(self) -> TracedArray:
         return TracedArray(-self.array, self.tags)
 
+    def __invert__(self) -> TracedArray:
+        return TracedArray(~self.array, self.tags)
+
 
 _NAMESPACE = _Namespace()
 
