@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 import pytest
 
 import validation
-from validation import components, mutants, tolerance, truth
+from validation import components, mutants, tolerance, vectors
 
 NAMES = list(components.COMPONENTS)
 UNSHAPED = ("wrong-shape", "dtype-leak")  # bugs of the answer's shape or dtype, not of its numbers
 
 
-@functools.cache
-def _judged(component: str, dtype: str) -> list[tuple[components.Case, Any, Any]]:
-    """Each case, the truth, and its budget: what `validation.check` judges by, computed once for all mutants."""
-    subject, judged = components.component(component), []
-    for case in subject.trials(dtype, 0, None):
-        wide = tuple(a.astype(np.float64) if a.dtype.kind not in "biu" else a for a in case.arrays)
-        enclosure = truth.enclose(subject.definition, *wide, target=1e-25, **case.params)
-        judged.append((case, enclosure, subject.budget(*wide, dtype=dtype, **case.params)))
-    return judged
-
-
 def _verdicts(function: Any, component: str, dtype: str) -> list[tuple[components.Case, tolerance.Verdict]]:
-    """The verdict of each case; what the function raises is not caught."""
+    """The verdict on each golden vector; what the function raises is not caught."""
     verdicts = []
-    for case, enclosure, budget in _judged(component, dtype):
+    for vector in vectors.load(component).select(dtype):
+        case = components.Case(vector.name, vector.hard, vector.positional(dtype), vector.params(dtype))
         with np.errstate(all="ignore"):
-            answer = function(*(a.copy() for a in case.arrays), **case.params)
-        kind = components.component(component).answer_dtype(dtype)
-        verdicts.append((case, tolerance.judge(answer, enclosure, budget, kind)))
+            answer = function(*vector.positional(dtype), **vector.params(dtype))
+        verdicts.append((case, vector.judge(answer, dtype)))
     return verdicts
 
 
@@ -73,7 +61,13 @@ def test_every_mutant_is_killed_by_its_numbers(name: str, dtype: str) -> None:
         if dtype in mutant.dtypes:
             assert any(not verdict.passed for _, verdict in verdicts), mutant.name
         if mutant.flag not in UNSHAPED:
-            assert {verdict.word for _, verdict in verdicts} <= {"exact", "within proof", "outside", "non-finite"}
+            assert {verdict.word for _, verdict in verdicts} <= {
+                "exact",
+                "within proof",
+                "within sample",
+                "outside",
+                "non-finite",
+            }
         if mutant.seen is not None:
             blamed = [case.id for case, verdict in verdicts if not verdict.passed and not mutant.seen(case)]
             assert not blamed, (mutant.name, blamed)
