@@ -40,7 +40,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def started(source: str, *options: str, plugin: bool = True) -> pytest.RunResult:
         pytester.makepyfile(test_it=head + _plain(FUNCTIONS) + _plain(source))
-        loaded = ("-p", "no:refimpl", *(("-p", "validation.pytest_plugin") if plugin else ()))
+        loaded = ("-p", "no:refimpl", *(("-p", "refimpl_pytest") if plugin else ()))
         strict = ("--strict-markers", "-W", "error", "-p", "no:cacheprovider")
         return pytester.runpytest_subprocess(*loaded, *strict, *options)
 
@@ -69,14 +69,23 @@ def _imported_by(statement: str) -> set[str]:
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:
-    assert _imported_by("import validation.pytest_plugin") == set()
+    assert _imported_by("import refimpl_pytest") == set()
     assert {"numpy", "flint", "refimpl"} <= _imported_by("from validation import check")  # so the test above can fail
 
 
 def test_the_entry_point_is_this_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["entry-points"]["pytest11"] == {"refimpl": "validation.pytest_plugin"}
+    assert project["entry-points"]["pytest11"] == {"refimpl": "refimpl_pytest"}
     assert any(each.startswith("hypothesis") for each in project["optional-dependencies"]["validation"])
+
+
+def test_a_project_with_a_package_of_the_same_name_as_ours_is_left_alone(run: Any, pytester: pytest.Pytester) -> None:
+    """`validation` is a name that others use: their tests import theirs, whether or not they have a conftest."""
+    pytester.mkpydir("validation").joinpath("rules.py").write_text("RULE = 7\n")
+    pytester.makeconftest("import validation.rules\n")
+    pytester.makeini("[pytest]\npythonpath = .\n")
+    result = run("def test_theirs():\n    from validation.rules import RULE\n    assert RULE == 7\n")
+    result.assert_outcomes(passed=1)
 
 
 def test_a_suite_that_uses_nothing_of_it_imports_nothing_and_sees_nothing(run: Any) -> None:

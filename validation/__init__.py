@@ -6,7 +6,7 @@
 `validation.components.COMPONENTS` lists what can be checked. The claims about the mathematics are in `validation.claims`, and the command
 `refimpl validate` runs everything on the engine itself. Needs the extra `validation`.
 
-The names below are imported when they are first used, so that pytest, which imports `validation.pytest_plugin` in every run, pays nothing for it.
+The names below are imported when they are first used, so that pytest, which imports `refimpl_pytest` in every run, pays nothing for it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
         golden_vector.judge(my_softmax(*golden_vector.arrays, **golden_vector.params))
 
 pytest imports this module in every run where the package is installed: nothing is imported here but pytest and the standard library, and nothing
-is done before a test asks for it. `-p no:refimpl` leaves it out.
+is done before a test asks for it; it is a module of its own, since a project may have a package `validation` itself. `-p no:refimpl` leaves it out.
 """
 
 from __future__ import annotations
