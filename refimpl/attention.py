@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root
+from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root, whole_number
 from refimpl.softmax import masked_softmax
 
 __all__ = ["HandedOn", "causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
@@ -136,7 +136,8 @@ def _check_pairs(name: str, array: Array | None, scores: Array) -> None:
         )
 
 
-def _check_added(q: Array, k: Array, v: Array, relative: Array | None, mean_over: int) -> None:
+def _checked_layers(q: Array, k: Array, v: Array, relative: Array | None, mean_over: int) -> int:
+    """`mean_over` as an int; raise unless it counts layers, and relative positions fit."""
     pairs = (q.shape[-2], k.shape[-2], q.shape[-1])
     if relative is not None and (tuple(relative.shape) != pairs or v.shape[-1] != pairs[-1]):
         raise ShapeError(
@@ -145,9 +146,11 @@ def _check_added(q: Array, k: Array, v: Array, relative: Array | None, mean_over
             expected=f"(n, m, d) = {pairs}, and values of width {pairs[-1]}",
             got=f"relative {tuple(relative.shape)}, v {tuple(v.shape)}",
         )
-    if not isinstance(mean_over, int) or isinstance(mean_over, bool) or mean_over < 1:
+    whole = whole_number(mean_over)
+    if whole is None or whole < 1:
         where = "scaled_dot_product_attention(mean_over=...)"
         raise ConfigError("mean_over counts layers", where=where, expected="a whole number from 1", got=repr(mean_over))
+    return whole
 
 
 def _check_handed_on(hand_on: str) -> None:
@@ -198,7 +201,7 @@ def scaled_dot_product_attention(
     """
     _check_attention(q, k, v)
     _check_a_key(k)
-    _check_added(q, k, v, relative, mean_over)
+    layers = _checked_layers(q, k, v, relative, mean_over)
     _check_handed_on(hand_on)
     xp = namespace(q, k, v)
     products = xp.matmul(q, xp.matrix_transpose(k))
@@ -208,6 +211,6 @@ def scaled_dot_product_attention(
     _check_pairs("previous_scores", previous_scores, own)
     _check_pairs("mask", mask, own)
     scores = own if previous_scores is None else own + previous_scores
-    weights = masked_softmax(scores if mean_over == 1 else scores / mean_over, mask)
+    weights = masked_softmax(scores if layers == 1 else scores / layers, mask)
     output, handed = xp.matmul(weights, v), scores if hand_on == "sum" else own
     return output if relative is None else output + _rowwise(weights, relative), handed

@@ -30,7 +30,7 @@ from refimpl.blocks import Form, GELUForm, realformer
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.inputs import as_array, check_mask, check_positions, check_some_token, check_token_ids, rows
 from refimpl.normalization import layer_norm
-from refimpl.number_system import Array, device_of, namespace
+from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
 from refimpl.positions import relative_positions
 
@@ -85,9 +85,13 @@ class BertConfig:
         sizes |= {name: size for name, size in optional.items() if size is not None}
         wrong = [f"{name} = {size!r}" for name, size in sizes.items() if not is_positive(size)]
         counts = {"type_vocab_size": self.type_vocab_size, "position_offset": self.position_offset}
-        wrong += [f"{name} = {size!r}" for name, size in counts.items() if size != 0 and not is_positive(size)]
+        wrong += [
+            f"{name} = {size!r}" for name, size in counts.items() if not (whole_number(size) == 0 or is_positive(size))
+        ]
         if wrong:
             raise ConfigError("a size is not a positive whole number", where="BertConfig", got=", ".join(wrong))
+        for name, size in (sizes | counts).items():
+            object.__setattr__(self, name, whole_number(size))
         self._check_choices()
 
     def _check_choices(self) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import ConfigError, DtypeError, TokenError
 from refimpl.number_system import Array, device_of, is_ball, namespace
+from refimpl.parameters import is_positive
 from refimpl.softmax import log_softmax, masked_softmax
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _check_options(temperature: float, top_k: int | None, top_p: float | None) -
         raise ConfigError(
             "temperature must not be negative, and must be finite", expected="temperature >= 0", got=repr(temperature)
         )
-    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+    if top_k is not None and not is_positive(top_k):
         raise ConfigError("top_k must be a whole number", expected="top_k >= 1, or None for no limit", got=repr(top_k))
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(
@@ -74,7 +75,7 @@ def top_k_mask(logits: Array, k: int) -> Array:  # (..., vocab) -> bool (..., vo
     _refuse_balls(logits)
     _check_options(1.0, k, None)
     ordered = namespace(logits).sort(logits, axis=-1, descending=True)
-    position = min(k, logits.shape[-1]) - 1
+    position = min(int(k), logits.shape[-1]) - 1
     return logits >= ordered[..., position : position + 1]
 
 
@@ -298,7 +299,7 @@ def _extensions(log_p: Array, hypotheses: list[_Open], count: int) -> list[tuple
 
 
 def _check_beams(beams: int, length_penalty: float) -> None:
-    if not isinstance(beams, int) or isinstance(beams, bool) or beams < 1:
+    if not is_positive(beams):
         raise ConfigError("beams must be a whole number", expected="beams >= 1", got=repr(beams))
     if not math.isfinite(length_penalty):
         raise ConfigError("length_penalty must be finite", expected="a number; 0 ranks by Σ log p", got=length_penalty)

@@ -13,6 +13,7 @@ from refimpl import bert
 from refimpl.errors import ConfigError, TextError, TokenizerError
 from refimpl.model import Model
 from refimpl.number_system import device_of, namespace
+from refimpl.parameters import is_positive
 from refimpl.pooling import mean_pooling, unit_length
 from refimpl.sentence_transformers import POOLINGS, SentencePooling, read_pooling
 
@@ -141,7 +142,7 @@ class Encoder(Model):
             raise TextError("one text where a list was expected", where="texts", got=repr(texts), remedy="pass [text]")
         if not texts:
             raise TextError("there is no text", where="texts", expected="at least one")
-        if not isinstance(truncate, bool) and (not isinstance(truncate, int) or truncate < 1):
+        if not isinstance(truncate, bool) and not is_positive(truncate):
             raise ConfigError("truncate must be true, false or a number", where="truncate", got=repr(truncate))
         return [self._framed(text, number, truncate) for number, text in enumerate(texts)]
 

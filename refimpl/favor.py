@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from refimpl.activation import relu
 from refimpl.errors import ConfigError, DtypeError, ShapeError, UndecidedError
 from refimpl.linear_attention import (
-    check_chunk,
     check_key_mask,
+    checked_chunk,
     linear_attention,
     sees_a_key,
     spans,
@@ -514,7 +514,7 @@ def favor_attention(
     convention = named_dialect(dialect)
     features = _features(convention, kernel, projection)
     _check_attention(q, k, v, projection, mask)
-    check_chunk("favor_attention", chunk)
+    chunk = checked_chunk("favor_attention", chunk)
     q_map = _feature_map(features, features.query_shift, q, projection, None, chunk)
     k_map = _feature_map(features, features.key_shift, k, projection, mask, chunk)
     numerators, denominators = linear_attention(

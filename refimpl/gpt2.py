@@ -26,7 +26,7 @@ from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids
 from refimpl.inputs import rows as _rows
 from refimpl.normalization import layer_norm
-from refimpl.number_system import Array, device_of, namespace
+from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class GPT2Config:
             wrong.append(f"n_inner = {self.n_inner!r}")
         if wrong:
             raise ConfigError("a size is not a positive whole number", where="GPT2Config", got=", ".join(wrong))
+        sizes |= {} if self.n_inner is None else {"n_inner": self.n_inner}
+        for name, size in sizes.items():
+            object.__setattr__(self, name, whole_number(size))
         if self.n_embd % self.n_head:
             raise ConfigError(
                 "the width does not divide into the heads",

@@ -20,17 +20,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from refimpl.errors import ConfigError, ShapeError
-from refimpl.number_system import Array, check_boolean, check_floating, device_of, exact, namespace, rounded_once
+from refimpl.number_system import (
+    Array,
+    check_boolean,
+    check_floating,
+    device_of,
+    exact,
+    namespace,
+    rounded_once,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["check_chunk", "check_key_mask", "linear_attention", "sees_a_key", "spans", "weighted_mean"]
+__all__ = ["check_key_mask", "checked_chunk", "linear_attention", "sees_a_key", "spans", "weighted_mean"]
 
 FeatureMap = Any  # Callable[[Array], Array]: (..., c, d) -> (..., c, r), of any number c of positions
 
 
-def _check_shapes(q: Array, k: Array, v: Array, *, causal: bool, chunk: int) -> None:
+def _check_shapes(q: Array, k: Array, v: Array, *, causal: bool) -> None:
     for name, array in (("q", q), ("k", k), ("v", v)):
         check_floating(name, array)
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
@@ -48,13 +57,14 @@ def _check_shapes(q: Array, k: Array, v: Array, *, causal: bool, chunk: int) -> 
         expected = f"n_query <= {k.shape[-2]}" if k.shape[-2] else "at least one key"
         what = "more queries than keys" if k.shape[-2] else "there is no key to attend to"
         raise ShapeError(what, where="linear_attention", expected=expected, got=q.shape[-2] if k.shape[-2] else 0)
-    check_chunk("linear_attention", chunk)
 
 
-def check_chunk(where: str, chunk: int) -> None:
-    """Raise ConfigError unless `chunk` is a whole number from 1."""
-    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+def checked_chunk(where: str, chunk: int) -> int:
+    """`chunk` as an int; raise ConfigError unless it is a whole number from 1."""
+    whole = whole_number(chunk)
+    if whole is None or whole < 1:
         raise ConfigError("chunk must be a whole number", where=where, expected="chunk >= 1", got=repr(chunk))
+    return whole
 
 
 def check_key_mask(where: str, mask: Array, k: Array) -> None:
@@ -160,7 +170,8 @@ def linear_attention(
     DtypeError, ShapeError, ConfigError
         if an argument is not floating, the mask not boolean, shapes do not fit, causal queries outnumber the keys, or chunk < 1.
     """
-    _check_shapes(q, k, v, causal=causal, chunk=chunk)
+    _check_shapes(q, k, v, causal=causal)
+    chunk = checked_chunk("linear_attention", chunk)
     if mask is not None:
         check_key_mask("linear_attention", mask, k)
     pieces = list((_causal_pieces if causal else _full_pieces)(q, k, v, mask, chunk, q_map, k_map))

@@ -22,6 +22,7 @@ from refimpl import backend as backends
 from refimpl import bert, decoding, gpt2
 from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
 from refimpl.number_system import device_of, namespace
+from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
 
@@ -372,7 +373,7 @@ def _config(
     """The configuration in the folder; without one, what the weights show."""
     from weights_io.schemes import config as configurations
 
-    if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
+    if heads is not None and not is_positive(heads):
         raise ConfigError("heads must be a whole number from 1", where="refimpl.load(heads=...)", got=repr(heads))
     path = folder / "config.json"
     if not path.exists():

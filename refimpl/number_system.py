@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,6 +43,7 @@ __all__ = [
     "rounded_once",
     "shift_for_exp",
     "square_root",
+    "whole_number",
     "whole_power",
 ]
 
@@ -100,6 +102,16 @@ def check_boolean(where: str, mask: Array) -> None:
             got=mask.dtype,
             remedy="make it one: additive >= 0 for a mask of 0 and -1e9, ids != padding for tokens",
         )
+
+
+def whole_number(value: object) -> int | None:
+    """`value` as an int, if it can be an index: an int, a NumPy integer, an integer array without axes; None for all else, and for truth values."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def exact(value: Any, like: Array) -> Any:

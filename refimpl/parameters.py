@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.errors import ConfigError
-from refimpl.number_system import Array, is_ball, namespace, rounded_once
+from refimpl.number_system import Array, is_ball, namespace, rounded_once, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,8 @@ class Block(NamedTuple):
 
 def is_positive(size: object) -> bool:
     """Whether a size is a whole number above 0."""
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+    whole = whole_number(size)
+    return whole is not None and whole > 0
 
 
 def _is_finite(array: Array) -> bool:

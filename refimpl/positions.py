@@ -35,7 +35,16 @@ from typing import Any, TypeVar
 
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.inputs import as_array, rows
-from refimpl.number_system import Array, check_floating, device_of, exact, is_ball, namespace, rounded_once
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    device_of,
+    exact,
+    is_ball,
+    namespace,
+    rounded_once,
+    whole_number,
+)
 
 __all__ = ["extend", "hierarchical_bases", "hierarchical_positions", "relative_positions"]
 
@@ -129,6 +138,8 @@ def hierarchical_bases(table: Array, alpha: float | Fraction = 0.4) -> Array:  #
         if the table is not floating, not a table, or alpha is one of those that do not do, in this dtype.
     """
     _check_table(table)
+    whole = whole_number(alpha)
+    alpha = alpha if whole is None else whole
     _check_alpha(alpha, table)
     return (table - exact(alpha, table) * table[:1, :]) / exact(1 - Fraction(alpha), table)
 
@@ -156,6 +167,8 @@ def hierarchical_positions(
         as `hierarchical_bases`; and if a position is not a whole number, negative, or n² or above.
     """
     _check_table(table)
+    whole = whole_number(alpha)
+    alpha = alpha if whole is None else whole
     _check_alpha(alpha, table)
     at, n = _checked_positions(positions, table), table.shape[0]
     xp, share, own = namespace(table, at), exact(_share(alpha), table), rows(table, at % n)
@@ -189,7 +202,8 @@ def extend(weights: Weights, *, to: int, alpha: float | Fraction = 0.4, offset: 
     n = table.shape[0] - offset
     if offset < 0 or n < 1:
         raise ConfigError("offset leaves no positions", where="extend(offset=...)", expected="n >= 1", got=offset)
-    if not isinstance(to, int) or isinstance(to, bool) or not n <= to <= n * n:
+    whole = whole_number(to)
+    if whole is None or not n <= whole <= n * n:
         raise ConfigError(
             f"a table of {n} positions can be extended to {n * n}",
             where="positions",
@@ -197,7 +211,7 @@ def extend(weights: Weights, *, to: int, alpha: float | Fraction = 0.4, offset: 
             got=repr(to),
         )
     xp = namespace(table)
-    longer = hierarchical_positions(table[offset:, :], xp.arange(to, device=device_of(table)), alpha)
+    longer = hierarchical_positions(table[offset:, :], xp.arange(whole, device=device_of(table)), alpha)
     return weights._replace(position_embedding=xp.concat([table[:offset, :], longer], axis=0))  # type: ignore[attr-defined, no-any-return]
 
 
@@ -253,9 +267,10 @@ def relative_positions(n_query: int, n_key: int, width: int, *, like: Array, cli
         raise ShapeError("more queries than keys", where="relative_positions", expected=f"<= {n_key}", got=n_query)
     if width < 2 or width % 2:
         raise ShapeError("a sine and a cosine each: the head width must be even", where="relative_positions", got=width)
-    if not isinstance(clip, int) or isinstance(clip, bool) or clip < 1:
+    whole = whole_number(clip)
+    if whole is None or whole < 1:
         raise ConfigError("clip must be a distance", where="relative_positions", expected="from 1", got=repr(clip))
     xp, device = namespace(like), device_of(like)
     query = xp.arange(n_query, device=device)[:, None] + (n_key - n_query)
-    distance = xp.clip(xp.arange(n_key, device=device)[None, :] - query, -clip, clip) + clip
-    return rows(_sinusoid(2 * clip + 1, width, like), distance)
+    distance = xp.clip(xp.arange(n_key, device=device)[None, :] - query, -whole, whole) + whole
+    return rows(_sinusoid(2 * whole + 1, width, like), distance)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from refimpl.errors import ConfigError
+from refimpl.number_system import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,8 @@ __all__ = ["gaussian", "orthogonal_gaussian", "redraw", "simplex_gaussian"]
 
 def _check_size(n_features: int, width: int) -> None:
     for name, value in (("n_features", n_features), ("width", width)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        whole = whole_number(value)
+        if whole is None or whole < 1:
             raise ConfigError(
                 f"{name} must be a whole number", where="projection", expected=f"{name} >= 1", got=repr(value)
             )

@@ -32,6 +32,7 @@ from refimpl.number_system import (
     namespace,
     rounded_once,
     shift_for_exp,
+    whole_number,
 )
 
 __all__ = [
@@ -132,11 +133,13 @@ def log_softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n,
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
 
-def _check_k(k: int) -> None:
-    if not isinstance(k, int) or isinstance(k, bool):
+def _checked_k(k: int) -> int:
+    whole = whole_number(k)
+    if whole is None:
         raise ConfigError("k must be a whole number", where="sparse softmax", expected="an int, k >= 1", got=repr(k))
-    if k < 1:
+    if whole < 1:
         raise ConfigError("k must be at least 1", where="sparse softmax", expected="k >= 1", got=k)
+    return whole
 
 
 def _check_rows(name: str, x: Array, axis: int, mask: Array | None) -> None:
@@ -210,8 +213,7 @@ def top_k_selection(
     """
     check_floating("x", x)
     _check_rows("top_k_selection", x, axis, mask)
-    _check_k(k)
-    xp = namespace(x)
+    k, xp = _checked_k(k), namespace(x)
     allowed = xp.ones(x.shape, dtype=xp.bool, device=device_of(x))
     allowed = allowed if mask is None else allowed & mask
     order = xp.argsort(_sorting_key(xp.where(allowed, x, exact(0, x))), axis=axis, descending=True, stable=True)

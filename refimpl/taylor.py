@@ -37,6 +37,7 @@ from refimpl.number_system import (
     rounded_once,
     shift_for_exp,
     square_root,
+    whole_number,
     whole_power,
 )
 
@@ -122,13 +123,9 @@ def _enclosed_term(node: Fraction, scale: Fraction, order: int, like: Array) -> 
     return s * one, factor, weight * one
 
 
-def _check_order(order: int, *, even: bool) -> None:
-    if (
-        not isinstance(order, int)
-        or isinstance(order, bool)
-        or not 0 <= order <= _HIGHEST_ORDER
-        or (even and order % 2)
-    ):
+def _checked_order(order: int, *, even: bool) -> int:
+    whole = whole_number(order)
+    if whole is None or not 0 <= whole <= _HIGHEST_ORDER or (even and whole % 2):
         kind = "an even whole number" if even else "a whole number"
         raise ConfigError(
             f"order of the Taylor polynomial must be {kind}",
@@ -136,6 +133,7 @@ def _check_order(order: int, *, even: bool) -> None:
             got=repr(order),
             remedy="odd orders are negative left of their root (TAYLOR-2), so they give no softmax" if even else None,
         )
+    return whole
 
 
 def _summed(terms: list[Array]) -> Array:
@@ -162,7 +160,7 @@ def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
         if `x` is not floating, or `order` is not a whole number in the range.
     """
     check_floating("x", x)
-    _check_order(order, even=False)
+    order = _checked_order(order, even=False)
     return _summed([weight * whole_power(scale * (x + node), order) for node, scale, weight in laguerre_rule(order, x)])
 
 
@@ -189,7 +187,7 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
         if `x` is not floating, or `order` is not an even whole number in the range.
     """
     check_floating("x", x)
-    _check_order(order, even=True)
+    order = _checked_order(order, even=True)
     xp, rule = namespace(x), laguerre_rule(order, x)
     if order == 0:
         return (x * 0 + exact(1, x)) / x.shape[axis]
@@ -228,6 +226,8 @@ def _scaled(q: Array, scale: float | Fraction | None) -> Array:
     """q/√d, or q · scale for a given finite number."""
     if scale is None:
         return q / square_root(q.shape[-1], q)
+    whole = whole_number(scale)
+    scale = scale if whole is None else whole
     if not isinstance(scale, int | float | Fraction) or isinstance(scale, bool) or not math.isfinite(scale):
         raise ConfigError(
             "the scale of the scores must be a finite number",

@@ -12,6 +12,7 @@ from refimpl.number_system import exact
 from validation import dependence, installed
 from validation.claims import CLAIMS, Outcome, Setting, claim, select
 from validation.claims import realformer as CHECKS  # noqa: N812
+from validation.claims import sparse as SPARSE_CHECKS  # noqa: N812
 
 SETTING = Setting(backend.get("numpy"))
 MINILM = ("HIERPOS-2.minilm", "HIERPOS-4.minilm", "HIERPOS-5")
@@ -170,6 +171,9 @@ BROKEN = [
     ("SPARSE-1", softmax, "top_k_selection", _higher_index),
     ("SPARSE-1", softmax, "top_k_selection", _one_short),
     ("SPARSE-1", softmax, "sparse_softmax", _not_renormalised),
+    ("SPARSE-1.x-transformers", softmax, "top_k_selection", _every_tie),
+    ("SPARSE-1.x-transformers", SPARSE_CHECKS, "_all_that_reach", lambda row, k: SPARSE_CHECKS._largest(row, k)),
+    ("SPARSE-1.x-transformers", SPARSE_CHECKS.weights_io, "open", lambda path: _ties_dropped(path)),
     ("SPARSE-2", softmax, "top_k_selection", _smallest),
     ("SPARSE-2", softmax, "sparse_softmax_cross_entropy", _loss_without_a_shift),
     ("SPARSE-3", softmax, "sparse_softmax", _not_renormalised),
@@ -210,10 +214,22 @@ BROKEN = [
     ),
     ("REALFORMER-2", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
     ("REALFORMER-2", blocks, "scaled_dot_product_attention", lambda *args, **options: _decaying(*args, **options)),
+    ("REALFORMER-1", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _hides_a_trace(*args, **options)),
+    ("REALFORMER-1", dependence, "traced", lambda values, tags=0: ORIGINAL_TRACED(values)),
+    ("REALFORMER-2", CHECKS, "scaled_dot_product_attention", lambda *args, **options: _clipped(*args, **options)),
+    ("REALFORMER-2", softmax, "masked_softmax", lambda x, mask: np.copysign(ORIGINAL_SOFTMAX(x, mask), x)),
     ("REALFORMER-3", bert.BertWeights, "shapes", lambda *args: _parameter_of_its_own(*args)),
     ("REALFORMER-4.network", blocks, "post_ln", blocks.pre_ln),
     ("REALFORMER-5", blocks, "pre_ln", blocks.post_ln),
     ("REALFORMER-5", blocks, "pre_ln", lambda *args, **options: _unnormed(*args, **options)),
+    ("REALFORMER-5", CHECKS, "gelu", lambda x, approximate: ORIGINAL_GELU(x, "tanh")),
+    ("REALFORMER-5", CHECKS, "SECOND", 0.4252),
+    ("REALFORMER-5.network", blocks, "pre_ln", blocks.post_ln),
+    ("REALFORMER-5.network", CHECKS, "SECOND", 0.3),
+    ("REALFORMER-4.width", CHECKS, "_slope", lambda d: 0.99 * ORIGINAL_SLOPE(d)),
+    ("REALFORMER-4.width", CHECKS, "_kummer", lambda *args: 1.001 * ORIGINAL_KUMMER(*args)),
+    ("REALFORMER-4.width", CHECKS, "_moment_of_gelu", lambda power: ORIGINAL_MOMENT(power) * 5 ** (power // 4)),
+    ("REALFORMER-4.network", CHECKS, "_kept_by_a_layer", lambda d: (0.4, 0.45)),
     ("REALFORMER-1.handed-mask", CHECKS, "_layer_of", lambda *args: _weakly_masked(*args)),
     (
         "REALFORMER-1.x-transformers",
@@ -242,6 +258,18 @@ BROKEN = [
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
 ]
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
+ORIGINAL_TRACED, ORIGINAL_SOFTMAX = dependence.traced, softmax.masked_softmax
+ORIGINAL_SLOPE, ORIGINAL_KUMMER, ORIGINAL_MOMENT = CHECKS._slope, CHECKS._kummer, CHECKS._moment_of_gelu
+
+
+def _ties_dropped(path):
+    """The recorded rows with the answers of an implementation that keeps three entries."""
+    recorded = dict(ORIGINAL_OPEN(path))
+    rows = recorded["topk_x"]
+    return recorded | {"topk_3": np.array([SPARSE_CHECKS._over(row, SPARSE_CHECKS._largest(row, 3)) for row in rows])}
+
+
+ORIGINAL_OPEN = SPARSE_CHECKS.weights_io.open
 
 
 def _weakly_masked(rule, q, k, v, mask, before):
@@ -308,6 +336,20 @@ def _forgets(q, k, v, *, previous_scores=None, **others):
     """The previous scores are added, and not handed on."""
     output, _ = ORIGINAL_ATTENTION(q, k, v, previous_scores=previous_scores, **others)
     return output, ORIGINAL_ATTENTION(q, k, v, **others)[1]
+
+
+def _hides_a_trace(q, k, v, *, mask=None, **others):
+    """The same bits, but of scores to which the mask has been added and taken away again."""
+    output, scores = ORIGINAL_ATTENTION(q, k, v, mask=mask, **others)
+    if mask is None or scores.dtype == object:
+        return output, scores
+    return output, scores + (attention.namespace(scores).where(mask, scores, scores) - scores)
+
+
+def _clipped(q, k, v, *, previous_scores=None, **others):
+    """Large previous scores are clipped: the same bits where they are 0."""
+    previous = previous_scores if previous_scores is None else attention.namespace(q).clip(previous_scores, -1e3, 1e3)
+    return ORIGINAL_ATTENTION(q, k, v, previous_scores=previous, **others)
 
 
 def _decaying(q, k, v, *, previous_scores=None, **others):
@@ -736,9 +778,75 @@ def test_the_formula_for_all_rows_breaks_what_is_checked_on_minilm(identifier, m
     assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
 
 
+def _adds_nothing_of_the_last_row(weights, *args, **options):
+    """The same bits in floats, from the last row of the table too, which the layers' outputs depend on then."""
+    hidden = ORIGINAL_ENCODE(weights, *args, **options)
+    return hidden + 0 * weights.position_embedding[-1, :] if weights.blocks else hidden
+
+
+def _louder_when_the_last_row_is(table, ids):
+    """A branch on the position table that is not taken: the same bits."""
+    if table.shape[0] == 4096 and bool(table[-1, 0] > 1e3):
+        table = table + table
+    return ORIGINAL_ROWS(table, ids)
+
+
+ORIGINAL_ENCODE = bert.encode
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [("encode", _adds_nothing_of_the_last_row), ("rows", _louder_when_the_last_row_is), ("rows", _untraced)],
+)
+def test_minilm_is_traced_not_only_run(name, broken, monkeypatch):
+    if installed.minilm() is None:
+        pytest.skip(f"the package {installed.MINILM} is not installed: {installed.INSTALL}")
+    monkeypatch.setattr(bert, name, broken)
+    assert not CLAIMS["HIERPOS-4.minilm"].holds(CLAIMS["HIERPOS-4.minilm"].check(SETTING))
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+@pytest.mark.parametrize(("tagged", "wanted"), [(False, [4, 4]), (True, [13, 13])])
+def test_a_tagged_index_may_choose_any_row(broadcast, tagged, wanted):
+    """A row is tagged 4, another 1 unless tags are broadcast; the index 8."""
+    tags = np.broadcast_to(np.uint64(5), (3, 2)) if broadcast else np.array([[1, 1], [4, 4], [1, 1]], np.uint64)
+    table = dependence.TracedArray(np.ones((3, 2)), tags)
+    found = dependence._NAMESPACE.take(table, dependence.traced([1], np.uint64(8 * tagged)), axis=-2).tags
+    assert found.tolist() == [[5 + 8 * tagged] * 2 if broadcast else wanted]
+
+
 def test_weights_that_do_not_halve_break_the_model_of_post_ln(monkeypatch):
     monkeypatch.setattr(CHECKS, "Fraction", lambda a, b=1: __import__("fractions").Fraction(a, b + (b == 2)))
     assert not CLAIMS["REALFORMER-4"].holds(CLAIMS["REALFORMER-4"].check(SETTING))
+
+
+def _unstable(x, *, axis, descending=False, stable=True):
+    return np.flip(np.argsort(x, axis=axis, kind="stable"), axis) if descending else np.argsort(x, axis=axis)
+
+
+def _no_permutation(x, *, axis, descending=False, stable=True):
+    return np.zeros(x.shape, int) if descending else np.argsort(x, axis=axis)
+
+
+@pytest.mark.parametrize("argsort", [_unstable, _no_permutation])
+def test_a_library_whose_sort_breaks_its_contract_breaks_sparse_1(argsort):
+    class Library:
+        def __getattr__(self, name):
+            return argsort if name == "argsort" else getattr(SETTING.backend.xp, name)
+
+    other = dataclasses.replace(SETTING, backend=dataclasses.replace(SETTING.backend, xp=Library()))
+    outcome = CLAIMS["SPARSE-1"].check(other)
+    assert outcome.verdict == "refuted"
+    assert "the library's stable sort is not one" in outcome.worst
+
+
+def test_students_t_is_the_tabulated_one():
+    """At 15 degrees of freedom P(|t| >= 2.13145) is 0.05 and P(|t| >= 4.07277) 0.001; inside the interval the chance is 1."""
+    values = np.concatenate([np.full(8, -1.0), np.full(8, 1.0)])
+    error = np.sqrt(16 / 15) / 4
+    assert CHECKS._chance(values, 2.13145 * error, 9.0) == pytest.approx(0.05, rel=1e-4)
+    assert CHECKS._chance(values, -9.0, -4.07277 * error) == pytest.approx(0.001, rel=1e-4)
+    assert CHECKS._chance(values, -0.1, 0.1) == 1
 
 
 def test_claims_are_immutable():

@@ -223,6 +223,18 @@ def test_every_number_system_gives_the_answer_of_balls(name: str, floating_syste
 
 
 @every_variant
+def test_balls_of_a_layer_of_width_16_are_below_1e_20_at_128_bits(name: str) -> None:
+    small = VARIANTS[name][0]
+    sizes = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = dataclasses.replace(small, **sizes)
+    weights = bert.BertWeights.from_named({key: truth.balls(a) for key, a in _arrays(config).items()}, config)
+    with truth.precision(128):
+        answers = _run(weights, config, name, lambda array: array)
+    assert answers[0].shape[-1] == 16
+    assert 0 < max(truth.radii(part).max() for part in answers) < 1e-20
+
+
+@every_variant
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits_stay_sixteen_bits(name: str, dtype: str) -> None:
     config = VARIANTS[name][0]

@@ -12,7 +12,8 @@ import pytest
 from models import TINY, UNTIED
 from systems import BALLS, NUMPY, System
 
-from refimpl import attention, errors, favor, gpt2, linear_attention, softmax
+from refimpl import attention, bert, decoding, errors, favor, gpt2, linear_attention, positions, softmax, taylor
+from refimpl.number_system import device_of, namespace
 
 
 def _refused(kind: type[Exception], *words: str) -> Any:
@@ -290,8 +291,8 @@ def test_masks_of_zeros_and_ones_are_booleans(model: Any, system: System) -> Non
 
 def test_positions_that_do_not_fit_are_refused(model: Any, system: System) -> None:
     ids = system.to(np.array([[1, 2], [3, 4]]))
-    for positions in ([0, 1, 2], [0], [[0], [1]], 0, [[[0, 1], [0, 1]]]):
-        given = system.to(np.array(positions))
+    for wrong in ([0, 1, 2], [0], [[0], [1]], 0, [[[0, 1], [0, 1]]]):
+        given = system.to(np.array(wrong))
         with _refused(errors.ShapeError, "positions must fit", "positions", "(2, 2) or (2,)", str(tuple(given.shape))):
             gpt2.logits(model, TINY, ids, positions=given)
     with _refused(errors.TokenError, "positions must be whole numbers", "an integer dtype", "float32"):
@@ -358,3 +359,67 @@ def test_favor_wants_one_dtype() -> None:
         errors.DtypeError, match=r"must have one dtype[\s\S]*favor_attention\(v\)[\s\S]*float32[\s\S]*float64"
     ):
         favor.favor_attention(x, x, x.astype(np.float64), projection)
+
+
+WHOLE = {
+    "k": lambda ten, two: softmax.top_k_selection(ten, two),
+    "loss": lambda ten, two: softmax.sparse_softmax_cross_entropy(
+        ten, namespace(ten).asarray([1], device=device_of(ten)), two
+    ),
+    "order": lambda ten, two: taylor.taylor_softmax(ten, two),
+    "scale": lambda ten, two: taylor.taylor_attention(ten, ten, ten, scale=two),
+    "mean_over": lambda ten, two: attention.scaled_dot_product_attention(ten, ten, ten, mean_over=two)[0],
+    "chunk": lambda ten, two: linear_attention.linear_attention(ten * ten, ten * ten, ten, chunk=two)[0],
+    "clip": lambda ten, two: positions.relative_positions(1, 3, 4, like=ten, clip=two),
+    "alpha": lambda ten, two: positions.hierarchical_positions(namespace(ten).reshape(ten, (2, 5)), [0, 3], two),
+    "bases": lambda ten, two: positions.hierarchical_bases(namespace(ten).reshape(ten, (2, 5)), two),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array])
+def test_a_whole_number_of_any_kind_is_one(name: str, kind: Any, system: System) -> None:
+    """The answer is that of the int, and has its dtype: a NumPy integer beside an array of float32 would widen it."""
+    ten = system.to(np.arange(1, 11, dtype=np.float32)[None, :])
+    wanted, found = WHOLE[name](ten, 2), WHOLE[name](ten, kind(2))
+    assert found.dtype == wanted.dtype
+    assert str(found) == str(wanted)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [True, np.True_, np.array(True), np.array([2]), "2", None])
+def test_what_is_no_whole_number_is_refused(name: str, value: Any) -> None:
+    if value is None and name == "scale":
+        pytest.skip("None is the scale 1/√d")
+    ten = np.arange(1.0, 11.0)[None, :]
+    with pytest.raises(errors.ConfigError):
+        WHOLE[name](ten, value)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.array])
+def test_sizes_may_be_of_any_kind_and_become_ints(kind: Any) -> None:
+    gpt = gpt2.GPT2Config(kind(11), kind(7), kind(8), kind(2), kind(2), n_inner=kind(12))
+    encoder = bert.BertConfig(kind(11), kind(8), kind(2), kind(2), max_position_embeddings=kind(7), clip=kind(3))
+    for value in (gpt.vocab_size, gpt.n_inner, encoder.hidden_size, encoder.clip, encoder.type_vocab_size):
+        assert type(value) is int
+    assert gpt == gpt2.GPT2Config(11, 7, 8, 2, 2, n_inner=12)
+    for wrong in (True, np.True_, 2.0):
+        with pytest.raises(errors.ConfigError, match="not a positive whole number"):
+            gpt2.GPT2Config(11, 7, 8, 2, wrong)
+        with pytest.raises(errors.ConfigError, match="not a positive whole number"):
+            bert.BertConfig(11, 8, wrong, 2)
+    with pytest.raises(errors.ConfigError, match="not a positive whole number"):
+        bert.BertConfig(11, 8, 2, 2, type_vocab_size=False)
+
+
+def test_features_beams_and_tokens_kept_may_be_of_any_kind() -> None:
+    for wrong in (True, np.True_, 2.0):
+        with pytest.raises(errors.ConfigError, match="whole number"):
+            favor.gaussian(np.random.default_rng(0), wrong, 3)
+        with pytest.raises(errors.ConfigError, match="whole number"):
+            decoding.top_k_mask(np.ones(3), wrong)
+        with pytest.raises(errors.ConfigError, match="whole number"):
+            decoding._check_beams(wrong, 1.0)
+    assert favor.gaussian(np.random.default_rng(0), np.array(2), np.int8(3)).shape == (2, 3)
+    assert decoding.top_k_mask(np.arange(3.0), np.int64(2)).tolist() == [False, True, True]
+    decoding._check_beams(np.int64(2), 1.0)

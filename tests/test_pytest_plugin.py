@@ -247,6 +247,26 @@ def test_bad_arguments_are_told_at_collection(run: Any, mark: str, lines: list[s
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_no_dtype_at_all_is_no_success(run: Any) -> None:
+    ran = run(
+        """
+        def test_fixture(conforms):
+            conforms(wrong, "softmax", dtype=[])
+        """
+    )
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*no dtype is asked for*"])
+    ran = run(
+        """
+        @pytest.mark.golden_vectors("softmax", dtype=[])
+        def test_mark(golden_vector):
+            golden_vector.judge(0)
+        """
+    )
+    assert ran.ret != 0
+    ran.stdout.fnmatch_lines(["*no dtype is asked for*"])
+
+
 def test_a_mark_that_selects_no_vector_is_told(run: Any, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from validation.vectors import VectorSet\nVectorSet.select = lambda *arguments: ()\n")
     result = run(EACH)
@@ -268,6 +288,17 @@ def test_a_collection_that_loses_vectors_fails(run: Any, pytester: pytest.Pytest
     result = run(EACH)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it.py::test_each: golden vectors were lost*", "*softmax-7-float* is missing"])
+
+
+def test_workers_say_that_vectors_were_lost(run: Any, pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    pytester.makeconftest(
+        "def pytest_collection_modifyitems(items):\n    items[:] = [i for i in items if 'softmax-7-' not in i.name]\n"
+    )
+    result = run(EACH, "-n", "2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1, passed=len([key for key in _keys() if key != "softmax-7"]))
+    result.stdout.fnmatch_lines(["*test_it.py::test_each: golden vectors were lost*", "*softmax-7-float* is missing"])
 
 
 def test_deselected_vectors_are_not_lost(run: Any, pytester: pytest.Pytester) -> None:

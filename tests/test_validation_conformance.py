@@ -9,7 +9,7 @@ import scipy.special
 
 import validation
 from refimpl import activation, attention, errors, gpt2, normalization, softmax
-from validation import components, conformance, mutants, tolerance, truth
+from validation import components, conformance, mutants, tolerance, truth, vectors
 
 ELEMENTARY = [name for name in components.COMPONENTS if name not in components.MODELS]
 
@@ -134,6 +134,29 @@ def test_a_function_cannot_change_its_neighbours_inputs():
         return answer
 
     validation.assert_conforms(greedy, "softmax")
+
+
+def test_a_function_may_answer_every_call_in_one_buffer():
+    """As kernels do that are given room for their output once."""
+    room = {}
+
+    def kernel(x):
+        answer = softmax.softmax(x)
+        buffer = room.setdefault(answer.shape, np.empty_like(answer))
+        buffer[...] = answer
+        return buffer
+
+    shapes = [vector.expected.shape for vector in vectors.load("softmax").select("float32")]
+    assert len(set(shapes)) < len(shapes)
+    assert validation.check(kernel, "softmax").passed
+
+
+def test_histograms_have_the_unit_of_the_binade_below_a_power_of_two():
+    """log2(1024 - 2^-43) is 10 in float64; an error of 3/4 of a unit there is 3/8 of the unit of 1024."""
+    below = np.nextafter(1024.0, 0.0)
+    known = truth.DoubleDouble(np.array([below]), np.array([2.0**-45]))
+    verdict = tolerance.judge(np.array([1024.0]), known, 1e-9, "float64")
+    assert dict(zip(tolerance.ULP_BINS, verdict.ulps, strict=True))["<= 1"] == 1
 
 
 def test_the_report_names_the_case_the_place_and_the_numbers():

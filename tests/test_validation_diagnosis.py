@@ -458,9 +458,37 @@ def test_what_is_nearly_right_is_said_to_be() -> None:
 def test_null_answers_are_called_what_they_are(answer: Any, name: str) -> None:
     found = validation.check(answer, "softmax").diagnosis
     assert found is not None
-    if name != "NaN":  # that every row is NaN is predicted by chance as well as by anything
-        assert found.complete[0].name == name
-        assert found.complete[0].effect == "nothing was computed"
+    assert found.complete[0].name == name
+    assert found.complete[0].effect == "nothing was computed"
+    assert found.remark == ""
+
+
+def test_a_null_answer_is_not_said_of_a_part() -> None:
+    """The logarithm of a softmax over one element is 0: that is not an implementation whose every answer is 0."""
+    found = validation.check(lambda x: np.log(mutants.TWINS["softmax"](x)), "softmax").diagnosis
+    assert found is not None
+    assert not {"zeros", "NaN", "the input"} & {each.name for each in found.explanations}
+
+
+@pytest.mark.parametrize("kind", [object, complex, str], ids=["object", "complex", "text"])
+def test_answers_without_numbers_are_not_said_to_be_nearly_right(kind: Any) -> None:
+    found = validation.check(lambda x: x.astype(kind), "softmax").diagnosis
+    assert found is not None
+    assert (found.explanations, found.remark) == ((), "")
+
+
+def test_the_chance_of_a_part_counts_the_choices_of_that_part() -> None:
+    known = vectors.load("layer_norm").select("float32")
+    bug, right, noise = _bug("layer_norm", "no eps"), mutants.TWINS["layer_norm"], np.random.default_rng(1)
+    said = {v.id: bug(*v.positional("float32"), **v.params("float32")) for v in known}
+    wrong = [v for v in known if not v.judge(said[v.id], "float32").passed]
+    answers = {v.id: right(*v.positional("float32"), **v.params("float32")) for v in known if v not in wrong}
+    part = answers | {v.id: said[v.id] for v in wrong[:2]}
+    other = {v.id: (np.abs(said[v.id]) + 1 + noise.random(said[v.id].shape)).astype(np.float32) for v in wrong[2:]}
+    alone, among = (diagnosis.diagnose("layer_norm", "float32", each) for each in (part, part | other))
+    chances = [next(e.chance for e in found.explanations if e.name == "no eps") for found in (alone, among)]
+    assert among.failing == len(wrong) > alone.failing == 2
+    assert chances[1] == pytest.approx(math.comb(len(wrong), 2) * chances[0])
 
 
 def test_functions_that_raise_have_nothing_to_explain() -> None:

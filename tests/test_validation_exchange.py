@@ -117,8 +117,9 @@ def test_numbers_and_lists_of_numbers_are_arrays() -> None:
         ((np.zeros(2), np.zeros(2)), "tuple of 2, some of them arrays"),
         ([np.zeros((2, 2)), None], "list of 2, some of them arrays"),
         ((WithArray(np.zeros(2)), np.zeros(2)), "tuple of 2, some of them arrays"),
+        (np.ma.masked_array([1.0, 2.0], [False, True]), "a masked array, with 1 of 2 numbers masked"),
     ],
-    ids=["nothing", "text", "dict", "tuple", "list", "other arrays"],
+    ids=["nothing", "text", "dict", "tuple", "list", "other arrays", "masked"],
 )
 def test_what_is_no_array_is_refused(answer: Any, got: str) -> None:
     """Two arrays of one shape must not become one array of them: that would be told as a wrong shape."""

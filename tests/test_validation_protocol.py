@@ -290,6 +290,39 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path):
     assert "not empty" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda given: given["cases"].pop(), "calls have been lost"),
+        (lambda given: given["cases"].__setitem__(1, given["cases"][0]), "calls have been lost, or are listed twice"),
+        (lambda given: given.update(protocol=2), "another version"),
+        (lambda given: given.pop("op"), "no list of calls"),
+        (lambda given: given.update(cases=[1]), "no list of calls"),
+    ],
+    ids=["lost", "twice", "version", "no op", "no cases"],
+)
+def test_a_list_of_calls_that_is_not_as_it_was_emitted_is_refused(tmp_path, change, message):
+    """What is asked for is read from the folder: a list that was cut must not make a run of fewer vectors pass."""
+    chosen = vectors.load("softmax").select("float32")
+    protocol.emit_folder("softmax", "float32", chosen, tmp_path / "run")
+    weights_io.save(tmp_path / "run" / "answers.safetensors", {"softmax-1": np.zeros(1, np.float32)})
+    listing = tmp_path / "run" / "cases.json"
+    given = json.loads(listing.read_text("utf-8"))
+    change(given)
+    listing.write_text(json.dumps(given), "utf-8")
+    with pytest.raises(VectorError, match=message):
+        protocol.read_folder(tmp_path / "run")
+    listing.write_text(json.dumps(given)[:-9], "utf-8")
+    with pytest.raises(VectorError, match="no list of calls"):
+        protocol.read_folder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("shape", ["3 0 99999999999 99999999999", "80 " + "1 " * 79 + "1"], ids=["empty", "axes"])
+def test_shapes_that_no_array_has_are_refused(shape):
+    with pytest.raises(VectorError, match="no answer has such a shape"):
+        protocol.read_stream(io.BytesIO(f"answer softmax-1 float32 {shape}\n0000".encode()))
+
+
 def test_a_folder_without_answers_and_one_with_two_are_refused(tmp_path):
     folder = tmp_path / "run"
     _run("vectors", "emit", "softmax", "--out", str(folder))

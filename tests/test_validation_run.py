@@ -232,9 +232,9 @@ def test_no_check_gets_lost():
     expected += (
         "HIERPOS-1 HIERPOS-1.formula HIERPOS-2 HIERPOS-2.embedded HIERPOS-2.any HIERPOS-2.error HIERPOS-2.rounded "
     )
-    expected += "HIERPOS-3 HIERPOS-3.half HIERPOS-4 HIERPOS-4.minilm HIERPOS-4.embedded HIERPOS-5 "
+    expected += "HIERPOS-2.minilm HIERPOS-3 HIERPOS-3.half HIERPOS-4 HIERPOS-4.minilm HIERPOS-4.embedded HIERPOS-5 "
     expected += "REALFORMER-1 REALFORMER-1.mean REALFORMER-1.bert4keras REALFORMER-2 REALFORMER-3 REALFORMER-4 REALFORMER-4.network "
-    expected += "REALFORMER-5 "
+    expected += "REALFORMER-4.width REALFORMER-5 REALFORMER-5.network "
     expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
     expected += (
         "PARITY.gpt2_sharded PARITY.greedy PARITY.beam_search PARITY.filters PARITY.torch_components PARITY.embedded "
@@ -254,7 +254,8 @@ def test_no_check_gets_lost():
     expected += (
         "SYSTEMS.trigonometric_features SYSTEMS.hyperbolic_features SYSTEMS.relu_features SYSTEMS.favor_attention "
     )
-    expected += "SPARSE-1 SPARSE-2 SPARSE-3 SPARSE-4 SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
+    expected += "SPARSE-1 SPARSE-1.x-transformers SPARSE-2 SPARSE-3 SPARSE-4 "
+    expected += "SYSTEMS.sparse_softmax SYSTEMS.sparse_softmax_cross_entropy SYSTEMS.taylor_attention"
     expected += (
         " PARITY.performer_pytorch PARITY.tf_models PARITY.x_transformers PARITY.x_transformers_top_k PARITY.entmax "
         "PARITY.jaketae_realformer PARITY.pytorch_loss "

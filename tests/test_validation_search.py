@@ -141,6 +141,18 @@ def test_a_search_repeats_itself() -> None:
     assert other == [case.arrays[0].tobytes() for case in _drawn("log_softmax", "float32", 20)]
 
 
+def test_a_profile_of_the_suite_around_does_not_stop_a_search() -> None:
+    """With the phase "explicit" alone Hypothesis draws nothing and raises SkipTest, which pytest takes for a skipped test."""
+    before = hypothesis.settings.get_current_profile_name()
+    hypothesis.settings.register_profile("only explicit", phases=[hypothesis.Phase.explicit])
+    hypothesis.settings.load_profile("only explicit")
+    try:
+        outcome = search.examine(softmax.softmax, "softmax", examples=5)
+    finally:
+        hypothesis.settings.load_profile(before)
+    assert outcome.answered == 5
+
+
 def test_what_a_function_raises_is_found() -> None:
     found = search.search(lambda x: x[..., 3], "logsumexp", examples=50)
     assert found is not None

@@ -246,13 +246,13 @@ def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[ve
 
 
 def _answer(function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]) -> Any:
-    """What the function says, on the host; the exception where it raises one."""
+    """What the function says, on the host, as a copy: it may answer every call in one buffer. The exception where it raises one."""
     params = {
         name: convert(value) if isinstance(value, np.ndarray) else value for name, value in vector.params(dtype).items()
     }
     try:
         with np.errstate(all="ignore"):
-            return exchange.to_numpy(function(*map(convert, vector.positional(dtype)), **params))
+            return np.array(exchange.to_numpy(function(*map(convert, vector.positional(dtype)), **params)))
     except Exception as error:
         return error
 

@@ -69,11 +69,19 @@ class _Namespace:
 
     def take(self, x: Any, indices: Any, *, axis: int) -> TracedArray:
         (array, tags), (index, index_tags) = map(_split, (x, indices))
+        axis = axis % array.ndim
         shape = [1] * array.ndim
         shape[axis] = -1
         index_tags = np.broadcast_to(index_tags, np.shape(index)).reshape(shape)
-        anywhere = np.bitwise_or.reduce(tags, axis=axis, keepdims=True)  # a tagged index may choose any of them
-        gathered = np.where(index_tags == 0, np.take(tags, index, axis=axis), anywhere)
+        along = (slice(None),) * axis  # np.take would copy tags that are broadcast
+        gathered = tags[(*along, np.asarray(index))]
+        if np.any(index_tags):  # a tagged index may choose any of them, which are one where the tags are broadcast
+            anywhere = (
+                tags[(*along, slice(1))]
+                if tags.strides[axis] == 0
+                else np.bitwise_or.reduce(tags, axis=axis, keepdims=True)
+            )
+            gathered = np.where(index_tags == 0, gathered, anywhere)
         return TracedArray(xp.take(array, index, axis=axis), gathered | index_tags)
 
     def concat(self, arrays: Any, *, axis: int) -> TracedArray:
@@ -166,6 +174,9 @@ class TracedArray:
 
     def __neg__(self) -> TracedArray:
         return TracedArray(-self.array, self.tags)
+
+    def __invert__(self) -> TracedArray:
+        return TracedArray(~self.array, self.tags)
 
 
 _NAMESPACE = _Namespace()

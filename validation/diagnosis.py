@@ -24,9 +24,10 @@ rows the chance of the first is p = Π T/E, and by Fisher's method, since g/E is
 in all cases, k have something that is not finite; were they any k, they would be the predicted ones with a chance of 1/C(R, k). So the chance
 that any of N candidates fits by accident is taken as
 
-    N · C(R, k)^(-j/k) · 2 min(Π T/E, P(Γ_n >= -log Π g/E))
+    N · C(F, f) · C(R, k)^(-j/k) · 2 min(Π T/E, P(Γ_n >= -log Π g/E))
 
-over the n + j rows that are wrong in the cases explained, j of them not finite. Below 1e-3 a candidate *explains*, below 1e-1 it *may explain*,
+over the n + j rows that are wrong in the f cases explained of F that fail, j of them not finite; C(F, f) is the number of choices of those
+cases, 1 for what is complete. Below 1e-3 a candidate *explains*, below 1e-1 it *may explain*,
 beyond that it is not named.
 
 Answers of another dtype or shape explain themselves; their numbers are then judged as if they had the right one. So do answers with fewer
@@ -58,6 +59,7 @@ PARTIAL = 3  # partial ones that are kept
 SCREEN = 12  # failing cases on which all candidates are tried
 CLOSELY = 5  # candidates that are then tried on all cases, if none fits everywhere
 NEARBY = 1e3  # how many tolerances off an answer may be for its sensitivity to rounding to be looked at
+NOT_A_NUMBER = "NaN"  # the name of the answer that has no numbers
 LOST = ("wrong-shape", "dtype-leak")  # flags of bugs that are no matter of numbers
 SIGNIFICANT = {24: "float32", 11: "float16 or TF32", 8: "bfloat16"}
 
@@ -199,7 +201,8 @@ def explain(component: str, dtype: str, trials: Iterable[Trial]) -> Diagnosis:
     found = [] if all(case.passed for case in judged) else _explanations(component, judged, dtype, failing)
     ranked = _ranked([*own, *(each for each in found if each.chance <= POSSIBLE)])
     weak = [each.name for each in found if each.complete and each.chance > POSSIBLE]
-    remark = "" if any(each.complete for each in ranked) else _remark(judged, dtype, weak)
+    silent = any(each.complete for each in ranked) or not judged or len(numbers) < len(given)  # it is about all
+    remark = "" if silent else _remark(judged, dtype, weak)
     return Diagnosis(component, dtype, failing, len(given), tuple(ranked), remark)
 
 
@@ -422,7 +425,7 @@ _NULLS = tuple(
     _Candidate("bug", name, None, described, "nothing was computed", says, scalable=False)
     for name, described, says in (
         ("zeros", "every answer is 0", lambda vector, dtype: np.zeros(vector.expected.shape)),
-        ("NaN", "every answer is NaN", lambda vector, dtype: np.full(vector.expected.shape, np.nan)),
+        (NOT_A_NUMBER, "every answer is NaN", lambda vector, dtype: np.full(vector.expected.shape, np.nan)),
         ("the input", "the first argument is handed back", _same_as_input),
     )
 )
@@ -454,9 +457,10 @@ def _explanations(component: str, cases: Sequence[_Judged], dtype: str, failing:
     found = []
     for place in complete or range(min(len(near), CLOSELY)):
         fitting = [each for i in range(len(wrong)) if (each := fit(place, i)) is not None]
-        chance = len(candidates) * _chance(fitting, each_lost)
-        if fitting:
+        chance = len(candidates) * math.comb(len(wrong), len(fitting)) * _chance(fitting, each_lost)
+        if fitting and (complete or near[place].scalable):  # "every answer is 0" is not said of a part
             each, against = near[place], sum(not agrees(place, i) for i in range(len(right)))
+            chance = 0.0 if each.name == NOT_A_NUMBER else chance  # that all are NaN is seen, not inferred
             told = (each.description, each.effect, against, chance)
             found.append(Explanation(each.kind, each.name, each.flag, len(fitting), failing, *told))
     return _once(found)

@@ -22,9 +22,11 @@ def to_numpy(answer: Any) -> Any:
     Raises
     ------
     DtypeError
-        for what is no array and does not become one: several arrays, arrays that are sparse, quantized, symbolic or without numbers, dtypes
-        that neither NumPy nor ml_dtypes has.
+        for what is no array and does not become one: several arrays, arrays that are sparse, quantized, symbolic or without numbers, masked
+        arrays of which something is masked, dtypes that neither NumPy nor ml_dtypes has.
     """
+    if isinstance(answer, np.ma.MaskedArray) and np.ma.is_masked(answer):
+        raise _no_array(f"a masked array, with {np.ma.count_masked(answer)} of {answer.size} numbers masked")
     if isinstance(answer, np.ndarray | np.generic):
         return np.asarray(answer)
     if isinstance(answer, list | tuple) and any(getattr(each, "shape", ()) for each in answer):

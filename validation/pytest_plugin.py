@@ -106,7 +106,15 @@ class Conforms:
 
 
 def _several(dtype: str | Iterable[str]) -> tuple[str, ...]:
-    return (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    """The dtypes that are asked for; none is an error, for nothing would be checked."""
+    several = (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    if not several:
+        from refimpl.errors import ConfigError
+
+        raise ConfigError(
+            "no dtype is asked for", expected='one, or a list such as ["float32", "float16"]', got=repr(dtype)
+        )
+    return several
 
 
 def _check(function: Any, component: str, dialect: Any, dtype: str, seed: Any, convert: Any) -> Report:
@@ -283,7 +291,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
     """Refuse a collection from which golden vectors have vanished without having been deselected."""
     before = _vectors_of(items)
     yield
@@ -295,11 +305,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name, keys in wanted.items():
         lost = keys - after.get(name, set()) - dropped.get(name, set())
         if lost:
-            raise pytest.UsageError(
+            told = (
                 f"{name}: golden vectors were lost while tests were collected\n"
                 f"  expected: {len(keys)} vectors, each to be run or reported as deselected\n"
                 f"  got:      {len(keys - lost)}; {min(lost)} is missing"
             )
+            if not hasattr(config, "workerinput"):
+                raise pytest.UsageError(told)
+            items.append(_Lost.from_parent(session, name=f"golden vectors of {name}", told=told))
+
+
+class _Lost(pytest.Item):
+    """A test that fails: a worker of pytest-xdist cannot say an error of collection, it only breaks."""
+
+    def __init__(self, *, told: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.told = told
+
+    def runtest(self) -> None:
+        """Fail with what was lost."""
+        pytest.fail(self.told, pytrace=False)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

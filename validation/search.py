@@ -274,8 +274,9 @@ def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
         raise ConfigError(
             "a search needs Hypothesis", got=str(missing), remedy="pip install 'refimpl[validation]'"
         ) from missing
+    phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)  # whatever profile the suite around has loaded
     settings = hypothesis.settings(
-        max_examples=examples, database=None, deadline=None, verbosity=hypothesis.Verbosity.quiet
+        max_examples=examples, database=None, deadline=None, verbosity=hypothesis.Verbosity.quiet, phases=phases
     )
     drawn = strategies.calls(trial.component, trial.dtype, trial.dialect)
     with contextlib.suppress(errors.NoSuchExample, errors.Flaky, _EnoughError):

@@ -57,7 +57,11 @@ LANES = 4
 
 
 def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:  # (...) -> (...)
-    """a·b + c, rounded once, of float32 or float64 arrays; where an intermediate result overflows, rounded as usual."""
+    """a·b + c, rounded once, of float32 or float64 arrays.
+
+    Of float64, where an intermediate result overflows (a factor from 2^996 on), rounded as usual, and where the error of the product is below the
+    smallest subnormal (|a b| < 2^-968) perhaps a neighbour.
+    """
     with np.errstate(all="ignore"):
         if np.result_type(a, b, c) == np.float32:
             wide = [np.asarray(each, np.float64) for each in (a, b, c)]

@@ -165,8 +165,10 @@ def _ulp_histogram(error: Any, rounded: Any, dtype: str) -> tuple[int, ...]:
     """Counts of elements by error in units of the last place that the dtype has at the truth; at least its smallest subnormal."""
     size = np.abs(rounded.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        exponent = np.floor(np.log2(np.where(size > 0, size, 1.0)))
-        ulp = np.maximum(2.0 ** (exponent - BITS[dtype] + 1), float(ml_dtypes.finfo(DTYPES[dtype]).smallest_subnormal))
+        exponent = np.frexp(np.where(size > 0, size, 1.0))[1].astype(
+            np.float64
+        )  # exact, as a logarithm is not below powers of two
+        ulp = np.maximum(2.0 ** (exponent - BITS[dtype]), float(ml_dtypes.finfo(DTYPES[dtype]).smallest_subnormal))
         ulps = np.where(
             np.isfinite(size) & np.isfinite(error),
             error / np.where(size > 0, ulp, _flushed(dtype)),

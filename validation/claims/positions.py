@@ -21,6 +21,7 @@ import numpy as np
 import refimpl
 from refimpl import bert, positions
 from refimpl.errors import ConfigError
+from refimpl.parameters import Norm
 from refimpl.pooling import mean_pooling, unit_length
 from validation import components, dependence, installed, truth
 from validation.claims.registry import Outcome, Setting, claim
@@ -458,30 +459,83 @@ def _encoder_unchanged(setting: Setting) -> Outcome:
 WHOLE = (1, 2, 3, 100, 512)  # tokens read by all six layers
 
 
+class _Watched:
+    """A model's weights that note which of their fields are read, in order."""
+
+    def __init__(self, weights: bert.BertWeights) -> None:
+        self.weights, self.reads = weights, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.reads.append(name)
+        return getattr(self.weights, name)
+
+
+def _table_is_read_before_the_layers(weights: bert.BertWeights, config: bert.BertConfig, ids: Any) -> bool:
+    """Whether the encoder asks for the position table, but not again once it has asked for the layers."""
+    watched: Any = _Watched(weights)
+    bert.encode(watched, config, ids)
+    first, reads = watched.reads.index("blocks"), watched.reads
+    return "position_embedding" in reads[:first] and set(reads[first:]) == {"blocks"}
+
+
+def _traced_embedding(weights: bert.BertWeights, n: int, to_numpy: Any) -> bert.BertWeights:
+    """What x₀ is made of, rows of the position table from n on tagged; no layers."""
+    table = to_numpy(weights.position_embedding)
+    return weights._replace(
+        token_embedding=dependence.traced(to_numpy(weights.token_embedding)),
+        position_embedding=dependence.traced(table, np.where(np.arange(len(table)) >= n, NEW, 0)[:, None]),
+        segment_embedding=dependence.traced(to_numpy(weights.segment_embedding)),
+        embedding_norm=Norm(*(dependence.traced(to_numpy(part)) for part in weights.embedding_norm)),
+        blocks=(),
+    )
+
+
+def _embedding_reads(weights: bert.BertWeights, config: bert.BertConfig, ids: Any) -> bool:
+    """Whether x₀ of a traced embedding, or a branch on the way, may depend on a new row; for all ids, as in `_reads_new_rows`."""
+    dependence.tagged_branches.clear()
+    found = bert.encode(weights, config, dependence.traced(ids, TOKENS))
+    looked = any(branch.taken or branch.tags & int(NEW) for branch in dependence.tagged_branches)
+    return bool(np.any(found.tags & NEW)) or looked
+
+
 @claim(
     "HIERPOS-4.minilm",
     "so does all-MiniLM-L6-v2: n = 512, extended to 4,096 positions",
     source="this project: a trained encoder",
-    method="the embedding, where positions enter, of every length 1..512, bit for bit in float32; the last layer of 1, 2, 3, 100 and 512 tokens",
-    expected="not refuted",
-    cases=(512 * 513 // 2 + sum(WHOLE)) * 384,
+    method="as HIERPOS-4: dependence traced through the embedding, for all ids of every length 1..512, finds no row from 512 on, while 513 tokens do "
+    "read one; the layers are the same objects after extension, and once they are asked for, the encoder reads nothing else of the weights. That a "
+    "longer table changes no operation: the embedding of every length 1..512 bit for bit in float32, the last layer of 1, 2, 3, 100 and 512 tokens",
+    expected="proved",
+    cases=(2 * 512 * 513 // 2 + sum(WHOLE)) * 384,
     needs=f"the package {installed.MINILM}",
 )
 def _minilm_unchanged(setting: Setting) -> Outcome:
     plain, cases = _minilm(setting, "float32"), 0
     if plain is None:
         return NOT_INSTALLED
-    n = plain.config.max_position_embeddings
+    n, place, to_numpy = plain.config.max_position_embeddings, setting.backend.asarray, setting.backend.to_numpy
     models = [(plain.weights, plain.config), _extended(plain.weights, plain.config, 8 * n)]
     bare = [(weights._replace(blocks=()), config) for weights, config in models]  # x₀ alone
-    ids = setting.backend.asarray(np.random.default_rng(setting.seed).integers(0, plain.config.vocab_size, (1, n)))
+    ids = np.random.default_rng(setting.seed).integers(0, plain.config.vocab_size, (1, n + 1))
+    longer, config = models[1]
+    if longer.blocks is not plain.weights.blocks or not _table_is_read_before_the_layers(
+        longer, config, place(ids[:, :3])
+    ):
+        return Outcome("refuted", cases, "the layers, or what they read, are not what they were")
+    traced = _traced_embedding(longer, n, to_numpy)
+    for length in range(1, n + 1):
+        cases += length * plain.config.hidden_size
+        if _embedding_reads(traced, config, ids[:, :length]):
+            return Outcome("refuted", cases, f"{length} tokens: rows from {n} on are read")
+    if not _embedding_reads(traced, config, ids):
+        return Outcome("not refuted", cases, f"the trace does not see that {n + 1} tokens read row {n}")
     for pair, lengths in ((bare, range(1, n + 1)), (models, WHOLE)):
         for length in lengths:
-            before, after = (setting.backend.to_numpy(bert.encode(*model, ids[:, :length])) for model in pair)
+            before, after = (to_numpy(bert.encode(*model, place(ids[:, :length]))) for model in pair)
             cases += before.size
             if before.tobytes() != after.tobytes():
                 return Outcome("refuted", cases, f"{length} tokens: differ by {np.abs(before - after).max():.1e}")
-    return Outcome("not refuted", cases, f"lengths 1 to {n}: no bit differs")
+    return Outcome("proved", cases, f"lengths 1 to {n}: no bit differs, no new row is read")
 
 
 @claim(

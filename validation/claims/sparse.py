@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 
+import weights_io
 from refimpl import softmax
-from validation import tolerance, truth
+from validation import components, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 if TYPE_CHECKING:
@@ -52,18 +53,43 @@ def _close(left: Any, right: Any, below: float = 1e-60) -> bool:
     return all(gap.contains(0) and bool(gap.abs_upper() < below) for gap in gaps)
 
 
+def _sorts_as_promised(setting: Setting, rows: Any) -> bool:
+    """Whether the library's descending argsort is a stable order of each row, and an argsort of that its inverse."""
+    xp = setting.backend.xp
+    order = xp.argsort(setting.backend.asarray(rows), axis=-1, descending=True, stable=True)
+    order, back = (setting.backend.to_numpy(each) for each in (order, xp.argsort(order, axis=-1, stable=True)))
+    values, places = np.take_along_axis(rows, order, axis=-1), np.broadcast_to(np.arange(rows.shape[-1]), rows.shape)
+    falls = values[:, :-1] > values[:, 1:]
+    stable = (values[:, :-1] == values[:, 1:]) & (order[:, :-1] < order[:, 1:])
+    permutes = np.array_equal(np.sort(order, axis=-1), places)
+    return (
+        bool(np.all(falls | stable)) and permutes and np.array_equal(np.take_along_axis(order, back, axis=-1), places)
+    )
+
+
 @claim(
     "SPARSE-1",
     "sparse softmax sums to 1; min(k, n) entries are kept (the largest; equal ones by lower index), others are 0; k >= n is softmax, k = 1 one-hot",
     source=SOURCE,
-    method="Σ_T w_i / Σ_T w_i = 1 for any T; the T of the source compared with a sort for all 633 weak orders of up to 5 entries and every k, on "
-    "balls and in float32 and float64, sums to (k u)/(1 - k u); k >= n bit for bit; T also for rows of 17, 64 and 1000 entries with many ties, where "
-    "sorting libraries change their algorithm",
+    method="every n, no NaN or +inf: Σ_T w_i / Σ_T w_i = 1 for any T; a stable descending argsort is the one order in which i comes before j if "
+    "x_i > x_j, or x_i = x_j and i < j (the array API standard's contract); T is its first k, put back by the sort of that permutation, its inverse; "
+    "k >= n: every selection takes its first branch, which leaves softmax; k = 1: e⁰/e⁰. Floats: k - 1 additions that are not of 0, one division: "
+    "(ku)/(1 - ku). Rests on the library's sort: contract and inverse checked for the 633 weak orders of up to 5 entries, and rows of 17 to 40,000 "
+    "with many ties, where libraries change their algorithm. Besides, the source: its T for every k, balls, sums, bits",
     expected="proved",
-    cases=sum(count * (n + 2) for n, count in enumerate(ORDERS)) * 3 + 3 * 4 * 20,
+    cases=sum(count * (n + 2) for n, count in enumerate(ORDERS)) * 3 + 3 * 4 * 20 + 633 + 4 * 5,
 )
 def _distribution(setting: Setting) -> Outcome:
     cases, worst, shown = 0, 0.0, ""
+    ties = [
+        np.random.default_rng(setting.seed).integers(0, 4, (5, n)).astype(np.float64) for n in (17, 64, 1000, 40_000)
+    ]
+    for rows in (*map(_weak_orders, range(1, LONGEST + 1)), *ties):
+        cases += len(rows)
+        if not _sorts_as_promised(setting, rows):
+            return Outcome(
+                "refuted", cases, f"the library's stable sort is not one of rows of {rows.shape[-1]} entries"
+            )
     for n in range(1, LONGEST + 1):
         rows = _weak_orders(n)
         for k in range(1, n + 2):
@@ -101,6 +127,46 @@ def _distribution(setting: Setting) -> Outcome:
             if not np.array_equal(kept, wanted):
                 return Outcome("refuted", cases, f"rows of {n} entries with ties, k = {k}")
     return Outcome("proved", cases, shown, worst)
+
+
+def _all_that_reach(row: Any, k: int) -> list[int]:
+    """A threshold instead of a choice: every entry that is no smaller than the k-th largest."""
+    least = row[_largest(row, k)[-1]]
+    return [i for i, value in enumerate(row) if value >= least]
+
+
+def _over(row: Any, kept: list[int]) -> Any:  # -> float64 (n,)
+    """exp(x_i) / Σ exp(x_j) over the kept entries, 0 elsewhere; enclosed, and rounded."""
+    weights = {i: flint.arb(float(row[i])).exp() for i in kept}
+    total = sum(weights.values(), flint.arb(0))
+    return np.array([float(weights[i] / total) if i in weights else 0.0 for i in range(len(row))])
+
+
+@claim(
+    "SPARSE-1.x-transformers",
+    "sparse softmax as x-transformers 2.31.10 has it (sparse_topk_attn) keeps k entries of every row",
+    source="x-transformers 2.31.10, attend.py, sparse_topk_attn; its parameter is the number of entries to keep",
+    method="its recorded answers, k = 3, 9 rows of 16: they are softmax over every entry that is no smaller than the k-th largest, to 1e-12 of 1 "
+    "(enclosed); in 6 rows without ties these are the k largest, in rows of small whole numbers up to 7 entries tie with or exceed the third, and "
+    "softmax over the k largest is something else",
+    expected="refuted",
+    cases=9 * 16,
+)
+def _ties_are_kept(setting: Setting) -> Outcome:
+    recorded = dict(weights_io.open(components.RECORDED / "x_transformers" / "answers.safetensors"))
+    rows, answers, counts, apart = recorded["topk_x"], recorded["topk_3"], list[int](), 0.0
+    with truth.precision(128):
+        for row, theirs in zip(rows, answers, strict=True):
+            off = float(np.max(np.abs(theirs - _over(row, _all_that_reach(row, 3)))))
+            counts.append(int(np.count_nonzero(theirs)))
+            if not off <= 1e-12 or counts[-1] != len(_all_that_reach(row, 3)):
+                return Outcome("not refuted", rows.size, f"row {len(counts)}: {off:.1e} from the rule of a threshold")
+            ours = setting.backend.to_numpy(softmax.sparse_softmax(setting.backend.asarray(row), 3))
+            apart = max(apart, float(np.max(np.abs(theirs - ours))))
+    if counts[:6] != 6 * [3] or max(counts) <= 3 or not apart > 0.1:
+        return Outcome("not refuted", rows.size, f"entries kept: {counts}; {apart:.1e} apart")
+    tied = f"k = 3 keeps {', '.join(map(str, counts[6:]))} entries of three rows with ties"
+    return Outcome("refuted", rows.size, f"{tied}; {apart:.2g} from softmax over the 3 largest")
 
 
 def _rows_of_every_size(rng: np.random.Generator, count: int, n: int) -> Any:  # -> float64 (count, n)

@@ -44,6 +44,7 @@ __all__ = ["emit_folder", "emit_stream", "read_folder", "read_stream"]
 VERSION = 1
 LONGEST = 4096  # bytes of a line
 LARGEST = 2**30  # bytes of an answer: what no vector's answer has
+MOST_AXES = 32
 STREAMED = {**tolerance.DTYPES, "int64": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
 Answers = dict[str, Any]  # id -> array, or the reason why there is none
 
@@ -130,6 +131,10 @@ def _tensor(words: list[str], source: BinaryIO, where: str) -> Any:
         )
     dtype, shape = STREAMED[words[0]], tuple(map(int, words[2:]))
     length = math.prod(shape) * dtype.itemsize
+    if len(shape) > MOST_AXES or math.prod(filter(None, shape)) > LARGEST:
+        raise VectorError(
+            "no answer has such a shape", where=where, expected=f"at most {MOST_AXES} axes", got=" ".join(words)[:60]
+        )
     if length > LARGEST:
         raise VectorError(
             "an answer is larger than any can be", where=where, expected=f"at most {LARGEST} bytes", got=length
@@ -176,7 +181,7 @@ def read_folder(folder: Path) -> tuple[str, str, list[str], Answers]:
     Raises
     ------
     VectorError
-        if the folder was not emitted, or holds no answers or more than one file of them.
+        if the folder was not emitted, or its list of calls is not as it was emitted, or it holds no answers or more than one file of them.
     """
     listing = folder / "cases.json"
     if not listing.is_file():
@@ -186,7 +191,7 @@ def read_folder(folder: Path) -> tuple[str, str, list[str], Answers]:
             expected="cases.json",
             remedy="refimpl vectors emit OP --out FOLDER",
         )
-    given = json.loads(listing.read_text("utf-8"))
+    op, dtype, ids = _listed(listing)
     found = sorted(path for path in folder.iterdir() if path.stem == "answers")
     if len(found) != 1:
         expected = "one checkpoint, such as answers.safetensors or answers.npz, with a tensor for each id"
@@ -198,4 +203,34 @@ def read_folder(folder: Path) -> tuple[str, str, list[str], Answers]:
         )
     with weights_io.open(found[0]) as checkpoint:
         answers = {name: np.array(checkpoint[name]) for name in checkpoint}
-    return given["op"], given["dtype"], [case["id"] for case in given["cases"]], answers
+    return op, dtype, ids, answers
+
+
+def _listed(listing: Path) -> tuple[str, str, list[str]]:
+    """(op, dtype, ids) of `cases.json`, whose number of cases has to be the one that was emitted."""
+    remedy = "emit the vectors again, into a new folder"
+    try:
+        given = json.loads(listing.read_text("utf-8"))
+        version, op, dtype, count = (given[name] for name in ("protocol", "op", "dtype", "count"))
+        ids = [case["id"] for case in given["cases"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise VectorError(
+            "this is no list of calls that was emitted",
+            where=listing,
+            got=f"{type(error).__name__}: {error}",
+            remedy=remedy,
+        ) from error
+    if version != VERSION:
+        raise VectorError(
+            "another version of the protocol", where=listing, expected=VERSION, got=version, remedy=remedy
+        )
+    if len(ids) != count or len(set(ids)) != len(ids):
+        got = f"{len(ids)} calls, {len(set(ids))} of them different"
+        raise VectorError(
+            "calls have been lost, or are listed twice",
+            where=listing,
+            expected=f"{count} calls",
+            got=got,
+            remedy=remedy,
+        )
+    return op, dtype, ids
