@@ -40,7 +40,7 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("name", "dtype"), CHOSEN)
 def test_every_legal_evaluation_is_inside_the_tolerance(name: str, dtype: str) -> None:
-    """With a margin: half of the tolerance is not used, but by exp(x - log Σ exp), and where the answer is one rounding, that of epsilon."""
+    """With a margin: half of the tolerance is not used, but by exp(x - log Σ exp), and where the answer is one rounding: of epsilon, of e + f."""
     found = spread.spread(name, dtype)
     assert len(found.rows) >= (14 if name in components.MODELS else 15)
     assert found.contained, str(found)
@@ -49,7 +49,9 @@ def test_every_legal_evaluation_is_inside_the_tolerance(name: str, dtype: str) -
     assert [row.name for row in recorded.rows] == [row.name for row in found.rows]
     widest, then = found.widest.multiple, recorded.widest.multiple
     assert then / 2 < widest < 2 * then or max(then, widest) < 0.01  # other libraries' last bits
-    assert found.widest.multiple < (0.85 if name in ("softmax", "relu_features") else 0.5), str(found.widest)
+    assert found.widest.multiple < (0.85 if name in ("softmax", "relu_features", "mitchell_log2") else 0.5), str(
+        found.widest
+    )
 
 
 def _horner(x: Any, order: int) -> Any:

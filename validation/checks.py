@@ -394,7 +394,7 @@ def _component(name: str) -> Callable[[Setting], Finding]:
             cases, row = cases + len(report.rows), report.worst
             if not report.passed:
                 return Finding(False, row.verdict.word, cases, f"{system.name}, {dtype}, {row}", row.verdict.multiple)
-            ulps = ulps + np.array(list(report.ulps.values()))
+            ulps = ulps + np.array(list(report.ulps.values()) or 0)  # exact answers have none
             if row.verdict.multiple > worst:
                 worst, shown = row.verdict.multiple, f"{system.name}, {dtype}, {row.case}"
         return Finding(True, components.component(name).word, cases, shown, worst, tuple(ulps.tolist()))
