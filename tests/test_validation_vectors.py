@@ -282,6 +282,27 @@ def test_tensors_that_nobody_names_are_refused(copied):
         files.read(SMALL, copied)
 
 
+def _looser(manifest):
+    manifest["vectors"][0]["tolerance"]["underflow"] = 1e300
+
+
+def _nothing_to_check(manifest):
+    manifest["vectors"][0]["dtypes"] = []
+
+
+def _another_amplification(manifest):
+    first, second = (vector["tolerance"] for vector in manifest["vectors"][:2])
+    first["amplification"] = second["amplification"]
+
+
+@pytest.mark.parametrize("change", [_looser, _nothing_to_check, _another_amplification])
+def test_a_manifest_that_was_edited_is_refused(copied, change):
+    """Beside the tensors: what they are used for."""
+    _edited(copied, change)
+    with pytest.raises(VectorError, match=r"not the one that was published(.|\n)*sha256(.|\n)*never edited"):
+        files.read(SMALL, copied)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"no vectors of this name(.|\n)*softmax(.|\n)*'sofmax'"):
         vectors.load("sofmax")

@@ -122,8 +122,8 @@ def read(op: str, folder: Path = DATA) -> VectorSet:
     Raises
     ------
     VectorError
-        for a manifest of another format, a number of cases that is not the one announced, a repeated id, a missing or superfluous tensor, or a tensor
-        with another SHA-256 than the manifest's.
+        for a manifest of another format, a number of cases that is not the one announced, a repeated id, a missing or superfluous tensor, a tensor
+        with another SHA-256 than the manifest's, or a manifest with another than its own.
     """
     path = folder / f"{op}.json"
     manifest = json.loads(path.read_text("utf-8"))
@@ -146,8 +146,23 @@ def read(op: str, folder: Path = DATA) -> VectorSet:
     with weights_io.open(path.with_suffix(".safetensors")) as tensors:
         arrays = {name: np.array(tensors[name]) for name in tensors}
     _check_sums({name: digest for entry in entries for name, digest in entry["sha256"].items()}, arrays, path)
+    if manifest.get("sha256") != _sealed(manifest):
+        raise VectorError(
+            "the manifest is not the one that was published",
+            where=f"{path}: sha256",
+            expected=_sealed(manifest),
+            got=manifest.get("sha256"),
+            remedy="install the package again: vectors are never edited",
+        )
     found = tuple(_vector(entry, arrays) for entry in entries)
     return VectorSet(op, manifest["signature"], manifest["equation"], found, manifest["flags"])
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own `sha256`: JSON with sorted keys and no spaces, in UTF-8."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(rest, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_sums(sums: dict[str, str], arrays: dict[str, Any], path: Path) -> None:
@@ -214,6 +229,7 @@ def write(given: VectorSet, folder: Path) -> None:
         "cases": len(entries),
         "vectors": entries,
     }
+    manifest["sha256"] = _sealed(manifest)
     weights_io.save(folder / f"{given.op}.safetensors", tensors)
     text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     replace_file(folder / f"{given.op}.json", lambda file: file.write(text.encode()))
