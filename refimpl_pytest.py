@@ -355,6 +355,7 @@ class _Total:
     """What was checked of one component in one dtype, over all tests."""
 
     cases: int = 0
+    announced: int = 0  # how many golden vectors there are
     failed: int = 0
     searched: int = 0
     discarded: int = 0
@@ -364,6 +365,7 @@ class _Total:
 
     def add(self, figures: dict[str, Any]) -> None:
         self.cases += figures.get("cases", 0)
+        self.announced = max(self.announced, figures.get("announced", 0))
         self.failed += figures.get("failed", 0)
         self.searched += figures.get("searched", 0)
         self.discarded += sum(figures.get("discarded", {}).values())
@@ -373,7 +375,8 @@ class _Total:
             self.worst, self.worst_case = worst, figures["worst_case"]
 
     def __str__(self) -> str:
-        said = [f"{self.cases} cases" + (f", {self.failed} FAILED" if self.failed else "")] if self.cases else []
+        few = f" of {self.announced}" if self.cases < self.announced else ""  # chosen, skipped, or stopped
+        said = [f"{self.cases}{few} cases" + (f", {self.failed} FAILED" if self.failed else "")] if self.cases else []
         if self.cases:
             said.append(f"worst {self.worst:.3g} of the tolerance ({self.worst_case})")
         if self.searched:

@@ -198,14 +198,21 @@ def test_the_mark_makes_a_test_of_every_vector(run: Any) -> None:
 
 
 def test_one_vector_can_be_chosen(run: Any) -> None:
-    run(EACH, "-k", "softmax-7-float32").assert_outcomes(passed=1, deselected=len(_keys()) - 1)
+    chosen = run(EACH, "-k", "softmax-7-float32")
+    chosen.assert_outcomes(passed=1, deselected=len(_keys()) - 1)
+    count = len(_vectors("float32"))
+    chosen.stdout.fnmatch_lines([f"softmax, float32: 1 of {count} cases, worst *"])
     run(EACH, "test_it.py::test_each[softmax-7-float16]").assert_outcomes(passed=1)
 
 
 def _keys() -> list[str]:
+    return [key for dtype in ("float32", "float16") for key in _vectors(dtype)]
+
+
+def _vectors(dtype: str) -> list[str]:
     from validation import vectors
 
-    return [v.id for dtype in ("float32", "float16") for v in vectors.load("softmax").select(dtype)]
+    return [v.id for v in vectors.load("softmax").select(dtype)]
 
 
 def test_a_wrong_answer_is_told_with_its_place(run: Any) -> None:
