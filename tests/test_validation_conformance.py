@@ -72,52 +72,11 @@ def test_only_the_cases_with_padding_catch_a_mask_that_is_ignored(name):
     assert {row.case for row in report.rows if not row.verdict.passed} == {"padding", "unilm padding"}
 
 
-NULLS = {
-    "zeros": lambda truth, *arrays: np.zeros_like(truth),
-    "a constant": lambda truth, *arrays: np.full_like(truth, 12345.0),
-    "the mean": lambda truth, *arrays: np.full_like(truth, truth.astype(np.float64).mean()),
-    "the input": lambda truth, *arrays: np.resize(arrays[0], truth.shape),
-    "NaN": lambda truth, *arrays: np.full_like(truth, np.nan),
-}
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("name", ELEMENTARY)
-def test_null_answers_fail_on_every_single_case(name, dtype):
-    """A null answer passes a case only where it differs from the truth by no more than two of the dtype's own roundings."""
-    component = components.component(name)
-    kind = component.answer_dtype(dtype)
-    for case in component.trials(dtype, 0, None):
-        wide = tuple(a.astype(np.float64) if a.dtype.kind not in "biu" else a for a in case.arrays)
-        enclosure = truth.enclose(component.definition, *wide, target=1e-25, **case.params)
-        budget = component.budget(*wide, dtype=dtype, **case.params)
-        with np.errstate(over="ignore", invalid="ignore"):
-            right = truth.midpoints(enclosure).astype(tolerance.ANSWERS[kind])
-            for null, answer in NULLS.items():
-                if null == "NaN" and kind in tolerance.EXACT:
-                    continue
-                given = answer(right, *case.arrays).astype(right.dtype)
-                gap = np.abs(given.astype(float) - right.astype(float))
-                near = ~(gap > 4 * tolerance.roundoff(kind) * np.abs(right.astype(float)))  # inf is near inf
-                verdict = tolerance.judge(given, enclosure, budget, kind)
-                assert not verdict.passed or np.all(near), (
-                    case.id,
-                    null,
-                    verdict,
-                )
-
-
-def test_null_answers_fail_for_a_whole_model():
-    for null in (0.0, 1.0, np.nan):
-        report = validation.check(lambda ids, mask, null=null: np.full((*ids.shape, 61), null, np.float32), "gpt2")
-        assert not any(row.verdict.passed for row in report.rows)
-
-
-@pytest.mark.parametrize("name", components.ENCODERS)
-def test_null_answers_fail_for_encoders(name):
-    for null in (0.0, 1.0, np.nan):
-        report = validation.check(lambda ids, *rest, null=null, **params: np.full((*ids.shape, 60), null, "f4"), name)
-        assert not any(row.verdict.passed for row in report.rows)
+@pytest.mark.parametrize("name", components.MODELS)
+def test_null_answers_fail_for_every_vector_of_a_model(name):
+    for vector in vectors.load(name).select("float32"):
+        for null in (0.0, 1.0, np.nan):
+            assert not vector.judge(np.full(vector.expected.shape, null, np.float32), "float32").passed
 
 
 def test_a_function_that_raises_is_a_failing_row():
@@ -253,7 +212,7 @@ def test_legitimate_poolings_raise_no_alarm(dtype):
         y = np.ldexp(x, -np.frexp(np.abs(x).max(-1, keepdims=True))[1])
         return (y / np.sqrt((y * y).sum(-1, keepdims=True))).astype(kind)
 
-    for seed in range(20):
+    for seed in range(4):
         for function, name in (
             (weighted, "mean_pooling"),
             (products, "mean_pooling"),
@@ -269,7 +228,7 @@ LOG2E = 1.4426950408889634
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_legitimate_softmaxes_raise_no_alarm(dtype):
-    """Powers of two for exponentials, scaled before or after the shift, a sequential sum, the online form: 40 seeds each."""
+    """Powers of two for exponentials, scaled before or after the shift, a sequential sum, the online form: 8 seeds each."""
     kind = tolerance.DTYPES[dtype]
 
     def scaled_after(x):
@@ -288,7 +247,7 @@ def test_legitimate_softmaxes_raise_no_alarm(dtype):
             total = (total + e[..., i : i + 1]).astype(kind)
         return (e * (kind.type(1) / total).astype(kind)).astype(kind)
 
-    for seed in range(40):
+    for seed in range(8):
         for form in (scaled_after, scaled_before, sequential):
             report = validation.check(form, "softmax", dtype=dtype, seed=seed)
             assert report.passed, (form.__name__, seed, str(report))

@@ -128,9 +128,10 @@ def test_the_command_writes_the_same_bytes_and_finds_every_edit(tmp_path: Path) 
     assert _run(page, "--check").exit_code == 0
     _run(page)
     assert page.read_text("utf-8") == text
-    row = next(line for line in text.splitlines() if "| 13 of 13 |" in line)
+    every = len(vectors.load(SMALL).vectors)
+    row = next(line for line in text.splitlines() if f"| {every} of {every} |" in line)
     for edited, shown in [
-        (text.replace(row, row.replace("13 of 13", "9 of 13")), "+" + row),
+        (text.replace(row, row.replace(f"{every} of {every}", f"{every // 2} of {every}")), "+" + row),
         (text.replace(row + "\n", ""), "+" + row),
         (text.replace(row, row + "\n" + row.replace("| ", "| no longer ", 1)), "-| no longer"),
         (text.replace("Every one is caught", "Nearly every one is caught"), "+1 components"),
@@ -154,7 +155,7 @@ def test_a_mutant_that_nobody_catches_is_said_and_fails(tmp_path: Path, monkeypa
     text = (tmp_path / "page.md").read_text("utf-8")
     assert done.exit_code == 1
     assert f"caught by nobody that names it: {SMALL}: right" in done.stderr
-    assert "| right | clipped | 0 of 13 | **nobody** |" in text or "| 0 of 13 | **nobody** |" in text
+    assert f"| 0 of {len(vectors.load(SMALL).vectors)} | **nobody** |" in text
     assert "**Only 14** is caught" in text
 
 

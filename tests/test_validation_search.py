@@ -34,7 +34,7 @@ def _drawn(component: str, dtype: str, count: int = 60, dialect: str | None = No
 # --- what is drawn --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", list(tolerance.DTYPES))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", NAMES)
 def test_right_implementations_survive(name: str, dtype: str) -> None:
     for function in (mutants.TWINS[name], components.component(name).definition):

@@ -166,13 +166,13 @@ def test_sums_add_every_term_once_in_their_own_order(order: str, n: int) -> None
 def test_orders_of_summation_differ() -> None:
     x = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
     sums = {
-        o: spread.Arithmetic(o).sum(spread.Arithmetic(o).wrap(x)).array.tobytes()
+        o: spread.Arithmetic(o).sum(spread.Arithmetic(o).wrap(x), axis=-1).array.tobytes()
         for o in ("forward", "backward", "pairs", "lanes", "random")
     }
     assert len(set(sums.values())) == 5
     wide = spread.Arithmetic(wide=True)
     exact = np.array([math.fsum(row) for row in x.astype(np.float64)]).astype(np.float32)
-    assert np.array_equal(wide.sum(wide.wrap(x)).array, exact)
+    assert np.array_equal(wide.sum(wide.wrap(x), axis=-1).array, exact)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -131,9 +131,12 @@ def _tensor(words: list[str], source: BinaryIO, where: str) -> Any:
         )
     dtype, shape = STREAMED[words[0]], tuple(map(int, words[2:]))
     length = math.prod(shape) * dtype.itemsize
-    if len(shape) > MOST_AXES or math.prod(filter(None, shape)) > LARGEST:
+    if len(shape) > MOST_AXES or (0 in shape and math.prod(filter(None, shape)) > LARGEST):  # which NumPy refuses too
         raise VectorError(
-            "no answer has such a shape", where=where, expected=f"at most {MOST_AXES} axes", got=" ".join(words)[:60]
+            "no answer has such a shape",
+            where=where,
+            expected=f"at most {MOST_AXES} axes, of at most {LARGEST} elements",
+            got=" ".join(words)[:60],
         )
     if length > LARGEST:
         raise VectorError(
