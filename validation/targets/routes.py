@@ -5,7 +5,8 @@
 A right implementation must pass everything, whichever way its library sums, fuses and rounds. The NumPy route is the right implementation beside
 which the planted bugs stand (`validation.mutants.TWINS`). The functions here are another: plain array operations, in forms that differ from those
 where there is a choice (prefix sums instead of weights for linear attention, one product for q, k and v in place of three); torch runs them
-operation by operation, JAX compiles each as a whole. Mitchell's arithmetic and copied spans are there for NumPy alone.
+operation by operation, JAX compiles each as a whole. What answers with whole numbers or truth values is there for NumPy alone: it is no matter of
+floats.
 """
 
 from __future__ import annotations
@@ -102,6 +103,65 @@ def _mean_pooling(hidden: Any, mask: Any, *, xp: Any) -> Any:
 def _unit_length(x: Any, *, xp: Any) -> Any:
     small = x / xp.max(xp.abs(x), axis=-1, keepdims=True)
     return small / xp.sqrt(xp.sum(small * small, axis=-1, keepdims=True))
+
+
+# --- Mitchell's arithmetic, and the loss of tags ----------------------------------------------------------------------------------
+
+
+def _binade(x: Any, xp: Any) -> tuple[Any, Any]:
+    """(e, f) with |x| = 2^e (1 + f), 0 <= f < 1."""
+    half, exponent = xp.frexp(xp.abs(x))
+    return exponent - 1, 2 * half - 1
+
+
+def _times_power(x: Any, exponent: Any, xp: Any) -> Any:
+    """x 2^exponent, in four steps: a power of two need not be in range for its product to be."""
+    quarter = exponent // 4
+    for part in (quarter, quarter, quarter, exponent - 3 * quarter):
+        x = x * xp.ldexp(xp.ones_like(x), part)
+    return x
+
+
+def _with_sign(a: Any, b: Any, size: Any, exact: Any, dialect: str, xp: Any) -> Any:
+    """The size with the sign of the product; 0 where an operand is 0, and where "pam" flushes the exact result."""
+    gone = (exact == 0) | ((xp.abs(exact) < 1e-37) if dialect == "pam" else (exact == 0))
+    return xp.where(gone, xp.zeros_like(size), xp.where((a < 0) == (b < 0), size, -size))
+
+
+def _mitchell_multiply(a: Any, b: Any, dialect: str, *, xp: Any) -> Any:
+    (e, f), (h, g) = _binade(a, xp), _binade(b, xp)
+    carry = f + g >= 1
+    size = _times_power(
+        xp.where(carry, f + g, 1 + (f + g)), e + h + xp.where(carry, xp.ones_like(e), xp.zeros_like(e)), xp
+    )
+    return _with_sign(a, b, size, xp.astype(a, xp.float64) * xp.astype(b, xp.float64), dialect, xp)
+
+
+def _mitchell_divide(a: Any, b: Any, dialect: str, *, xp: Any) -> Any:
+    (e, f), (h, g) = _binade(a, xp), _binade(b, xp)
+    borrow = f < g
+    size = _times_power(
+        xp.where(borrow, 2 + (f - g), 1 + (f - g)), e - h - xp.where(borrow, xp.ones_like(e), xp.zeros_like(e)), xp
+    )
+    return _with_sign(a, b, size, xp.astype(a, xp.float64) / xp.astype(b, xp.float64), dialect, xp)
+
+
+def _mitchell_log2(x: Any, *, xp: Any) -> Any:
+    e, f = _binade(x, xp)
+    return xp.astype(e, x.dtype) + f
+
+
+def _mitchell_exp2(x: Any, *, xp: Any) -> Any:
+    whole = xp.floor(x)
+    return _times_power(1 + (x - whole), xp.astype(whole, xp.int32), xp)
+
+
+def _copy_loss(tag_logits: Any, labels: Any, segment_ids: Any, *, xp: Any) -> Any:
+    said = xp.take_along_axis(_log_softmax_stable(tag_logits, xp)[:, :-1], labels[..., None], axis=-1)[..., 0]
+    later = xp.sum(segment_ids, axis=-1)[..., None] - xp.cumulative_sum(segment_ids, axis=-1)
+    trained = later[:, :-1] > 0
+    total = xp.sum(xp.where(trained, said, xp.zeros_like(said)))
+    return xp.reshape(-total / xp.sum(xp.astype(trained, said.dtype)), (1,))
 
 
 # --- attention ------------------------------------------------------------------------------------------------------------------
@@ -391,6 +451,11 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "hierarchical_positions": _hierarchical,
     "mean_pooling": _mean_pooling,
     "unit_length": _unit_length,
+    "mitchell_multiply": _mitchell_multiply,
+    "mitchell_divide": _mitchell_divide,
+    "mitchell_log2": _mitchell_log2,
+    "mitchell_exp2": _mitchell_exp2,
+    "copy_loss": _copy_loss,
     "exp_taylor": _exp_taylor,
     "taylor_softmax": _taylor_softmax,
     "taylor_attention": _taylor_attention,
@@ -408,15 +473,7 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "nezha": functools.partial(_encoder, name="nezha"),
 }
 _WHOLE = ("gpt2", "bert", "nezha")
-_EXACT = tuple(name for name, component in components.COMPONENTS.items() if component.exact)
-NUMPY_ALONE = (
-    "mitchell_multiply",
-    "mitchell_divide",
-    "mitchell_log2",
-    "mitchell_exp2",
-    "copy_loss",
-    *_EXACT,
-)  # not written out
+NUMPY_ALONE = tuple(name for name, component in components.COMPONENTS.items() if component.exact)  # whole numbers
 
 
 def written_out(xp: Any, move: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:
