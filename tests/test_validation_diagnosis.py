@@ -22,7 +22,8 @@ from validation import components, diagnosis, mutants, vectors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-QUICK = [name for name in components.COMPONENTS if name not in ("favor_attention", *components.MODELS)]
+SLOW = ("favor_attention", "gpt2_block", *components.MODELS)
+QUICK = [name for name in components.COMPONENTS if name not in SLOW]
 
 # --- independent wrong implementations: written for these tests alone, element by element where that is plain ---------------------
 
