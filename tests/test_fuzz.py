@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import weights_io
 from weights_io import safetensors
 
-MUTANTS = 800
+MUTANTS = 400
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,7 @@ def test_mutants_break_no_property(form: str) -> None:
 def test_structured_files_break_no_property(form: str) -> None:
     with harness.scratch() as folder:
 
-        @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+        @settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
         @given(st.data())
         def examine(data: Any) -> None:
             harness.examine(data.draw(module(form).files()), folder, harness.Tally())

@@ -366,7 +366,7 @@ def test_the_summary_answers_the_four_questions() -> None:
     html = page.render(content.of(_report("good"))).decode()
     assert "Conforms" in html
     assert "Probably why?" not in html
-    assert "Only 25 of 26 ran, which fails." in page.render(content.of(_report("short"))).decode()
+    assert "Only 27 of 28 ran, which fails." in page.render(content.of(_report("short"))).decode()
 
 
 CAUSE = {

@@ -34,7 +34,7 @@ def _drawn(component: str, dtype: str, count: int = 60, dialect: str | None = No
 # --- what is drawn --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float32"])
 @pytest.mark.parametrize("name", NAMES)
 def test_right_implementations_survive(name: str, dtype: str) -> None:
     for function in (mutants.TWINS[name], components.component(name).definition):
@@ -43,7 +43,7 @@ def test_right_implementations_survive(name: str, dtype: str) -> None:
         assert outcome.answered + sum(outcome.discarded.values()) == 8
 
 
-@pytest.mark.parametrize("dtype", list(tolerance.DTYPES))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_arrays_are_small_finite_and_of_the_dtype(name: str, dtype: str) -> None:
     names = set(components.component(name).trials(dtype, 0, None)[0].params)
