@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "fixtures"
 
 # Nothing here is timed, on any machine; in CI the examples are the same in every run.
-settings.register_profile("default", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 

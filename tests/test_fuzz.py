@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import weights_io
 from weights_io import safetensors
 
-MUTANTS = 400
+MUTANTS = 250
 
 
 @pytest.fixture(scope="module", autouse=True)

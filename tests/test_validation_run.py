@@ -117,8 +117,8 @@ def test_identifiers_are_unique_and_selected_by_prefix():
 
 
 def _one_of_each_kind():
-    """Of the number systems, a proved budget, an exact answer, a layer and a network: `refimpl validate` runs all, in the same checks."""
-    chosen = ("SYSTEMS.attention", "SYSTEMS.copy_step", "SYSTEMS.bert_block", "SYSTEMS.gpt2_tiny", "SYSTEMS.gpt2_tang")
+    """Of the number systems, a proved budget, an exact answer and a network: `refimpl validate` runs all, in the same checks."""
+    chosen = ("SYSTEMS.attention", "SYSTEMS.copy_step", "SYSTEMS.gpt2_tiny")
     return [check for check in checks.agreement_checks(Setting(NUMPY)) if check.id in chosen]
 
 
