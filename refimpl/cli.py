@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,9 @@ def validate(
     backend: BackendOption = "auto",
     as_json: JsonOption = False,
     seed: SeedOption = 0,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes; without it, one for each core, and 1 on a GPU.", min=1)
+    ] = None,
     report: ReportOption = None,
 ) -> None:
     """Check the engine: the claims, parity with other implementations, agreement of the number systems.
@@ -65,7 +69,8 @@ def validate(
         def advance(check: Any, index: int, count: int) -> None:
             progress.update(task, description=check.id, completed=index, total=count)
 
-        result = run.validate(chosen, only=only, seed=seed, advance=advance)
+        several = jobs or (_cores() if chosen.name == "numpy" else 1)
+        result = run.validate(chosen, only=only, seed=seed, jobs=several, advance=advance)
     if report is not None:
         grown = validation_module("report.growth").of_checks([line.check.id for line in result.lines], chosen)
         result.write(report, growth=grown)
@@ -74,6 +79,11 @@ def validate(
     else:
         _show(result, report)
     raise typer.Exit(0 if result.passed else 1)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 COLUMNS = (("check", "left"), ("verdict", "left"), ("cases", "right"), ("of allowed", "right"), ("worst case", "left"))

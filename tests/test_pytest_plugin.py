@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import validation
+from validation import conformance, diagnosis, search, strategies, vectors  # noqa: F401 (a run in this process forgets what it imports)
 
 pytest_plugins = ["pytester"]
 ROOT = Path(validation.__file__).parent.parent
@@ -33,16 +34,19 @@ FUNCTIONS = """
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """run(source, *options): pytest on that file in a process of its own, warnings as errors, this plugin by its module."""
+    """run(source, *options, apart=False): pytest on that file, warnings as errors, this plugin by its module; `apart`: in a new process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     head = "import textwrap\n"
 
-    def started(source: str, *options: str, plugin: bool = True) -> pytest.RunResult:
+    def started(source: str, *options: str, plugin: bool = True, apart: bool = False) -> pytest.RunResult:
         pytester.makepyfile(test_it=head + _plain(FUNCTIONS) + _plain(source))
         loaded = ("-p", "no:refimpl", *(("-p", "refimpl_pytest") if plugin else ()))
         strict = ("--strict-markers", "-W", "error", "-p", "no:cacheprovider")
-        return pytester.runpytest_subprocess(*loaded, *strict, *options)
+        if apart:
+            return pytester.runpytest_subprocess(*loaded, *strict, *options)
+        here = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # the plugin is imported already
+        return pytester.runpytest_inprocess(*loaded, *strict, *here, *options)
 
     return started
 
@@ -84,7 +88,7 @@ def test_a_project_with_a_package_of_the_same_name_as_ours_is_left_alone(run: An
     pytester.mkpydir("validation").joinpath("rules.py").write_text("RULE = 7\n")
     pytester.makeconftest("import validation.rules\n")
     pytester.makeini("[pytest]\npythonpath = .\n")
-    result = run("def test_theirs():\n    from validation.rules import RULE\n    assert RULE == 7\n")
+    result = run("def test_theirs():\n    from validation.rules import RULE\n    assert RULE == 7\n", apart=True)
     result.assert_outcomes(passed=1)
 
 
@@ -105,7 +109,7 @@ def test_a_suite_that_uses_nothing_of_it_imports_nothing_and_sees_nothing(run: A
         def test_an_own_fixture_of_that_name(conforms):
             assert isinstance(conforms, Own)
     """
-    result = run(source, "-p", "no:hypothesispytest")
+    result = run(source, "-p", "no:hypothesispytest", apart=True)
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*conformance*")
 
@@ -188,8 +192,6 @@ EACH = """
 
 
 def test_the_mark_makes_a_test_of_every_vector(run: Any) -> None:
-    from validation import vectors
-
     known = vectors.load("softmax")
     result = run(EACH, "-v")
     result.assert_outcomes(passed=sum(len(known.select(dtype)) for dtype in ("float32", "float16")))
@@ -210,8 +212,6 @@ def _keys() -> list[str]:
 
 
 def _vectors(dtype: str) -> list[str]:
-    from validation import vectors
-
     return [v.id for v in vectors.load("softmax").select(dtype)]
 
 
@@ -285,7 +285,7 @@ def test_no_dtype_at_all_is_no_success(run: Any) -> None:
 
 def test_a_mark_that_selects_no_vector_is_told(run: Any, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from validation.vectors import VectorSet\nVectorSet.select = lambda *arguments: ()\n")
-    result = run(EACH)
+    result = run(EACH, apart=True)  # it breaks what it patches
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*there are no such vectors", "*at least one", "*softmax in float32"])
 

@@ -228,7 +228,7 @@ LOG2E = 1.4426950408889634
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_legitimate_softmaxes_raise_no_alarm(dtype):
-    """Powers of two for exponentials, scaled before or after the shift, a sequential sum, the online form: 8 seeds each."""
+    """Powers of two for exponentials, scaled before or after the shift, a sequential sum, the online form: 3 seeds each."""
     kind = tolerance.DTYPES[dtype]
 
     def scaled_after(x):
@@ -247,7 +247,7 @@ def test_legitimate_softmaxes_raise_no_alarm(dtype):
             total = (total + e[..., i : i + 1]).astype(kind)
         return (e * (kind.type(1) / total).astype(kind)).astype(kind)
 
-    for seed in range(8):
+    for seed in range(3):
         for form in (scaled_after, scaled_before, sequential):
             report = validation.check(form, "softmax", dtype=dtype, seed=seed)
             assert report.passed, (form.__name__, seed, str(report))

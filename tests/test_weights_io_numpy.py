@@ -414,7 +414,7 @@ def _tiny(count: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("count", "allowed"), [(8000, True), (40000, False)])
+@pytest.mark.parametrize(("count", "allowed"), [(8000, True), (20000, False)])
 def test_as_many_arrays_as_the_size_allows_cost_less_than_was_counted(
     count: int, allowed: bool, tmp_path: Path
 ) -> None:

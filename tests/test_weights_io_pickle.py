@@ -383,8 +383,8 @@ UNITS = {
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_million_of_anything_stays_within_the_budget(unit: str) -> None:
-    data = b"\x80\x04](" + UNITS[unit] * (300_000 // len(UNITS[unit])) + b"e."
+def test_many_of_anything_stay_within_the_budget(unit: str) -> None:
+    data = b"\x80\x04](" + UNITS[unit] * (150_000 // len(UNITS[unit])) + b"e."
     assert _peak(data, len(data)) < 4 * len(data) + (32 << 20)
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from refimpl import backend as backends
+from refimpl.errors import ConfigError
 from validation import report
 from validation.checks import Check, Finding, all_checks
 from validation.claims.registry import Setting
 from validation.environment import environment
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from refimpl.backend import Backend
     from validation.report.growth import Growth
@@ -93,21 +101,81 @@ def validate(
     *,
     only: list[str] | None = None,
     seed: int = 0,
+    jobs: int = 1,
     advance: Callable[[Check, int, int], None] | None = None,
 ) -> Validation:
-    """Run the checks (all, or those that begin with a prefix in `only`); `advance(check, index, count)` is called before each.
+    """Run the checks (all, or those that begin with a prefix in `only`); `advance(check, index, count)` is called before each is waited for.
 
-    A check that raises becomes a failing line, never a missing one.
+    A check that raises becomes a failing line, never a missing one. With `jobs` processes the findings are the same, sooner: a check depends on
+    nothing but the setting. Raises ConfigError for `jobs` below 1, and above 1 for a backend that other processes cannot get by its name.
     """
     setting, began, lines = Setting(backend, seed), time.perf_counter(), []
     checks = all_checks(setting, only)
-    for index, check in enumerate(checks):
-        if advance:
-            advance(check, index, len(checks))
-        start = time.perf_counter()
-        try:
-            finding = check.run(setting)
-        except Exception as error:
-            finding = Finding(False, "raised", 0, f"{type(error).__name__}: {error}")
-        lines.append(Line(check, finding, time.perf_counter() - start))
+    with _answers(checks, setting, min(jobs, max(1, len(checks)))) as answers:
+        for index, check in enumerate(checks):
+            if advance:
+                advance(check, index, len(checks))
+            finding, seconds = answers[index]()
+            lines.append(Line(check, finding, seconds))
     return Validation(tuple(lines), len(checks), backend.name, seed, time.perf_counter() - began)
+
+
+def _answer(check: Check, setting: Setting) -> tuple[Finding, float]:
+    """What a check finds, and in how many seconds; an exception is a finding that does not hold."""
+    start = time.perf_counter()
+    try:
+        finding = check.run(setting)
+    except Exception as error:
+        finding = _raised(error)
+    return finding, time.perf_counter() - start
+
+
+def _raised(error: BaseException) -> Finding:
+    return Finding(False, "raised", 0, f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _answers(checks: list[Check], setting: Setting, jobs: int) -> Iterator[list[Callable[[], tuple[Finding, float]]]]:
+    """A function for each check that runs it, or waits for the process that does."""
+    if jobs == 1:
+        yield [functools.partial(_answer, check, setting) for check in checks]
+        return
+    if jobs < 1 or setting.backend.name != "numpy":
+        expected = "jobs >= 1; 1 on a backend other than numpy, where processes would share one device"
+        raise ConfigError("not so many processes", where="validate(jobs=)", expected=expected, got=jobs)
+    context = multiprocessing.get_context("spawn")
+    with _single_threaded(), ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = [pool.submit(_answer_here, check.id, setting.seed) for check in checks]
+        try:
+            yield [functools.partial(_waited, future) for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _waited(future: Future[tuple[Finding, float]]) -> tuple[Finding, float]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:  # a process was killed, by the system for want of memory for one
+        return _raised(error), 0.0
+
+
+@functools.cache
+def _checks_here(seed: int) -> dict[str, Check]:
+    return {check.id: check for check in all_checks(Setting(backends.get("numpy"), seed))}
+
+
+def _answer_here(identifier: str, seed: int) -> tuple[Finding, float]:
+    """What a check finds in this process."""
+    return _answer(_checks_here(seed)[identifier], Setting(backends.get("numpy"), seed))
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes that start now use a BLAS thread each, unless the user has said how many."""
+    names = [name for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
