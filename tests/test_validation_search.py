@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refimpl import errors, softmax
-from validation import components, mutants, search, strategies, tolerance, truth, vectors
+from validation import components, conformance, mutants, search, shrinking, strategies, tolerance, truth, vectors
 
 NAMES = [name for name, subject in components.COMPONENTS.items() if subject.sampled is None]
 
@@ -50,7 +50,7 @@ def test_drawn_arrays_are_small_finite_and_of_the_dtype(name: str, dtype: str) -
     for case in _drawn(name, dtype, 15):
         assert set(case.params) == names
         for array in case.arrays:
-            assert array.size <= 2 * 6 * 4
+            assert array.size <= 3 * 6 * 4
             if array.dtype.kind not in "biu":
                 assert array.dtype == tolerance.DTYPES[dtype]
                 assert np.all(np.isfinite(array.astype(np.float64)))
@@ -174,14 +174,153 @@ def test_a_function_that_does_not_repeat_itself_is_told() -> None:
 
 def test_shrinking_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SHRINKING", 5)
+    monkeypatch.setattr(search, "MINIMISING", 3)
     asked = []
 
     def wrong(x: Any) -> Any:
         asked.append(x)
         return x + 7
 
-    assert search.search(wrong, "softmax") is not None
-    assert len(asked) <= 1 + 5 + 1  # the first, those of shrinking, and once more
+    found = search.search(wrong, "softmax", examples=20)
+    assert found is not None
+    assert found.minimal
+    assert len(asked) <= 1 + 5 + 3 + 2  # the first, Hypothesis, the moves, and once more before and after them
+    asked.clear()
+    found = search.search(_bug("softmax", "the row's sum subtracted"), "softmax")
+    assert found is not None
+    assert not found.minimal
+    assert "there may be a smaller one: shrinking was stopped" in str(found)
+
+
+# --- what is found is minimal ---------------------------------------------------------------------------------------------------
+
+
+def _fails(function: Any, component: str, dtype: str, case: components.Case) -> bool:
+    vector = search._answered(search._Key(component, dtype, case))
+    assert isinstance(vector, vectors.Vector)
+    return not conformance.judged(function, component, vector, dtype, lambda array: array).verdict.passed
+
+
+def _call(found: search.Counterexample) -> components.Case:
+    return components.Case("", "", found.vector.positional(found.dtype), found.vector.params(found.dtype))
+
+
+def test_no_row_column_or_number_of_a_counterexample_can_go() -> None:
+    """Counted out by hand, not by `shrinking.moves`."""
+    bug = _bug("softmax", "the row's sum subtracted")
+    found = search.search(bug, "softmax")
+    assert found is not None
+    assert found.minimal
+    (x,) = _call(found).arrays
+    smaller = [np.delete(x, i, axis) for axis in (0, 1) if x.shape[axis] > 1 for i in range(x.shape[axis])]
+    for i in np.flatnonzero(x):
+        for value in {0.0, 1.0} - {float(x.flat[i])}:
+            smaller.append(x.copy())
+            smaller[-1].flat[i] = value
+    assert len(smaller) >= 3
+    assert not any(_fails(bug, "softmax", "float32", components.Case("", "", (each,))) for each in smaller)
+
+
+@pytest.mark.parametrize(
+    ("component", "name", "sizes"),
+    [
+        ("attention", "one key too many", {"q": 1, "k": 2, "v": 2, "mask": 2}),
+        ("copy_loss", "the mask not shifted", {"tag_logits": 9, "labels": 2, "segment_ids": 3}),
+    ],
+)
+def test_no_move_leaves_a_failing_call(component: str, name: str, sizes: dict[str, int]) -> None:
+    found = search.search(_bug(component, name), component)
+    assert found is not None
+    assert found.minimal
+    assert {key: value.size for key, value in found.vector.arguments.items() if hasattr(value, "size")} == sizes
+    near = list(shrinking.moves(component, _call(found)))
+    assert near
+    assert not any(_fails(_bug(component, name), component, "float32", case) for case in near)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_move_makes_a_call_of_the_component(name: str) -> None:
+    """One that a right implementation answers, and with the shape that the definition's answer has."""
+    for case in _drawn(name, "float64", 4):
+        for near in list(shrinking.moves(name, case))[::5]:
+            with np.errstate(all="ignore"):
+                said = mutants.TWINS[name](*near.arrays, **near.params)
+                assert said.shape == components.component(name).definition(*near.arrays, **near.params).shape
+
+
+def test_a_size_is_dropped_wherever_it_stands() -> None:
+    q, k = np.arange(6.0).reshape(1, 1, 2, 3), np.arange(9.0).reshape(1, 1, 3, 3)
+    padding = np.array([True, False, True]).reshape(1, 1, 1, 3)
+    near = list(shrinking.moves("attention", components.Case("", "", (q, k, k), {"mask": padding})))
+    drops = [
+        case for case in near if case.params["mask"] is not None and case.arrays[0].size + case.arrays[1].size < 15
+    ]
+    assert len(drops) == 2 + 3 + 3  # queries, columns, keys
+    fewer = [case for case in drops if case.arrays[1].shape[-2] == 2]
+    assert [case.params["mask"].ravel().tolist() for case in fewer] == [[False, True], [True, True], [True, False]]
+    assert np.array_equal(fewer[1].arrays[1], k[:, :, [0, 2]])
+    assert np.array_equal(fewer[1].arrays[2], k[:, :, [0, 2]])
+    assert all(case.arrays[0] is not None and np.array_equal(case.arrays[0], q) for case in fewer)
+    assert any(case.params["mask"] is None for case in near)
+    one = [case.params["mask"] for case in near if case.params["mask"] is not None and case.params["mask"].all()]
+    assert len(one) == 1 + 1  # the hidden key dropped, and shown
+    more = components.Case("", "", (q, k[:, :, :2], k[:, :, :2]), {"mask": None})
+    assert all(
+        case.arrays[1].shape[-2] == 2 for case in shrinking.moves("attention", more) if case.arrays[0].shape[2] == 2
+    )
+
+
+def test_pairs_and_sizes_less_one_are_dropped_as_such() -> None:
+    rng = np.random.default_rng(0)
+    q, relative = rng.normal(size=(1, 1, 1, 4)), rng.normal(size=(1, 1, 4))
+    near = shrinking.moves("relative_attention", components.Case("", "", (q, q, q, relative), {"mask": None}))
+    assert {case.arrays[3].shape[-1] for case in near} == {2, 4}
+    logits, labels, segments = rng.normal(size=(1, 4, 3)), np.array([[0, 1, 2]]), np.array([[0, 0, 1, 1]])
+    near = shrinking.moves("copy_loss", components.Case("", "", (logits, labels, segments)))
+    dropped = [case for case in near if case.arrays[0].shape[1] == 3]
+    assert [case.arrays[1].tolist() for case in dropped] == [[[1, 2]], [[0, 2]], [[0, 1]], [[0, 1]]]
+    assert [case.arrays[2].tolist() for case in dropped] == [[[0, 1, 1]], [[0, 1, 1]], [[0, 0, 1]], [[0, 0, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("value", "simpler"),
+    [
+        (0.0, []),
+        (-0.0, [0.0]),
+        (1.0, [0.0]),
+        (-1.0, [0.0, 1.0]),
+        (1.75, [0.0, 1.0]),
+        (-0.8125, [0.0, 1.0, 0.8125, -0.75]),
+        (2.0**-149, [0.0, 1.0]),
+        (89.0, [0.0, 1.0, 80.0]),
+    ],
+)
+def test_simpler_numbers(value: float, simpler: list[float]) -> None:
+    found = [float(each) for each in shrinking._simpler(np.float32(value))]
+    assert found == simpler
+    assert all(np.float32(each) == each for each in found)
+
+
+def test_calls_of_shrinking_are_counted_apart() -> None:
+    asked = []
+
+    def wrong(x: Any) -> Any:
+        asked.append(x)
+        return softmax.softmax(x) if len(asked) < 7 else x + 7
+
+    outcome = search.examine(wrong, "softmax")
+    assert outcome.answered == 7
+    assert outcome.shrinking == len(asked) - 7 - 2
+    assert str(outcome) == f"7 calls answered; then {outcome.shrinking} to shrink the failing one"
+    assert str(search.examine(softmax.softmax, "softmax", examples=9)) == "9 calls answered"
+
+
+def test_without_known_shapes_nothing_is_said_to_be_minimal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(shrinking.SHAPES) == set(NAMES)
+    monkeypatch.delitem(shrinking.SHAPES, "softmax")
+    found = search.search(_bug("softmax", "un-shifted"), "softmax")
+    assert found is not None
+    assert not found.minimal
 
 
 # --- what cannot be answered is counted -----------------------------------------------------------------------------------------

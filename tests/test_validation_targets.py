@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from refimpl.errors import ConfigError
-from validation import components, mutants, targets, vectors
+from validation import components, conformance, mutants, targets, vectors
 from validation.targets import NoSuchCallError, Target, Trial, routes
 
 if TYPE_CHECKING:
@@ -178,8 +178,16 @@ def test_the_command_lists_and_refuses() -> None:
 
 def test_every_component_is_written_out_for_the_other_libraries() -> None:
     written = set(routes.written_out(np, lambda array: array))
-    assert written | set(routes.NUMPY_ALONE) == set(components.COMPONENTS) == set(mutants.TWINS)
-    assert not written & set(routes.NUMPY_ALONE)
+    assert written == set(components.COMPONENTS) == set(mutants.TWINS) == set(vectors.names())
+
+
+@pytest.mark.parametrize("name", [name for name, each in components.COMPONENTS.items() if each.exact])
+def test_the_form_of_whole_numbers_passes_in_numpy_too(name: str) -> None:
+    """What torch and JAX run, where neither is installed; on new inputs too."""
+    function = routes.written_out(np, lambda array: array)[name]
+    for seed in (None, 5):
+        report = conformance.check(function, name, seed=seed)
+        assert report.passed, str(report)
 
 
 @pytest.mark.parametrize("name", ["softmax", "gelu"])
@@ -203,7 +211,9 @@ def test_the_torch_route_passes(name: str) -> None:
     assert report.passed, str(report)
 
 
-@pytest.mark.parametrize("name", ["softmax", "sparse_softmax", "taylor_softmax"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "sparse_softmax", "taylor_softmax", "copy_step", "mitchell_divide_integer"]
+)
 def test_the_jax_route_passes(name: str) -> None:
     """All of it takes minutes, because each shape is compiled: python -m validation.targets.routes jax."""
     jax = pytest.importorskip("jax", reason="JAX is not installed")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import stdtr
 
 from refimpl.errors import ConfigError, VectorError
-from validation import components, mutants, nulls, tolerance, truth, vectors
+from validation import components, conformance, mutants, nulls, perturbed, tolerance, truth, vectors
 from validation.vectors import answers, files, freeze
 from validation.vectors.__main__ import _again
 
@@ -358,3 +359,60 @@ def test_amplifications_are_rounded_up_to_eight_bits():
     assert np.all(up >= values)
     assert np.all(up <= values * (1 + 2.0**-7))
     assert up.tolist()[:3] == [0.0, 1.0, 1.0 + 2.0**-7]
+
+
+# --- parameters of models in 16 bits ------------------------------------------------------------------------------------------
+
+WORST = (
+    ("gpt2", "bfloat16"),
+    ("bert", "bfloat16"),
+    ("nezha", "float16"),
+)  # of each model the dtype in which they matter most
+
+
+@pytest.mark.parametrize(("op", "dtype"), WORST)
+def test_rounding_a_models_parameters_takes_a_tenth_of_its_tolerances(op, dtype):
+    """The bound and the probability that docs/vectors.md states: what is left is enough deviations, were errors Gaussian."""
+    for vector in vectors.load(op).select(dtype):
+        moved = components.parameter_rounding(op, dtype, *vector.positional("float64"), **vector.params("float64"))
+        assert np.max(moved) > 0
+        u = tolerance.roundoff(dtype)
+        whole = tolerance.allowed(vector.expected.high, vector.budget(dtype), dtype)
+        assert np.max(moved * u / whole) <= 0.091
+        deviations = perturbed.sigmas(vector.expected.high.size)
+        some = vector.amplification > 0
+        left = (whole / u - moved)[some] / (vector.amplification[some] / deviations)
+        assert 2 * np.sum(stdtr(perturbed.RUNS - 1, -left)) <= 1.5e-6
+
+
+@pytest.mark.parametrize(("op", "dtype"), WORST)
+def test_parameters_may_be_kept_or_rounded(op, dtype):
+    """In float32 arithmetic, and where they are rounded in the dtype's own too."""
+    config, arrays = components.recorded_model(op)
+    kind = tolerance.DTYPES[dtype]
+    kept = {name: np.asarray(a, np.float32) for name, a in arrays.items()}
+    programs = [kept, {name: a.astype(kind).astype(np.float32) for name, a in kept.items()}]
+    programs += [{name: a.astype(kind) for name, a in kept.items()}]
+    said = []
+    for each in programs:
+        report = conformance.check(
+            lambda *given, each=each, **params: components.model_logits(op, config, each, *given, **params).astype(
+                kind
+            ),
+            op,
+            dtype=dtype,
+        )
+        assert report.passed, str(report)
+        said.append(report.worst.verdict.multiple)
+    assert said[0] < said[1]
+
+
+def test_new_vectors_of_models_have_room_for_rounded_parameters(monkeypatch):
+    [vector] = [each for each in vectors.load("bert").vectors if each.name == "full" and "bfloat16" in each.dtypes]
+    monkeypatch.setattr(answers, "truthful", lambda *_: vector)
+    case = components.component("bert").trials("bfloat16", 0, None)[0]
+    assert np.array_equal(answers.fresh("bert", case, "float32").amplification, vector.amplification)
+    moved = components.parameter_rounding("bert", "bfloat16", *vector.positional("float64"), **vector.params("float64"))
+    wider = answers.fresh("bert", case, "bfloat16").amplification
+    assert np.all(wider >= vector.amplification + moved)
+    assert np.all(wider <= (vector.amplification + moved) * (1 + 2**-7))

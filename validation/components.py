@@ -51,6 +51,7 @@ __all__ = [
     "component",
     "encoder_logits",
     "model_logits",
+    "parameter_rounding",
     "recorded_bert",
     "recorded_gpt2",
     "recorded_model",
@@ -892,6 +893,19 @@ def _gpt2(token_ids: Any, mask: Any) -> Any:
     """Logits of the recorded tiny model on balls, zero at padding."""
     config, arrays = recorded_model("gpt2")
     return model_logits("gpt2", config, {name: truth.balls(a) for name, a in arrays.items()}, token_ids, mask)
+
+
+def parameter_rounding(name: str, dtype: str, *inputs: Any, **params: Any) -> Any:  # -> float64 (batch, n, vocab)
+    """How far the exact answer of a component in `MODELS` moves, in units of u, if its float32 parameters are rounded to `dtype` first.
+
+    Everybody who rounds to nearest has the same parameters, so that this is one number for each element, and nothing that is sampled: the
+    difference of two runs of the definition in float64, with errors within 2^-42 of the tolerance. It is 0 where the dtype has float32's numbers.
+    """
+    config, arrays = recorded_model(name)
+    doubles = {key: np.asarray(a, np.float64) for key, a in arrays.items()}
+    short = {key: a.astype(tolerance.DTYPES[dtype]).astype(np.float64) for key, a in doubles.items()}
+    one, other = (np.asarray(model_logits(name, config, each, *inputs, **params)) for each in (doubles, short))
+    return np.abs(other - one) / tolerance.roundoff(dtype)
 
 
 def unit_budget(

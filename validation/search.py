@@ -1,11 +1,12 @@
-"""Search beyond the golden vectors: Hypothesis draws calls, their answers are proved on the spot, and a failing one is shrunk to a small one.
+"""Search beyond the golden vectors: Hypothesis draws calls, their answers are proved on the spot, and a failing one is shrunk to a minimal one.
 
     found = validation.search.search(my_softmax, "softmax", dtype="float32")
     print(found)                    # None, or the smallest failing call as a snippet of Python
 
 Every drawn call is answered as a golden vector is (`validation.vectors.fresh`): a definition in ball arithmetic, and a derived tolerance. Some
 calls have no answer: a branch that stays undecided, a result or a tolerance that float64 cannot hold. They are counted in the outcome, and a search
-in which no call could be answered is an error, not a success. The draws depend on `seed` and
+in which no call could be answered is an error, not a success. A failing call is shrunk by Hypothesis first, then by single moves until none is
+left that still fails (`validation.shrinking`); calls that are answered on the way are counted apart. The draws depend on `seed` and
 the version of Hypothesis alone, so that what a search found it finds again.
 """
 
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl.errors import ConfigError, UndecidedError
-from validation import components, conformance, tolerance, vectors
+from refimpl.errors import ConfigError, RefimplError, UndecidedError
+from validation import components, conformance, shrinking, tolerance, vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "Counterexample", "Outcome", "examine", "search"]
 
 EXAMPLES = 100
-SHRINKING = 200  # calls that are answered after the first failing one, to find a smaller one
+SHRINKING = 60  # calls that Hypothesis may ask for after the first failing one, to find a smaller one
+MINIMISING = 400  # calls that are answered after that, to make it minimal
 _HELD = 4096  # answered calls that are kept, for the next search of the same component
 
 
@@ -45,6 +47,7 @@ class Counterexample:
     vector: vectors.Vector  # with its answer and its tolerance
     row: conformance.Row
     again: bool = True  # whether the function fails on it every time
+    minimal: bool = True  # whether no single move (`validation.shrinking`) leaves a call that fails
 
     @property
     def tolerance(self) -> Any:  # -> float64 (...)
@@ -61,9 +64,10 @@ class Counterexample:
         verdict = self.row.verdict
         name = self.component + (f" ({self.vector.dialect})" if self.vector.dialect else "")
         lines = [f"# {name}, {self.dtype}: {verdict.word}, {verdict.multiple:.3g} times the tolerance", *self._got()]
-        lines += (
-            [] if self.again else ["# the function does not fail on this input every time: it is not deterministic"]
-        )
+        if not self.again:
+            lines.append("# the function does not fail on this input every time: it is not deterministic")
+        elif not self.minimal:
+            lines.append("# there may be a smaller one: shrinking was stopped")
         return "\n".join([*lines, *self._snippet()])
 
     def _got(self) -> list[str]:
@@ -93,15 +97,17 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found, how many calls it answered, and how many it could not answer, by reason."""
+    """What a search found, how many drawn calls it answered, and how many it could not answer, by reason."""
 
     counterexample: Counterexample | None
-    answered: int
+    answered: int  # of the calls that were drawn, up to the first failing one
     discarded: dict[str, int] = field(default_factory=dict)
+    shrinking: int = 0  # calls that were answered after it, to find a smaller one
 
     def __str__(self) -> str:
         dropped = "".join(f", {count} {reason}" for reason, count in self.discarded.items())
-        return f"{self.answered} calls answered{dropped}"
+        shrunk = f"; then {self.shrinking} to shrink the failing one" if self.counterexample else ""
+        return f"{self.answered} calls answered{dropped}{shrunk}"
 
 
 def _dtype(dtype: str) -> str:
@@ -144,12 +150,12 @@ def examine(
     seed: int = 0,
     convert: Callable[[Any], Any] | None = None,
 ) -> Outcome:
-    """Draw calls until one is answered wrongly, and shrink that.
+    """Draw calls until one is answered wrongly, and shrink that until no single move leaves a failing call.
 
     Parameters
     ----------
     function, component, dialect, dtype, convert : as `validation.check`
-    examples : how many calls are drawn, those that have no proved answer included; shrinking draws some more
+    examples : how many calls are drawn, those that have no proved answer included; shrinking asks for more
     seed : the draws depend on it alone
 
     Raises
@@ -169,7 +175,7 @@ def examine(
             expected="at least one call with a proved answer",
             got=reasons or "no calls",
         )
-    return Outcome(found, trial.answered, trial.discarded)
+    return Outcome(found, trial.answered, trial.discarded, trial.shrinking)
 
 
 def _check(component: str, dialect: str | None, examples: int) -> None:
@@ -194,7 +200,7 @@ class _EnoughError(BaseException):
 
 @dataclass
 class _Trial:
-    """The predicate of the search, which counts: whether a drawn call is answered wrongly."""
+    """The predicate of the search, which counts: whether a call is answered wrongly."""
 
     function: Callable[..., Any]
     component: str
@@ -203,29 +209,50 @@ class _Trial:
     convert: Callable[[Any], Any]
     answered: int = 0
     discarded: dict[str, int] = field(default_factory=dict)
+    shrinking: int = 0
     last: Counterexample | None = None
-    failing: set[_Key] = field(default_factory=set)
     left: int = 0  # calls that shrinking may still ask for
+    known: dict[_Key, bool] = field(default_factory=dict)  # what shrinking has asked for
+    case: Any = None  # the call of `last`
 
     def __call__(self, case: Case) -> bool:
+        """Of a drawn call; after the first failing one, of one that Hypothesis makes of it."""
+        if self.last is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise _EnoughError
+        return self._fails(_Key(self.component, self.dtype, case))
+
+    def smaller(self, case: Case) -> bool | None:
+        """Of a call that a move made, each asked for once; None if no more may be asked for."""
         key = _Key(self.component, self.dtype, case)
-        self.left -= bool(self.failing)
-        if self.left < 0:
-            raise _EnoughError
-        return self._fails(key)
+        if key not in self.known:
+            self.left -= 1
+            if self.left < 0:
+                return None
+            try:
+                self.known[key] = self._fails(key)
+            except RefimplError:  # the component has no such call
+                self.known[key] = False
+        return self.known[key]
 
     def _fails(self, key: _Key) -> bool:
-        vector = _answered(key)
+        vector, drawn = _answered(key), self.last is None
         if isinstance(vector, str):
-            self.discarded[vector] = self.discarded.get(vector, 0) + 1
+            if drawn:
+                self.discarded[vector] = self.discarded.get(vector, 0) + 1
             return False
-        self.answered += 1
-        row = conformance.judged(self.function, self.component, vector, self.dtype, self.convert)
+        self.answered, self.shrinking = self.answered + drawn, self.shrinking + (not drawn)
+        row = self.judged(vector)
         if row.verdict.passed:
             return False
-        self.failing.add(key)
         self.last = Counterexample(self.component, self.dialect, self.dtype, vector, row)
+        self.case = key.case
         return True
+
+    def judged(self, vector: vectors.Vector) -> conformance.Row:
+        """What the function says to a call."""
+        return conformance.judged(self.function, self.component, vector, self.dtype, self.convert)
 
 
 @dataclass(frozen=True)
@@ -264,7 +291,7 @@ def _answered(key: _Key) -> vectors.Vector | str:
 
 
 def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
-    """The failing call that Hypothesis shrinks to, or the last one that failed if the function does not repeat itself."""
+    """The failing call that shrinking ends at, or the last one that failed if the function does not repeat itself."""
     try:
         import hypothesis
         from hypothesis import errors
@@ -276,15 +303,24 @@ def _smallest(trial: _Trial, examples: int, seed: int) -> Counterexample | None:
         ) from missing
     phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)  # whatever profile the suite around has loaded
     settings = hypothesis.settings(
-        max_examples=examples, database=None, deadline=None, verbosity=hypothesis.Verbosity.quiet, phases=phases
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        verbosity=hypothesis.Verbosity.quiet,
+        phases=phases,
+        report_multiple_bugs=False,  # nothing is drawn after the first failing call
     )
     drawn = strategies.calls(trial.component, trial.dtype, trial.dialect)
     with contextlib.suppress(errors.NoSuchExample, errors.Flaky, _EnoughError):
         hypothesis.find(drawn, trial, settings=settings, random=random.Random(seed))
-    return trial.last and _once_more(trial, trial.last)
+    return trial.last and _minimal(trial, trial.last)
 
 
-def _once_more(trial: _Trial, found: Counterexample) -> Counterexample:
-    """The counterexample, with what the function says to it when it is asked again."""
-    row = conformance.judged(trial.function, trial.component, found.vector, trial.dtype, trial.convert)
-    return dataclasses.replace(found, again=not row.verdict.passed)
+def _minimal(trial: _Trial, found: Counterexample) -> Counterexample:
+    """The counterexample that moves lead to, with what the function says to it when it is asked again."""
+    if trial.judged(found.vector).verdict.passed:
+        return dataclasses.replace(found, again=False, minimal=False)
+    trial.left = MINIMISING
+    minimal = shrinking.smallest(trial.component, trial.case, trial.smaller)
+    last = trial.last or found
+    return dataclasses.replace(last, again=not trial.judged(last.vector).verdict.passed, minimal=minimal)
