@@ -56,6 +56,7 @@ DEFINITIONS = (
     "number_system",
     "bits",
     "mitchell",
+    "mitchell_patterns",
 )
 
 

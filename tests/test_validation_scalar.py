@@ -28,13 +28,14 @@ from refimpl import (
     favor,
     gpt2,
     mitchell,
+    mitchell_patterns,
     normalization,
     positions,
     softmax,
     taylor,
 )
 from refimpl.number_system import square_root
-from validation import checks, components, layers, peers, run, scalar, truth
+from validation import checks, components, layers, logarithmic, peers, run, scalar, truth
 from validation.claims.registry import Setting
 from validation.scalar import cases, numbers
 
@@ -75,7 +76,12 @@ def test_tiny_cases_are_tiny_and_of_both_dtypes(name):
     floats = {a.dtype.name for case in found for a in case.arrays if a is not None and a.dtype.kind == "f"}
     assert floats == (
         set()
-        if name in (*components.MODELS, "copy_labels", *(n for n in components.COMPONENTS if n.endswith("_integer")))
+        if name
+        in (
+            *components.MODELS,
+            "copy_labels",
+            *(n for n in components.COMPONENTS if n.endswith(("_integer", "_patterns", "_words"))),
+        )
         else {"float32", "float64"}
     )
     for case in found:
@@ -595,6 +601,23 @@ BUGS = [
         "mitchell_divide",
         "sign lost",
         _inside(mitchell, "_signed", lambda f, a, b, size, edges: f(abs(a), abs(b), size, edges)),
+    ),
+    ("mitchell_corrected", "no correction", _definition("mitchell_corrected", lambda a, b: mitchell.multiply(a, b))),
+    ("mitchell_square_root", "exact", _definition("mitchell_square_root", lambda x: x**0.5)),
+    (
+        "mitchell_multiply_patterns",
+        "last bit set",
+        _inside(mitchell_patterns, "_composed", lambda f, *arguments: f(*arguments) | 1),
+    ),
+    (
+        "mitchell_divide_patterns",
+        "rounded down",
+        _inside(mitchell_patterns, "_rounded", lambda f, m, places, at: m >> np.minimum(places, 60)),
+    ),
+    (
+        "mitchell_multiply_words",
+        "words exchanged",
+        _definition("mitchell_multiply_words", lambda a, b, kind: logarithmic.multiply_words(a, b, kind)[::-1]),
     ),
     ("mitchell_multiply_integer", "exact", _definition("mitchell_multiply_integer", lambda a, b, kind: a * b)),
     ("mitchell_divide_integer", "exact", _definition("mitchell_divide_integer", lambda a, b, kind: a // b)),

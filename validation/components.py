@@ -25,6 +25,7 @@ from refimpl import (
     favor,
     gpt2,
     mitchell,
+    mitchell_patterns,
     normalization,
     pooling,
     positions,
@@ -1129,6 +1130,55 @@ COMPONENTS: dict[str, Component] = {
             mitchell.exp2_approx,
             logarithmic.exp2_cases,
             chosen=logarithmic.exp2_chosen,
+        ),
+        Component(
+            "mitchell_corrected",
+            "f(a, b)                 (n,1) twice -> (n,1)",
+            mitchell.corrected_multiply,
+            logarithmic.corrected_cases,
+            chosen=logarithmic.corrected_chosen,
+        ),
+        Component(
+            "mitchell_square_root",
+            "f(x)                    (n,1) -> (n,1)",
+            mitchell.square_root,
+            logarithmic.square_root_cases,
+            chosen=logarithmic.square_root_chosen,
+        ),
+        *(
+            Component(
+                f"mitchell_{name}_patterns",
+                "f(a, b, format, dialect)        int64 (n,) twice, bit patterns of the format (of float64 as signed numbers) -> int64 (n,); "
+                "every NaN is the positive quiet one without payload",
+                definition,
+                cases,
+                known,
+                documented=documented,
+                exact="int64",
+            )
+            for name, definition, documented, cases, known in (
+                (
+                    "multiply",
+                    logarithmic.multiply_patterns,
+                    mitchell_patterns.multiply,
+                    logarithmic.multiply_patterns_cases,
+                    mitchell_patterns.dialects,
+                ),
+                (
+                    "divide",
+                    logarithmic.divide_patterns,
+                    mitchell_patterns.divide,
+                    logarithmic.divide_patterns_cases,
+                    mitchell_patterns.dialects[:2],
+                ),
+            )
+        ),
+        Component(
+            "mitchell_multiply_words",
+            "f(a, b, kind)        int64 (n,) twice, the bits of uint64 or int64 numbers -> int64 (2,n), the bits of the high and the low words",
+            logarithmic.multiply_words,
+            logarithmic.multiply_words_cases,
+            exact="int64",
         ),
         *(
             Component(

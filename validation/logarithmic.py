@@ -5,7 +5,7 @@ inputs that are known to a rounding only, numbers at a boundary (powers of two, 
 meet there, so that rounding may choose either: the budget is that of the piece which the exact inputs choose (`*_chosen`).
 
 Arrays are columns (n, 1), so that one flushed number is allowed for one product and not for each of a row. Inputs and answers are finite, but for
-answers that overflow; infinities, NaN and the signs of zeros are not judged by vectors.
+answers that overflow; infinities, NaN and the signs of zeros are judged by the components of bit patterns, whose answers have to be equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl import bits, mitchell
+from refimpl import bits, mitchell, mitchell_patterns
 from refimpl.bits import FORMATS
 from refimpl.number_system import namespace
 from validation.case import Case
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DIALECTS",
     "WHOLE",
+    "WORDS",
+    "corrected_cases",
+    "corrected_chosen",
     "divide",
     "divide_cases",
     "divide_chosen",
+    "divide_patterns",
+    "divide_patterns_cases",
     "divide_whole",
     "divide_whole_cases",
     "exp2_cases",
@@ -37,8 +42,14 @@ __all__ = [
     "multiply",
     "multiply_cases",
     "multiply_chosen",
+    "multiply_patterns",
+    "multiply_patterns_cases",
     "multiply_whole",
     "multiply_whole_cases",
+    "multiply_words",
+    "multiply_words_cases",
+    "square_root_cases",
+    "square_root_chosen",
 ]
 
 DIALECTS = ("ieee", "pam")  # those that are defined without a dtype's range
@@ -216,6 +227,48 @@ def exp2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
 
 
+def corrected_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Corrected products: the pairs that other products have, both sides of a carry, and where the correction errs most."""
+    pairs = _pairs(rng, dtype)
+    ulp, k, two = 2.0 ** (1 - FORMATS[dtype].digits), np.arange(1, 8) / 8, 2.0 ** np.arange(-4, 4)
+    kept = {name: pairs[name] for name in ("ordinary", "signs", "last bits", "far", "zeros")}
+    kept |= {
+        "worst": (
+            "f = g = 3/8, where it errs most, and 5/8",
+            _column(np.repeat([1.375, 1.625], 4) * two),
+            _column(np.resize([1.375, 1.625], 8)),
+        ),
+        "no residue": (
+            "f = 0 or g = 0: nothing to correct",
+            _column(two),
+            _column(np.resize([1.0, 1.375, -1.5, 1.75], 8)),
+        ),
+        "carries": (
+            "f + g one unit on either side of 1, and at it",
+            _column(np.resize(1 + k, 21)),
+            _column(np.concatenate([2 - k - ulp, 2 - k, 2 - k + ulp])),
+        ),
+    }
+    return [Case(name, hard, (a, b)) for name, (hard, a, b) in kept.items()]
+
+
+def square_root_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Square roots: even and odd exponents, every binade, powers of two and their neighbours, the largest error, zeros."""
+    fmt = FORMATS[dtype]
+    ulp, k = 2.0 ** (1 - fmt.digits), np.arange(1, 9) / 8
+    binades = 2.0 ** np.linspace(fmt.lowest, fmt.highest, 16).round()
+    places = {
+        "ordinary": ("a few binades", np.abs(_ordinary(rng, 24, dtype))),
+        "binades": ("from the smallest normal number to the largest", binades * np.resize(1 + k / 2, 16)),
+        "powers of two": ("exact for even exponents, largest error for odd ones", 2.0 ** np.arange(-8, 8)),
+        "below powers of two": ("fractions of all ones: the two pieces meet", (2 - ulp) * 2.0 ** np.arange(-8, 8)),
+        "zeros": ("0 of both signs beside other numbers", np.array([0.0, 1.25, -0.0, 3.5])),
+    }
+    if dtype == "float16":
+        places["subnormals"] = ("numbers below the smallest normal one", np.array([1, 3, 6, 100, 513, 1023]) * 2.0**-24)
+    return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
+
+
 # --- whole numbers ----------------------------------------------------------------------------------------------------------------
 
 WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # dtypes of operands; their answers are given as int64
@@ -289,6 +342,122 @@ def divide_whole_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     ]
 
 
+WORDS = ("uint64", "int64")  # dtypes of operands; of their products' two words the bits are given as int64
+
+
+def multiply_words(a: Any, b: Any, kind: str) -> Any:  # int64 (n,), (n,) -> int64 (2, n)
+    """xy ≈ ± 2^(e+h) (1 + f + g) if f + g < 1, else ± 2^(e+h+1) (f + g), in two words of 64 bits: first the high ones, then the low ones."""
+    high, low = mitchell.multiply(_in(a, kind), _in(b, kind))
+    return namespace(a, b).stack([_in(high, "int64"), _in(low, "int64")])
+
+
+def multiply_words_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Products of 64 bits by 64 bits; the same whatever floating dtype is asked for."""
+    rng = np.random.default_rng(1962)
+    lengths = [rng.integers(0, 63, 20) for _ in "ab"]
+    ends = [0, 1, -1, 2**62, -(2**63), 2**63 - 1, 3 << 61, -(2**62) - 1]
+    pairs = np.array([(x, y) for i, x in enumerate(ends) for y in ends[i:]], np.int64).T
+    places = {
+        "ordinary": ("of every length", *(rng.integers(-(2**63), 2**63, 20) >> length for length in lengths)),
+        "below powers of two": (
+            "where a logarithm in floats is one too large",
+            (1 << np.arange(48, 63)) - 1,
+            (1 << np.arange(62, 47, -1)) - 1,
+        ),
+        "ends": ("the ends of the range, halves, all ones, zero and one", *pairs),
+    }
+    return [
+        Case(f"{name}, {kind}", hard, (np.asarray(a, np.int64), np.asarray(b, np.int64)), {"kind": kind})
+        for kind in WORDS
+        for name, (hard, a, b) in places.items()
+    ]
+
+
+# --- bit patterns -----------------------------------------------------------------------------------------------------------------
+
+
+def multiply_patterns(a: Any, b: Any, format: str, dialect: str) -> Any:
+    """Mitchell's product of bit patterns."""
+    return mitchell_patterns.multiply(a, b, format=format, dialect=dialect)
+
+
+def divide_patterns(a: Any, b: Any, format: str, dialect: str) -> Any:
+    """Mitchell's quotient of bit patterns."""
+    return mitchell_patterns.divide(a, b, format=format, dialect=dialect)
+
+
+def _pattern(signs: Any, fields: Any, fractions: Any, name: str) -> Any:  # whole (n,) three times -> int64 (n,)
+    fmt = FORMATS[name]
+    words = [
+        (int(s) << (fmt.width - 1)) | (int(e) << (fmt.digits - 1)) | int(f)
+        for s, e, f in zip(signs, fields, fractions, strict=True)
+    ]
+    return np.array(words, np.uint64).astype(np.int64)
+
+
+def _special_patterns(name: str) -> Any:  # -> int64 (10,)
+    """0, -0, subnormal numbers and normal ones at the ends, ones of both signs, infinity, NaN."""
+    fmt = FORMATS[name]
+    ones, top = (1 << (fmt.digits - 1)) - 1, 2 * fmt.highest + 1
+    fields = [0, 0, 0, 0, 1, fmt.highest, fmt.highest, top - 1, top, top]
+    fractions = [0, 0, 1, ones, 0, 0, (ones + 1) // 2, ones, 0, (ones + 1) // 2]
+    return _pattern([0, 1, 1, 0, 0, 0, 1, 0, 0, 0], fields, fractions, name)
+
+
+def _ties(name: str, sign: int) -> tuple[Any, Any]:  # -> int64 (4,) twice
+    """Pairs whose product (sign 1) or quotient (-1) is half-way between two subnormal numbers, the lower one even, odd, even and 0."""
+    fmt = FORMATS[name]
+    wanted = fmt.lowest - fmt.digits + np.array([3, 3, 3, 0])
+    first, eighth = wanted // 2, 1 << (fmt.digits - 4)
+    fields = (first - fmt.lowest + 1, sign * (wanted - first) - fmt.lowest + 1)
+    x, y = (
+        _pattern([0, 1, 0, 0], field, f, name)
+        for field, f in zip(fields, (eighth * np.array([1, 3, 5, 0]), np.zeros(4)), strict=True)
+    )
+    return x, y
+
+
+def _near_ends(rng: np.random.Generator, name: str, sign: int) -> tuple[Any, Any]:  # -> int64 (26,) twice
+    """Pairs whose product (sign 1) or quotient (-1) is near 1, at the largest number, and at the smallest, rounded or not."""
+    fmt = FORMATS[name]
+    low, high = fmt.lowest, fmt.highest
+    below = [low - 2, low - 3, *(low - fmt.digits + j for j in (3, 2, 1, 0, -1))]
+    wanted = np.array([*(0,) * 6, *(high - 1, high, high) * 3, *(low + 1, low, low, low - 1), *below])
+    count = len(wanted)
+    first = np.clip(wanted // 2 + rng.integers(-2, 3, count), low, high)
+    second = np.clip(sign * (wanted - first), low, high)
+    full = 1 << (fmt.digits - 1)
+    eighths = rng.random(count) < 0.5  # fractions of three bits or of all
+    fractions = [np.where(eighths, full // 8 * rng.integers(0, 8, count), rng.integers(0, full, count)) for _ in "ab"]
+    signs = [rng.integers(0, 2, count) for _ in "ab"]
+    x, y = (_pattern(s, e - low + 1, f, name) for s, e, f in zip(signs, (first, second), fractions, strict=True))
+    return x, y
+
+
+def _pattern_cases(sign: int, known: tuple[str, ...]) -> list[Case]:
+    """One case for every format and dialect: special patterns with each other, and pairs at the ends of the range."""
+    cases = []
+    for name in FORMATS:
+        special = _special_patterns(name)
+        pairs = [(i, j) for i in range(len(special)) for j in range(i if sign > 0 else 0, len(special))]
+        near, ties = _near_ends(np.random.default_rng(1962), name, sign), _ties(name, sign)
+        chosen = (special[list(side)] for side in zip(*pairs, strict=True))
+        a, b = (np.concatenate(parts) for parts in zip(chosen, near, ties, strict=True))
+        hard = "zeros, subnormals, ends of the range, infinities and NaN with each other; results at both ends of the range"
+        cases += [Case(f"{name}, {dialect}", hard, (a, b), {"format": name, "dialect": dialect}) for dialect in known]
+    return cases
+
+
+def multiply_patterns_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Products in every format and dialect; the same whatever floating dtype is asked for."""
+    return _pattern_cases(1, mitchell_patterns.dialects)
+
+
+def divide_patterns_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Quotients in every format, in the dialects that have them."""
+    return _pattern_cases(-1, mitchell_patterns.dialects[:2])
+
+
 # --- budgets ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -335,3 +504,41 @@ def exp2_chosen(x: Any) -> Forms:
     """The power on the intervals of the exact numbers, its significand as 1 + (x - n) and as x + (1 - n)."""
     whole = np.floor(x)
     return (lambda y: bits.scaled(1 + (y - whole), whole), lambda y: bits.scaled(y + (1 - whole), whole))
+
+
+def _piece(total: Any, carry: Any) -> Any:
+    return np.where(carry, total, 1 + total)
+
+
+def corrected_chosen(a: Any, b: Any) -> Forms:
+    """(4) on the pieces that the exact operands choose: of the product, and of the product of what it left out."""
+    (e, f), (h, g) = bits.split(a), bits.split(b)
+    carry, minus, zero = f + g >= 1, np.signbit(a) ^ np.signbit(b), (a == 0) | (b == 0)
+    rests = [np.where(carry, 1 - r, r) for r in (f, g)]
+    (i, u), (j, v) = map(bits.split, rests)
+    again, nothing = u + v >= 1, (rests[0] == 0) | (rests[1] == 0)
+
+    def form(x: Any, y: Any) -> Any:
+        first, second = _fraction(x, e), _fraction(y, h)
+        left, right = (np.where(carry, 1 - r, r) for r in (first, second))
+        total = bits.scaled(_piece(_fraction(left, i) + _fraction(right, j), again), i + j + again - carry)
+        size = bits.scaled(_piece(first + second, carry) + np.where(nothing, 0 * total, total), e + h + carry)
+        return np.where(zero, size * 0, np.where(minus, -size, size))
+
+    return (form,)
+
+
+def square_root_chosen(x: Any) -> Forms:
+    """The root on the binades of the exact numbers, as 1 + (f + odd)/2 and as (1 + m)/2 or 1 + m/4 for m = |x|/2^(e - odd)."""
+    e = bits.split(x)[0]
+    odd = e % 2
+    half, zero = (e - odd) / 2, x == 0
+
+    def by_fraction(y: Any) -> Any:
+        return np.where(zero, 0 * y, bits.scaled(1 + (_fraction(y, e) + odd) / 2, half))
+
+    def by_significand(y: Any) -> Any:
+        m = bits.scaled(np.abs(y), -2 * half)
+        return np.where(zero, 0 * y, bits.scaled(np.where(odd == 1, 1 + m / 4, (1 + m) / 2), half))
+
+    return (by_fraction, by_significand)

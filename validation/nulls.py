@@ -42,9 +42,15 @@ def null_answers(
     }
     found |= {"the input": np.resize(floating[0], right.shape)} if floating else {}
     found |= {"the previous answer": np.resize(previous, right.shape)} if previous is not None and previous.size else {}
+    if dtype in tolerance.EXACT:
+        return {name: answer if name == "NaN" else _whole(answer).astype(kind) for name, answer in found.items()}
     with np.errstate(over="ignore"):
-        wide = {name: np.asarray(answer, dtype=np.float64) for name, answer in found.items()}
-        return {n: a if n == "NaN" and dtype in tolerance.EXACT else a.astype(kind) for n, a in wide.items()}
+        return {name: np.asarray(answer, dtype=np.float64).astype(kind) for name, answer in found.items()}
+
+
+def _whole(answer: Any) -> Any:
+    """An answer that whole numbers can be: the mean of large ones, within their range."""
+    return answer if answer.dtype.kind in "biu" else np.clip(np.trunc(answer.astype(np.float64)), -(2.0**62), 2.0**62)
 
 
 def margins(

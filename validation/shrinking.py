@@ -28,6 +28,7 @@ __all__ = ["SHAPES", "moves", "smallest"]
 
 _ROWS, _NUMBERS, _COLUMN, _PAIR = {"x": "r n"}, {"x": "n"}, {"x": "n 1"}, {"a": "n 1", "b": "n 1"}
 _WHOLE = {"a": "n", "b": "n"}
+_OF_WHOLE = ("multiply_integer", "divide_integer", "multiply_patterns", "divide_patterns", "multiply_words")
 _QKV = {"q": "b h n d", "k": "b h m d", "v": "b h m d"}
 _PAIRED = {"q": "b h n 2d", "k": "b h m 2d", "v": "b h m 2d", "relative": "n m 2d"}
 _PROJECTED = {"x": "b n d", "projection": "r d"}
@@ -48,9 +49,9 @@ SHAPES: dict[str, dict[str, str]] = {
     **dict.fromkeys(
         ("positive_features", "trigonometric_features", "hyperbolic_features", "relu_features"), _PROJECTED
     ),
-    **dict.fromkeys(("mitchell_multiply", "mitchell_divide"), _PAIR),
-    **dict.fromkeys(("mitchell_multiply_integer", "mitchell_divide_integer"), _WHOLE),
-    **dict.fromkeys(("mitchell_log2", "mitchell_exp2"), _COLUMN),
+    **dict.fromkeys(("mitchell_multiply", "mitchell_divide", "mitchell_corrected"), _PAIR),
+    **dict.fromkeys((f"mitchell_{name}" for name in _OF_WHOLE), _WHOLE),
+    **dict.fromkeys(("mitchell_log2", "mitchell_exp2", "mitchell_square_root"), _COLUMN),
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},

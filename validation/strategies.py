@@ -19,6 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import favor
+from refimpl.bits import FORMATS
 from validation import components, logarithmic, tolerance
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def _mitchell_pair(draw: Draw, subject: components.Component, dtype: str, dialec
         b = np.where(draw(st.booleans()), 2 - f, 1 + f)
     if subject.name == "mitchell_multiply" and draw(st.booleans()):
         a[0] = 0.0
-    return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects))}
+    return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects or ("",)))}
 
 
 def _mitchell_whole(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
@@ -321,6 +322,30 @@ def _mitchell_whole(draw: Draw, subject: components.Component, dtype: str, diale
     whole = st.lists(st.integers(-top if info.min else 0, top), min_size=count, max_size=count)
     a, b = np.array(draw(whole), np.int64), np.array(draw(whole), np.int64)
     return (a, b if subject.name == "mitchell_multiply_integer" else np.where(b == 0, 1, b)), {"kind": kind}
+
+
+def _mitchell_corrected(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    return _mitchell_pair(draw, subject, dtype, "")[0], {}
+
+
+def _mitchell_patterns(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    name, chosen = draw(st.sampled_from(tuple(FORMATS))), dialect or draw(st.sampled_from(subject.dialects))
+    fmt, count = FORMATS[name], draw(st.integers(1, 4))
+    top, last = 2 * fmt.highest + 1, (1 << (fmt.digits - 1)) - 1
+    fields = st.one_of(st.sampled_from((0, 1, fmt.highest, top - 1, top)), st.integers(0, top))
+    fractions = st.one_of(st.sampled_from((0, 1, last // 2 + 1, last)), st.integers(0, last))
+    words = st.tuples(st.booleans(), fields, fractions).map(
+        lambda parts: (parts[0] << (fmt.width - 1)) | (parts[1] << (fmt.digits - 1)) | parts[2]
+    )
+    a, b = (np.array(draw(st.lists(words, min_size=count, max_size=count)), np.uint64).astype(np.int64) for _ in "ab")
+    return (a, b), {"format": name, "dialect": chosen}
+
+
+def _mitchell_words(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    count = draw(st.integers(1, 4))
+    whole = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=count, max_size=count)
+    a, b = (np.array(draw(whole), np.int64) for _ in "ab")
+    return (a, b), {"kind": draw(st.sampled_from(logarithmic.WORDS))}
 
 
 def _mitchell_log(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
@@ -381,6 +406,10 @@ _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("mitchell_multiply_integer", "mitchell_divide_integer"), _mitchell_whole),
     "mitchell_log2": _mitchell_log,
     "mitchell_exp2": _mitchell_power,
+    "mitchell_corrected": _mitchell_corrected,
+    "mitchell_square_root": _mitchell_log,
+    **dict.fromkeys(("mitchell_multiply_patterns", "mitchell_divide_patterns"), _mitchell_patterns),
+    "mitchell_multiply_words": _mitchell_words,
     "copy_labels": _labels,
     **dict.fromkeys(("copy_step", "copy_states"), _step),
     "copy_loss": _tag_loss,

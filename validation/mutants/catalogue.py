@@ -133,6 +133,20 @@ _FLAGS = (
     Flag("carry", "a fraction that reaches 1 does not carry into the exponent, or carries twice", "half of all pairs"),
     Flag("zero-rule", "zero is taken for the power of two that its pattern stands for", "tiny times large is not 0"),
     Flag("wrap-around", "an exponent beyond its field wraps around", "tiny products come out enormous, or negative"),
+    Flag(
+        "subnormals",
+        "subnormal numbers are flushed, kept, or read with a hidden one, where the rule is another",
+        "wrong below the smallest normal number",
+    ),
+    Flag(
+        "special-values",
+        "infinities or NaN are treated as numbers, or numbers as those",
+        "a number where there is none",
+    ),
+    Flag(
+        "rounding", "rounded towards zero, or ties to another neighbour", "a last bit, in one of two cases or in a tie"
+    ),
+    Flag("word-carry", "a carry or a sign is lost between words", "right as long as one word holds the product"),
     Flag("exact-operation", "the exact operation stands in for the approximate one", "too accurate: another number"),
     # copied spans
     Flag("copied-span", "a copied span begins, goes on or ends elsewhere", "text that is not in the source"),

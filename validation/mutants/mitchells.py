@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from validation.mutants.catalogue import LONG, Mutant, family, in_bfloat16, in_float32, leaking, wide
@@ -12,6 +13,7 @@ from validation.mutants.catalogue import LONG, Mutant, family, in_bfloat16, in_f
 __all__ = ["MUTANTS", "TWINS"]
 
 SHORT = ("float16", "bfloat16", "float32")
+BEYOND_BFLOAT16 = ("float16", "float32", "float64")  # for bugs that its eight bits hide
 BEYOND_FLOAT16 = ("bfloat16", "float32", "float64")  # dtypes that have 1e-37
 
 
@@ -245,7 +247,7 @@ _QUOTIENTS = (
     ),
     _of_quotient("the product", "exchanged", function=_multiply),
     _of_quotient("whole quotients", "low-precision", function=_whole_quotients),
-    _of_quotient("fractions of four bits", "low-precision", dtypes=("float16", "float32", "float64"), parts=_truncated),
+    _of_quotient("fractions of four bits", "low-precision", dtypes=BEYOND_BFLOAT16, parts=_truncated),
     _of_quotient(
         "nothing flushed",
         "parameter-ignored",
@@ -310,6 +312,125 @@ _POWERS = (
     _of_power("fractions of four bits", "low-precision", fraction=lambda f: np.floor(16 * f) / 16),
     _of_power("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_exp2)),
     _of_power("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_exp2)),
+)
+
+# --- corrected products and square roots ---------------------------------------------------------------------------------------------
+
+
+def _residues(f: Any, g: Any, carry: Any) -> tuple[Any, Any]:
+    return np.where(carry, 1 - f, f), np.where(carry, 1 - g, g)
+
+
+def _corrected_multiply(
+    a: Any,
+    b: Any,
+    *,
+    carried: Any = _carried,
+    residues: Any = _residues,
+    weight: float = 1.0,
+    offset: int = 0,
+    sign: Any = _signs,
+    again: Any = _carried,
+) -> Any:
+    """The product, and 2^(e+h) times the product of what it left out."""
+    (e, f), (h, g) = _parts(a), _parts(b)
+    m, more = carried(f + g)
+    (i, u), (j, v) = map(_parts, (rests := residues(f, g, f + g >= 1)))
+    n, further = again(u + v)
+    rest = np.where((rests[0] == 0) | (rests[1] == 0), 0, np.ldexp(n.astype(a.dtype), i + j + further))
+    size = np.ldexp(m.astype(a.dtype), e + h + more) + weight * np.ldexp(rest.astype(a.dtype), e + h + offset)
+    return np.where((a == 0) | (b == 0), 0, sign(a, b) * size).astype(a.dtype)
+
+
+_of_corrected = family("mitchell_corrected", _corrected_multiply)
+_CORRECTED = (
+    _of_corrected("no correction", "missing-term", weight=0.0),
+    _of_corrected("the correction subtracted", "sign", weight=-1.0),
+    _of_corrected("half of the correction", "wrong-coefficient", weight=0.5, dtypes=BEYOND_BFLOAT16),
+    _of_corrected("twice the correction", "off-by-one", offset=1),
+    _of_corrected("fractions for residues after a carry", "carry", residues=lambda f, g, carry: (f, g)),
+    _of_corrected("no carry", "carry", carried=lambda s: (1 + s, 0 * s.astype(int))),
+    _of_corrected(
+        "no carry in the correction", "carry", dtypes=BEYOND_BFLOAT16, again=lambda s: (1 + s, 0 * s.astype(int))
+    ),
+    _of_corrected(
+        "no correction after a carry",
+        "missing-term",
+        dtypes=BEYOND_BFLOAT16,
+        residues=lambda f, g, carry: (np.where(carry, 0, f), np.where(carry, 0, g)),
+    ),
+    _of_corrected("sign lost", "sign", sign=lambda a, b: 1),
+    _of_corrected(
+        "exact product", "exact-operation", dtypes=LONG, function=lambda a, b: np.where((a == 0) | (b == 0), 0, a * b)
+    ),
+    _of_corrected(
+        "the correction multiplied exactly",
+        "exact-operation",
+        dtypes=LONG,
+        function=lambda a, b: (
+            _multiply(a, b, "ieee")
+            + np.where((a == 0) | (b == 0), 0, _signs(a, b))
+            * np.ldexp(
+                np.prod(_residues(_parts(a)[1], _parts(b)[1], _parts(a)[1] + _parts(b)[1] >= 1), axis=0),
+                _parts(a)[0] + _parts(b)[0],
+            )
+        ),
+    ),
+    _of_corrected(
+        "zero as one",
+        "zero-rule",
+        function=lambda a, b: _corrected_multiply(np.where(a == 0, 1, a), np.where(b == 0, 1, b)),
+    ),
+    _of_corrected("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_corrected_multiply)),
+    _of_corrected("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_corrected_multiply)),
+)
+
+
+def _square_root(x: Any, *, half: Any = np.floor_divide, fraction: Any = None, scale: Any = np.ldexp) -> Any:
+    m, e = np.frexp(x)
+    e, f = e - 1, 2 * m - 1
+    n = half(e, 2)
+    rest = e - 2 * n
+    size = scale((1 + (f + rest) / 2 if fraction is None else fraction(f, rest)).astype(x.dtype), n)
+    return np.where(x == 0, x, size)
+
+
+_of_root = family("mitchell_square_root", _square_root)
+_ROOTS = (
+    _of_root("exact root", "exact-operation", function=np.sqrt),
+    _of_root("the exponent cut off", "off-by-one", fraction=lambda f, rest: 1 + f / 2),
+    _of_root(
+        "exponents halved towards zero",
+        "off-by-one",
+        half=lambda e, two: (e / two).astype(int),
+        fraction=lambda f, rest: 1 + (f + np.abs(rest)) / 2,
+    ),
+    _of_root("the fraction not halved", "wrong-coefficient", fraction=lambda f, rest: 1 + f + rest / 2),
+    _of_root(
+        "the odd exponent by a factor of √2",
+        "exact-operation",
+        fraction=lambda f, rest: (1 + f / 2) * np.where(rest, f.dtype.type(2) ** f.dtype.type(0.5), 1),
+    ),
+    _of_root("no fraction", "missing-term", fraction=lambda f, rest: 1 + (rest + 0 * f) / 2),
+    _of_root("exponent one too large", "off-by-one", scale=lambda m, n: np.ldexp(m, n + 1)),
+    _of_root(
+        "exponents within 20", "clipped", dtypes=BEYOND_FLOAT16, scale=lambda m, n: np.ldexp(m, np.clip(n, -20, 20))
+    ),
+    _of_root("the square", "exchanged", function=lambda x: _multiply(x, x, "ieee")),
+    _of_root(
+        "the reciprocal",
+        "exchanged",
+        function=lambda x: np.where(x == 0, 0, _divide(np.ones_like(x), _square_root(np.where(x == 0, 1, x)), "ieee")),
+    ),
+    _of_root("zero as one", "zero-rule", function=lambda x: _square_root(np.where(x == 0, 1, x))),
+    _of_root(
+        "fractions of four bits",
+        "low-precision",
+        fraction=lambda f, rest: 1 + (np.floor(16 * f) / 16 + rest) / 2,
+        dtypes=BEYOND_BFLOAT16,
+    ),
+    _of_root("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_square_root)),
+    _of_root("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_square_root)),
 )
 
 # --- whole numbers -----------------------------------------------------------------------------------------------------------------
@@ -428,12 +549,385 @@ _WHOLE_QUOTIENTS = (
     _of_whole_quotient("the product", "exchanged", _multiply_whole),
 )
 
-MUTANTS: tuple[Mutant, ...] = _PRODUCTS + _QUOTIENTS + _LOGARITHMS + _POWERS + _WHOLE_PRODUCTS + _WHOLE_QUOTIENTS
+# --- bit patterns ------------------------------------------------------------------------------------------------------------------
+
+_KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
+
+
+def _numbers(pattern: Any, format: str) -> Any:
+    """The numbers that patterns stand for, as float64, which has them all."""
+    kind = np.dtype(_KINDS[format])
+    return pattern.astype(f"uint{8 * kind.itemsize}").view(kind).astype(np.float64)
+
+
+def _packed(numbers: Any, format: str) -> Any:
+    """Their patterns again, rounded once; every NaN as the quiet one."""
+    kind = np.dtype(_KINDS[format])
+    words = numbers.astype(kind).view(f"uint{8 * kind.itemsize}").astype(np.int64)
+    return np.where(np.isnan(numbers), _quiet(format), words)
+
+
+def _quiet(format: str) -> Any:
+    kind = np.dtype(_KINDS[format])
+    return np.full((), np.nan, kind).view(f"uint{8 * kind.itemsize}").astype(np.int64) & ~np.int64(
+        -1 << (8 * kind.itemsize - 1)
+    )
+
+
+def _ends(format: str) -> tuple[float, int]:
+    """The smallest normal number, and the largest exponent."""
+    info = ml_dtypes.finfo(_KINDS[format])
+    return float(info.smallest_normal), int(info.maxexp) - 1
+
+
+def _operand(x: Any, format: str, dialect: str) -> Any:
+    """Subnormal operands as the dialect has them."""
+    return x if dialect == "ieee" else np.where(np.abs(x) < _ends(format)[0], np.copysign(0, x), x)
+
+
+def _split_number(x: Any, format: str, dialect: str) -> tuple[Any, Any]:
+    m, e = np.frexp(np.where(np.isfinite(x) & (x != 0), np.abs(x), 1))
+    beyond = np.isinf(x) if dialect == "semimul" else np.zeros(x.shape, bool)
+    return np.where(beyond, _ends(format)[1] + 1, e - 1), 2 * m - 1
+
+
+def _flushed(size: Any, format: str, dialect: str) -> Any:
+    return size if dialect == "ieee" else np.where(size < _ends(format)[0], 0, size)
+
+
+def _before_carry(size: Any, exponent: Any, total: Any, format: str, dialect: str) -> Any:
+    if dialect != "semimul":
+        return size
+    highest = _ends(format)[1]
+    size = np.where(exponent > highest, np.inf, np.where((exponent == highest) & (total > 1), np.nan, size))
+    return np.where(np.ldexp(1.0, exponent) < _ends(format)[0], 0, size)
+
+
+def _infinite_product(x: Any, y: Any, dialect: str) -> tuple[Any, Any]:
+    """Where the answer is infinity, and where NaN, besides NaN operands."""
+    infinite = (np.isinf(x) | np.isinf(y)) & (dialect != "semimul")
+    return infinite, infinite & ((x == 0) | (y == 0))
+
+
+def _sign_bits(x: Any, y: Any, size: Any, dialect: str) -> Any:
+    minus = np.signbit(x) ^ np.signbit(y)
+    return minus & (size != 0) if dialect == "semimul" else minus
+
+
+def _multiply_patterns(
+    a: Any,
+    b: Any,
+    format: str,
+    dialect: str,
+    *,
+    operand: Any = _operand,
+    carried: Any = _carried,
+    offset: int = 0,
+    flushed: Any = _flushed,
+    before: Any = _before_carry,
+    infinite: Any = _infinite_product,
+    sign: Any = _sign_bits,
+    packed: Any = _packed,
+    zero: Any = lambda x, y: (x == 0) | (y == 0),
+    nan: Any = lambda x, y: np.isnan(x) | np.isnan(y),
+) -> Any:
+    """The numbers taken out, multiplied in float64, which holds every step, and packed again."""
+    with np.errstate(all="ignore"):
+        x, y = (operand(_numbers(n, format), format, dialect) for n in (a, b))
+        (e, f), (h, g) = (_split_number(n, format, dialect) for n in (x, y))
+        m, more = carried(f + g)
+        size = flushed(np.ldexp(m, e + h + more + offset), format, dialect)
+        size = np.where(zero(x, y), 0, before(size, e + h, f + g, format, dialect))
+        beyond, nothing = infinite(x, y, dialect)
+        size = np.where(nothing | nan(x, y), np.nan, np.where(beyond, np.inf, size))
+        return packed(np.where(sign(x, y, size, dialect), -size, size), format)
+
+
+def _added(a: Any, b: Any, format: str, dialect: str) -> Any:
+    """The bare sum of patterns, less that of 1, in the format's width."""
+    kind = np.dtype(_KINDS[format])
+    one = np.ones((), kind).view(f"int{8 * kind.itemsize}").astype(np.int64)
+    with np.errstate(over="ignore"):
+        total = a.view(np.uint64) + b.view(np.uint64) - one.astype(np.uint64)
+    return (total & np.uint64(2 ** (8 * kind.itemsize) - 1)).view(np.int64)
+
+
+def _with_hidden_one(x: Any, format: str, dialect: str) -> Any:
+    """Subnormal numbers read as 2^(emin-1) (1 + F/2^(p-1))."""
+    tiny = _ends(format)[0]
+    subnormal = (np.abs(x) < tiny) & (x != 0)
+    return (
+        np.where(subnormal, np.copysign(tiny / 2 + np.abs(x) / 2, x), x)
+        if dialect == "ieee"
+        else _operand(x, format, dialect)
+    )
+
+
+def _quantum(numbers: Any, format: str) -> Any:
+    """The numbers in units of the smallest subnormal one."""
+    return numbers / float(ml_dtypes.finfo(_KINDS[format]).smallest_subnormal)
+
+
+def _packed_towards_zero(numbers: Any, format: str) -> Any:
+    small = np.abs(numbers) < _ends(format)[0]
+    units = np.trunc(_quantum(np.where(small, numbers, 0), format))
+    return _packed(
+        np.where(
+            small, np.copysign(units * float(ml_dtypes.finfo(_KINDS[format]).smallest_subnormal), numbers), numbers
+        ),
+        format,
+    )
+
+
+def _packed_ties_away(numbers: Any, format: str) -> Any:
+    small = np.abs(numbers) < _ends(format)[0]
+    size = np.abs(_quantum(np.where(small, numbers, 0), format))
+    units = np.floor(size) + (size - np.floor(size) >= 0.5)
+    return _packed(
+        np.where(
+            small, np.copysign(units * float(ml_dtypes.finfo(_KINDS[format]).smallest_subnormal), numbers), numbers
+        ),
+        format,
+    )
+
+
+def _saturated(numbers: Any, format: str) -> Any:
+    largest = float(ml_dtypes.finfo(_KINDS[format]).max)
+    return _packed(np.where(np.isinf(numbers), np.copysign(largest, numbers), numbers), format)
+
+
+def _of_patterns(component: str, twin: Any) -> Any:
+    def of(name: str, flag: str, function: Any = None, **replaced: Any) -> Mutant:
+        return Mutant(component, name, flag, function or functools.partial(twin, **replaced))
+
+    return of
+
+
+def _in_single(numbers: Any, format: str) -> Any:
+    return _packed(numbers.astype(np.float32).astype(np.float64), format)
+
+
+_of_pattern_product = _of_patterns("mitchell_multiply_patterns", _multiply_patterns)
+_ON_PATTERNS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("exponent one too large", "off-by-one", {"offset": 1}),
+    ("exponent one too small", "off-by-one", {"offset": -1}),
+    ("sign lost", "sign", {"sign": lambda x, y, size, dialect: np.zeros(size.shape, bool)}),
+    ("zeros without sign", "sign", {"sign": lambda x, y, size, dialect: (np.signbit(x) ^ np.signbit(y)) & (size != 0)}),
+    (
+        "subnormal operands as zero throughout",
+        "subnormals",
+        {"operand": lambda x, format, dialect: _operand(x, format, "flush")},
+    ),
+    ("subnormal operands kept throughout", "subnormals", {"operand": lambda x, format, dialect: x}),
+    ("subnormal operands with a hidden one", "subnormals", {"operand": _with_hidden_one}),
+    (
+        "subnormal answers as zero throughout",
+        "subnormals",
+        {"flushed": lambda size, format, dialect: _flushed(size, format, "flush")},
+    ),
+    ("subnormal answers kept throughout", "subnormals", {"flushed": lambda size, format, dialect: size}),
+    ("subnormal answers rounded towards zero", "rounding", {"packed": _packed_towards_zero}),
+    ("subnormal answers with ties away from zero", "rounding", {"packed": _packed_ties_away}),
+    ("the largest number for infinity", "clipped", {"packed": _saturated}),
+    ("in float32", "low-precision", {"packed": _in_single}),
+    ("NaN taken for one", "special-values", {"nan": lambda x, y: np.zeros(np.broadcast(x, y).shape, bool)}),
+    (
+        "answers as unsigned numbers",
+        "dtype-leak",
+        {"packed": lambda numbers, format: _packed(numbers, format).astype(np.uint64)},
+    ),
+)
+_PATTERN_PRODUCTS = (
+    *(_of_pattern_product(name, flag, **replaced) for name, flag, replaced in _ON_PATTERNS),
+    _of_pattern_product("no carry", "carry", carried=lambda s: (1 + s, 0 * s.astype(int))),
+    _of_pattern_product("the bare sum of patterns", "wrap-around", _added),
+    _of_pattern_product("zero taken for one", "zero-rule", zero=lambda x, y: np.zeros(np.broadcast(x, y).shape, bool)),
+    _of_pattern_product(
+        "infinity times zero is infinity",
+        "special-values",
+        infinite=lambda x, y, dialect: (_infinite_product(x, y, dialect)[0], False),
+    ),
+    _of_pattern_product(
+        "infinity is a number throughout",
+        "special-values",
+        infinite=lambda x, y, dialect: (np.zeros(x.shape, bool), False),
+    ),
+    _of_pattern_product(
+        "the carry looked at throughout", "dialect", before=lambda size, exponent, total, format, dialect: size
+    ),
+    _of_pattern_product(
+        "exact product",
+        "exact-operation",
+        lambda a, b, format, dialect: _packed(
+            _flushed_both_ways(
+                np.prod([_operand(_numbers(n, format), format, dialect) for n in (a, b)], axis=0), format, dialect
+            ),
+            format,
+        ),
+    ),
+)
+
+
+def _flushed_both_ways(x: Any, format: str, dialect: str) -> Any:
+    return np.where(np.abs(_flushed(np.abs(x), format, dialect)) == 0, np.copysign(0, x), x)
+
+
+def _infinite_quotient(x: Any, y: Any) -> tuple[Any, Any]:
+    return np.isinf(x) | (y == 0), (np.isinf(x) & np.isinf(y)) | ((x == 0) & (y == 0))
+
+
+def _divide_patterns(
+    a: Any,
+    b: Any,
+    format: str,
+    dialect: str,
+    *,
+    operand: Any = _operand,
+    borrowed: Any = _borrowed,
+    offset: int = 0,
+    flushed: Any = _flushed,
+    infinite: Any = _infinite_quotient,
+    sign: Any = _sign_bits,
+    packed: Any = _packed,
+    nan: Any = lambda x, y: np.isnan(x) | np.isnan(y),
+) -> Any:
+    with np.errstate(all="ignore"):
+        x, y = (operand(_numbers(n, format), format, dialect) for n in (a, b))
+        (e, f), (h, g) = (_split_number(n, format, dialect) for n in (x, y))
+        m, more = borrowed(f - g)
+        size = flushed(np.ldexp(m, e - h + more + offset), format, dialect)
+        size = np.where((x == 0) | np.isinf(y), 0, size)
+        beyond, nothing = infinite(x, y)
+        size = np.where(nothing | nan(x, y), np.nan, np.where(beyond, np.inf, size))
+        return packed(np.where(sign(x, y, size, dialect), -size, size), format)
+
+
+_of_pattern_quotient = _of_patterns("mitchell_divide_patterns", _divide_patterns)
+_PATTERN_QUOTIENTS = (
+    *(_of_pattern_quotient(name, flag, **replaced) for name, flag, replaced in _ON_PATTERNS),
+    _of_pattern_quotient("no borrow", "carry", borrowed=lambda d: (1 + d, 0 * d.astype(int))),
+    _of_pattern_quotient("the product", "exchanged", _multiply_patterns),
+    _of_pattern_quotient(
+        "operands exchanged", "exchanged", lambda a, b, format, dialect: _divide_patterns(b, a, format, dialect)
+    ),
+    _of_pattern_quotient(
+        "zero over zero is infinity", "special-values", infinite=lambda x, y: (_infinite_quotient(x, y)[0], False)
+    ),
+    _of_pattern_quotient(
+        "a number over zero is NaN",
+        "special-values",
+        infinite=lambda x, y: (np.isinf(x), _infinite_quotient(x, y)[1] | (y == 0)),
+    ),
+    _of_pattern_quotient(
+        "exact quotient",
+        "exact-operation",
+        lambda a, b, format, dialect: _packed(
+            _flushed_both_ways(
+                np.divide(*(_operand(_numbers(n, format), format, dialect) for n in (a, b))), format, dialect
+            ),
+            format,
+        ),
+    ),
+)
+
+
+# --- products of two words ----------------------------------------------------------------------------------------------------------
+
+
+def _place(n: int) -> int:
+    return n.bit_length() - 1
+
+
+def _rounded_place(n: int) -> int:
+    return int(np.floor(np.log2(np.float64(n))))
+
+
+def _product_of_whole(x: int, y: int, *, place: Any = _place, carry: bool = True) -> int:
+    """Mitchell's product of whole numbers, which Python does not bound."""
+    if x == 0 or y == 0:
+        return 0
+    e, h = place(abs(x)), place(abs(y))
+    one, rest = 1 << (e + h), ((abs(x) - (1 << e)) << h) + ((abs(y) - (1 << h)) << e)
+    size = one + rest if rest < one or not carry else 2 * rest
+    return size if (x < 0) == (y < 0) else -size
+
+
+def _two_words(number: int) -> tuple[int, int]:
+    low, high = number & (2**64 - 1), (number >> 64) & (2**64 - 1)
+    return high, low
+
+
+def _multiply_words(a: Any, b: Any, kind: str, *, words: Any = _two_words, read: Any = None, **how: Any) -> Any:
+    def number(n: int) -> int:
+        return n + 2**64 if kind == "uint64" and n < 0 else n
+
+    pairs = [
+        words(_product_of_whole(*map(read or number, pair), **how)) for pair in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    return np.array(pairs, np.uint64).T.astype(np.int64)
+
+
+def _of_words(name: str, flag: str, function: Any = None, **replaced: Any) -> Mutant:
+    return Mutant("mitchell_multiply_words", name, flag, function or functools.partial(_multiply_words, **replaced))
+
+
+def _low_words_alone(number: int) -> tuple[int, int]:
+    return 0, number & (2**64 - 1)
+
+
+def _negated_apart(number: int) -> tuple[int, int]:
+    """Both words of the magnitude negated, each by itself."""
+    high, low = _two_words(abs(number))
+    return ((-high) % 2**64, (-low) % 2**64) if number < 0 else (high, low)
+
+
+_WORD_PRODUCTS = (
+    _of_words("no carry", "carry", carry=False),
+    _of_words("the place of the highest bit by a float64 logarithm", "low-precision", place=_rounded_place),
+    _of_words("the low word alone", "word-carry", words=_low_words_alone),
+    _of_words("both words negated apart", "word-carry", words=_negated_apart),
+    _of_words("words exchanged", "exchanged", words=lambda number: _two_words(number)[::-1]),
+    _of_words("signed throughout", "sign", read=lambda n: n),
+    _of_words("unsigned throughout", "sign", read=lambda n: n % 2**64),
+    _of_words(
+        "exact product",
+        "exact-operation",
+        lambda a, b, kind: np.array(
+            [
+                _two_words((x % 2**64 if kind == "uint64" else x) * (y % 2**64 if kind == "uint64" else y))
+                for x, y in zip(a.tolist(), b.tolist(), strict=True)
+            ],
+            np.uint64,
+        ).T.astype(np.int64),
+    ),
+    _of_words(
+        "answers as unsigned numbers", "dtype-leak", lambda a, b, kind: _multiply_words(a, b, kind).astype(np.uint64)
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (
+    *_PRODUCTS,
+    *_QUOTIENTS,
+    *_LOGARITHMS,
+    *_POWERS,
+    *_CORRECTED,
+    *_ROOTS,
+    *_WHOLE_PRODUCTS,
+    *_WHOLE_QUOTIENTS,
+    *_PATTERN_PRODUCTS,
+    *_PATTERN_QUOTIENTS,
+    *_WORD_PRODUCTS,
+)
 TWINS = {
     "mitchell_multiply": wide(_multiply),
     "mitchell_divide": wide(_divide),
     "mitchell_log2": wide(_log2),
     "mitchell_exp2": wide(_exp2),
+    "mitchell_corrected": wide(_corrected_multiply),
+    "mitchell_square_root": wide(_square_root),
     "mitchell_multiply_integer": _multiply_whole,
     "mitchell_divide_integer": _divide_whole,
+    "mitchell_multiply_patterns": _multiply_patterns,
+    "mitchell_divide_patterns": _divide_patterns,
+    "mitchell_multiply_words": _multiply_words,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl import favor, parameters
-from validation import components
+from validation import components, logarithmic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,6 +212,19 @@ def _mitchell(rng: np.random.Generator) -> Cases:
     ]
 
 
+def _mitchell_pairs(rng: np.random.Generator) -> Cases:
+    return [Case("pairs", "both sides of a carry", _mitchell(rng)[0].arrays)]
+
+
+def _pattern_quotients(rng: np.random.Generator) -> Cases:
+    """The component's own cases in two parts, since they are longer than is tiny."""
+    return [
+        Case(f"{case.id}, part {part}", case.hard, tuple(a[part::2] for a in case.arrays), case.params)
+        for case in logarithmic.divide_patterns_cases(rng, "float64")
+        for part in (0, 1)
+    ]
+
+
 OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "softmax": _rows,
     "log_softmax": _rows,
@@ -240,6 +253,8 @@ OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "unit_length": _rows,
     "mitchell_multiply": _mitchell,
     "mitchell_divide": _mitchell,
+    "mitchell_corrected": _mitchell_pairs,
+    "mitchell_divide_patterns": _pattern_quotients,
 }
 
 

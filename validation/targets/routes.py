@@ -22,6 +22,7 @@ import typer
 from refimpl.console import err, out
 from refimpl.errors import ConfigError, RefimplError
 from validation import components, conformance, mutants, vectors
+from validation.targets import pattern_routes
 from validation.targets import whole_number_routes as whole
 
 if TYPE_CHECKING:
@@ -145,6 +146,24 @@ def _mitchell_divide(a: Any, b: Any, dialect: str, *, xp: Any) -> Any:
         xp.where(borrow, 2 + (f - g), 1 + (f - g)), e - h - xp.where(borrow, xp.ones_like(e), xp.zeros_like(e)), xp
     )
     return _with_sign(a, b, size, xp.astype(a, xp.float64) / xp.astype(b, xp.float64), dialect, xp)
+
+
+def _mitchell_corrected(a: Any, b: Any, *, xp: Any) -> Any:
+    """The product, and that of what it leaves out, in the units of the first."""
+    (e, f), (h, g) = _binade(a, xp), _binade(b, xp)
+    carry = f + g >= 1
+    one = xp.where(carry, xp.ones_like(f), xp.zeros_like(f))
+    first, second = xp.abs(one - f), xp.abs(one - g)
+    rest = _mitchell_multiply(first, second, "ieee", xp=xp)
+    size = _times_power(1 + f + g + one * (f + g - 1) + rest, e + h, xp)
+    return _with_sign(a, b, size, xp.astype(a, xp.float64) * xp.astype(b, xp.float64), "ieee", xp)
+
+
+def _mitchell_square_root(x: Any, *, xp: Any) -> Any:
+    e, f = _binade(x, xp)
+    half = e // 2
+    odd = xp.astype(e - 2 * half, x.dtype)
+    return xp.where(x == 0, xp.zeros_like(x), _times_power(1 + (odd + f) / 2, half, xp))
 
 
 def _mitchell_log2(x: Any, *, xp: Any) -> Any:
@@ -455,6 +474,11 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "mitchell_multiply": _mitchell_multiply,
     "mitchell_divide": _mitchell_divide,
     "mitchell_log2": _mitchell_log2,
+    "mitchell_corrected": _mitchell_corrected,
+    "mitchell_square_root": _mitchell_square_root,
+    "mitchell_multiply_patterns": pattern_routes.multiply,
+    "mitchell_divide_patterns": pattern_routes.divide,
+    "mitchell_multiply_words": pattern_routes.multiply_words,
     "mitchell_exp2": _mitchell_exp2,
     "mitchell_multiply_integer": whole.multiply,
     "mitchell_divide_integer": whole.divide,

@@ -231,8 +231,20 @@ def write(given: VectorSet, folder: Path) -> None:
     }
     manifest["sha256"] = _sealed(manifest)
     weights_io.save(folder / f"{given.op}.safetensors", tensors)
-    text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    replace_file(folder / f"{given.op}.json", lambda file: file.write(text.encode()))
+    replace_file(folder / f"{given.op}.json", lambda file: file.write(_text(manifest).encode()))
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    """A manifest as JSON, a vector a line."""
+
+    def plain(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    vectors = ",\n".join(map(plain, manifest["vectors"]))
+    parts = [
+        f'"{key}":' + (f"[\n{vectors}\n]" if key == "vectors" else plain(value)) for key, value in manifest.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _entry(vector: Vector, tensors: dict[str, Any]) -> dict[str, Any]:
