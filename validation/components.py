@@ -163,6 +163,13 @@ def _along_rows(rng: np.random.Generator, dtype: str) -> list[Case]:
     return [Case(name, hard, (x,)) for name, (hard, x) in _rows(rng, dtype).items()]
 
 
+def _logsumexp_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """The rows, and in float32 one so long that its tolerance is a thousandth."""
+    rows = _along_rows(rng, dtype)
+    huge = Case("huge", "16384 elements: sums in fewer bits stand still", (rng.normal(size=(1, 16384)),))
+    return [*rows, huge] if dtype == "float32" else rows
+
+
 def _gelu_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     grids = {
         "ordinary": ("unit normal", rng.normal(size=64)),
@@ -236,6 +243,8 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     spread, far = _resolved(60, dtype) / 3, _BEYOND_EXP[dtype]
     q, k, v = qkv(6, 6, 4)
     loud = (np.abs(q) + 0.5, np.where(np.swapaxes(padding, -1, -2), k, 6e3), v)
+    other = np.random.default_rng(2048)
+    huge = (other.normal(size=(1, 1, 1, 2)), *(other.normal(size=(1, 1, 2048, 2)) for _ in "kv"))
     return [
         Case("full", "no mask", qkv(5, 7, 8), {"mask": None}),
         Case("causal", "lower triangle; off by one leaks the future", qkv(6, 6, 8), {"mask": causal}),
@@ -263,6 +272,11 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
             "two keys of width 32: √d is not the root of anything else",
             _one_loud_query(*qkv(3, 2, 32), 1.0),
             {"mask": None},
+        ),
+        *(
+            [Case("huge", "2048 keys: sums in fewer bits stand still", huge, {"mask": None})]
+            if dtype == "float32"
+            else []
         ),
     ]
 
@@ -1031,7 +1045,7 @@ COMPONENTS: dict[str, Component] = {
     for each in (
         Component("softmax", "f(x)                    (..., n) -> (..., n)", softmax.softmax, _along_rows),
         Component("log_softmax", "f(x)                    (..., n) -> (..., n)", softmax.log_softmax, _along_rows),
-        Component("logsumexp", "f(x)                    (..., n) -> (...)", softmax.logsumexp, _along_rows),
+        Component("logsumexp", "f(x)                    (..., n) -> (...)", softmax.logsumexp, _logsumexp_cases),
         Component(
             "gelu",
             'f(x, approximate="tanh"|"none")',
