@@ -6,8 +6,9 @@
 Every drawn call is answered as a golden vector is (`validation.vectors.fresh`): a definition in ball arithmetic, and a derived tolerance. Some
 calls have no answer: a branch that stays undecided, a result or a tolerance that float64 cannot hold. They are counted in the outcome, and a search
 in which no call could be answered is an error, not a success. A failing call is shrunk by Hypothesis first, then by single moves until none is
-left that still fails (`validation.shrinking`); calls that are answered on the way are counted apart. The draws depend on `seed` and
-the version of Hypothesis alone, so that what a search found it finds again.
+left that still fails (`validation.shrinking`); calls that are answered on the way are counted apart. The draws depend on `seed`,
+the version of Hypothesis, and the constants in the source of the project around, which Hypothesis mixes in: while those stay, what a search found it
+finds again.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def examine(
     ----------
     function, component, dialect, dtype, convert : as `validation.check`
     examples : how many calls are drawn, those that have no proved answer included; shrinking asks for more
-    seed : the draws depend on it alone
+    seed : of the draws, which depend on it, on the version of Hypothesis, and on the constants in the modules of the project that are loaded
 
     Raises
     ------
