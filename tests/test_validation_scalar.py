@@ -603,6 +603,7 @@ BUGS = [
         _inside(mitchell, "_signed", lambda f, a, b, size, edges: f(abs(a), abs(b), size, edges)),
     ),
     ("mitchell_corrected", "no correction", _definition("mitchell_corrected", lambda a, b: mitchell.multiply(a, b))),
+    ("mitchell_matmul", "exact", _definition("mitchell_matmul", lambda a, b, dialect: a @ b)),
     ("mitchell_square_root", "exact", _definition("mitchell_square_root", lambda x: x**0.5)),
     (
         "mitchell_multiply_patterns",

@@ -1153,6 +1153,15 @@ COMPONENTS: dict[str, Component] = {
             chosen=logarithmic.corrected_chosen,
         ),
         Component(
+            "mitchell_matmul",
+            "f(a, b, dialect)        (n,k), (k,m) -> (n,m)",
+            logarithmic.matmul,
+            logarithmic.matmul_cases,
+            logarithmic.DIALECTS,
+            chosen=logarithmic.matmul_chosen,
+            documented=mitchell.matmul,
+        ),
+        Component(
             "mitchell_square_root",
             "f(x)                    (n,1) -> (n,1)",
             mitchell.square_root,

@@ -39,6 +39,9 @@ __all__ = [
     "exp2_chosen",
     "log2_cases",
     "log2_chosen",
+    "matmul",
+    "matmul_cases",
+    "matmul_chosen",
     "multiply",
     "multiply_cases",
     "multiply_chosen",
@@ -250,6 +253,38 @@ def corrected_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
         ),
     }
     return [Case(name, hard, (a, b)) for name, (hard, a, b) in kept.items()]
+
+
+def matmul(a: Any, b: Any, dialect: str) -> Any:
+    """Mitchell's matrix product."""
+    return mitchell.matmul(a, b, dialect=dialect)
+
+
+def matmul_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Matrix products: cancellation, zeros, one term, sums so long that fewer bits stand still, underflow of single products."""
+    long = 16 if dtype == "bfloat16" else 24
+    low = 2.0 ** (FORMATS[dtype].lowest * 3 // 4)
+    a, b = rng.normal(size=(4, 9)), rng.normal(size=(9, 3))
+    holes = (np.where(rng.random((4, 9)) < 0.4, 0.0, a), np.where(rng.random((9, 3)) < 0.3, -0.0, b))
+    places = {
+        "ordinary": ("unit normal", a, b),
+        "one term": ("k = 1: a column by a row", rng.normal(size=(5, 1)), rng.normal(size=(1, 4))),
+        "zeros": ("zeros of both signs in either operand", *holes),
+        "long": (
+            f"{long} terms of one sign: sums in fewer bits lose some",
+            rng.uniform(1, 2, (2, long)),
+            rng.uniform(1, 2, (long, 2)),
+        ),
+        "halves": ("all errors of 1/9, of one sign", np.full((2, 6), 1.5), np.full((6, 2), -3.0)),
+        "underflow": (
+            "products far below the smallest number beside ordinary ones",
+            np.array([[1.5, low], [low, 1.25]]),
+            np.array([[1.25, low], [low, 1.75]]),
+        ),
+    }
+    return [Case(name, hard, (x, y), {"dialect": "ieee"}) for name, (hard, x, y) in places.items()] + [
+        Case("ordinary, pam", "unit normal", (b.T, a.T), {"dialect": "pam"})
+    ]
 
 
 def square_root_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
@@ -504,6 +539,19 @@ def exp2_chosen(x: Any) -> Forms:
     """The power on the intervals of the exact numbers, its significand as 1 + (x - n) and as x + (1 - n)."""
     whole = np.floor(x)
     return (lambda y: bits.scaled(1 + (y - whole), whole), lambda y: bits.scaled(y + (1 - whole), whole))
+
+
+def matmul_chosen(a: Any, b: Any, dialect: str) -> Forms:
+    """Sums of the products on the pieces that the exact operands choose, from the first to the last and from the last to the first."""
+    (product,) = multiply_chosen(a[:, :, None], b[None, :, :], dialect)
+
+    def forwards(x: Any, y: Any, dialect: str) -> Any:
+        return np.sum(product(x[:, :, None], y[None, :, :], dialect), axis=1)
+
+    def backwards(x: Any, y: Any, dialect: str) -> Any:
+        return np.sum(product(x[:, :, None], y[None, :, :], dialect)[:, ::-1], axis=1)
+
+    return (forwards, backwards)
 
 
 def _piece(total: Any, carry: Any) -> Any:

@@ -328,6 +328,12 @@ def _mitchell_corrected(draw: Draw, subject: components.Component, dtype: str, d
     return _mitchell_pair(draw, subject, dtype, "")[0], {}
 
 
+def _mitchell_matrices(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    n, k, m = draw(st.tuples(*(st.integers(1, 3) for _ in "nkm")))
+    a, b = _array(draw, dtype, 8.0, (n, k)), _array(draw, dtype, 8.0, (k, m))
+    return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects))}
+
+
 def _mitchell_patterns(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     name, chosen = draw(st.sampled_from(tuple(FORMATS))), dialect or draw(st.sampled_from(subject.dialects))
     fmt, count = FORMATS[name], draw(st.integers(1, 4))
@@ -407,6 +413,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "mitchell_log2": _mitchell_log,
     "mitchell_exp2": _mitchell_power,
     "mitchell_corrected": _mitchell_corrected,
+    "mitchell_matmul": _mitchell_matrices,
     "mitchell_square_root": _mitchell_log,
     **dict.fromkeys(("mitchell_multiply_patterns", "mitchell_divide_patterns"), _mitchell_patterns),
     "mitchell_multiply_words": _mitchell_words,

@@ -386,6 +386,55 @@ _CORRECTED = (
 )
 
 
+def _matmul(a: Any, b: Any, dialect: str, *, product: Any = _multiply, added: Any = None) -> Any:
+    terms = product(a[:, :, None], b[None, :, :], dialect).astype(a.dtype)
+    return np.sum(terms, axis=1) if added is None else added(terms)
+
+
+def _in_half(terms: Any, kind: Any = np.float16) -> Any:
+    total = np.zeros((terms.shape[0], terms.shape[2]), kind)
+    for k in range(terms.shape[1]):
+        total = (total.astype(np.float32) + terms[:, k].astype(np.float32)).astype(kind)
+    return total.astype(terms.dtype)
+
+
+_of_matrices = family("mitchell_matmul", _matmul)
+_MATRICES = (
+    _of_matrices("exact products", "exact-operation", function=lambda a, b, dialect: a @ b),
+    _of_matrices(
+        "corrected products",
+        "exact-operation",
+        product=lambda x, y, dialect: _corrected(*np.broadcast_arrays(x, y), dialect),
+    ),
+    _of_matrices(
+        "no carry", "carry", product=functools.partial(_multiply, carried=lambda s: (1 + s, 0 * s.astype(int)))
+    ),
+    _of_matrices("sign lost", "sign", product=functools.partial(_multiply, sign=lambda a, b: 1)),
+    _of_matrices(
+        "zero as one",
+        "zero-rule",
+        product=lambda x, y, dialect: _multiply(np.where(x == 0, 1, x), np.where(y == 0, 1, y), dialect),
+    ),
+    _of_matrices("the last term left out", "ragged-tail", added=lambda terms: np.sum(terms[:, :-1], axis=1)),
+    _of_matrices("the mean of the terms", "wrong-count", added=lambda terms: np.mean(terms, axis=1)),
+    _of_matrices("magnitudes added", "sign", added=lambda terms: np.sum(np.abs(terms), axis=1)),
+    _of_matrices(
+        "added up in bfloat16",
+        "low-precision-accumulation",
+        dtypes=LONG,
+        added=functools.partial(_in_half, kind=ml_dtypes.bfloat16),
+    ),
+    _of_matrices("added up in float16", "low-precision-accumulation", dtypes=LONG, added=_in_half),
+    _of_matrices(
+        "the answer read in the other order",
+        "transposed",
+        function=lambda a, b, dialect: np.resize(_matmul(a, b, dialect).T, (a.shape[0], b.shape[1])),
+    ),
+    _of_matrices("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_matmul)),
+    _of_matrices("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_matmul)),
+)
+
+
 def _square_root(x: Any, *, half: Any = np.floor_divide, fraction: Any = None, scale: Any = np.ldexp) -> Any:
     m, e = np.frexp(x)
     e, f = e - 1, 2 * m - 1
@@ -911,6 +960,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_LOGARITHMS,
     *_POWERS,
     *_CORRECTED,
+    *_MATRICES,
     *_ROOTS,
     *_WHOLE_PRODUCTS,
     *_WHOLE_QUOTIENTS,
@@ -924,6 +974,7 @@ TWINS = {
     "mitchell_log2": wide(_log2),
     "mitchell_exp2": wide(_exp2),
     "mitchell_corrected": wide(_corrected_multiply),
+    "mitchell_matmul": wide(_matmul),
     "mitchell_square_root": wide(_square_root),
     "mitchell_multiply_integer": _multiply_whole,
     "mitchell_divide_integer": _divide_whole,

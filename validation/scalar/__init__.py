@@ -69,6 +69,7 @@ SCALAR: dict[str, Callable[..., Any]] = {
         mitchell.mitchell_divide_integer,
         mitchell.mitchell_corrected,
         mitchell.mitchell_square_root,
+        mitchell.mitchell_matmul,
         mitchell.mitchell_multiply_patterns,
         mitchell.mitchell_divide_patterns,
         mitchell.mitchell_multiply_words,

@@ -26,6 +26,7 @@ __all__ = [
     "mitchell_divide_patterns",
     "mitchell_exp2",
     "mitchell_log2",
+    "mitchell_matmul",
     "mitchell_multiply",
     "mitchell_multiply_integer",
     "mitchell_multiply_patterns",
@@ -147,6 +148,19 @@ def mitchell_corrected(a: Any, b: Any) -> Any:
         return _of_signs(x, y, _anti(e + h, m + n - 2) + rest)
 
     return _pairwise(rule, a, b)
+
+
+@scalar
+def mitchell_matmul(a: Any, b: Any, dialect: str) -> Any:
+    """Sums of products, each by its logarithm."""
+
+    def entry(row: list[Any], column: int) -> Any:
+        pairs = [
+            mitchell_multiply.__wrapped__([x], [other[column]], dialect)[0] for x, other in zip(row, b, strict=True)
+        ]
+        return sum(pairs, mpf(0))
+
+    return [[entry(row, column) for column in range(len(b[0]))] for row in a]
 
 
 @scalar

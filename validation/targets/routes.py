@@ -159,6 +159,10 @@ def _mitchell_corrected(a: Any, b: Any, *, xp: Any) -> Any:
     return _with_sign(a, b, size, xp.astype(a, xp.float64) * xp.astype(b, xp.float64), "ieee", xp)
 
 
+def _mitchell_matmul(a: Any, b: Any, dialect: str, *, xp: Any) -> Any:
+    return xp.sum(_mitchell_multiply(a[:, :, None], b[None, :, :], dialect, xp=xp), axis=1)
+
+
 def _mitchell_square_root(x: Any, *, xp: Any) -> Any:
     e, f = _binade(x, xp)
     half = e // 2
@@ -475,6 +479,7 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "mitchell_divide": _mitchell_divide,
     "mitchell_log2": _mitchell_log2,
     "mitchell_corrected": _mitchell_corrected,
+    "mitchell_matmul": _mitchell_matmul,
     "mitchell_square_root": _mitchell_square_root,
     "mitchell_multiply_patterns": pattern_routes.multiply,
     "mitchell_divide_patterns": pattern_routes.divide,
