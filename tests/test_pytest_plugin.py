@@ -8,10 +8,12 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import refimpl_pytest
 import validation
 
 pytest_plugins = ["pytester"]
@@ -317,6 +319,29 @@ def test_workers_say_that_vectors_were_lost(run: Any, pytester: pytest.Pytester)
     result.stdout.fnmatch_lines(["*test_it.py::test_each: golden vectors were lost*", "*softmax-7-float* is missing"])
 
 
+def test_vectors_that_are_taken_away_after_the_collection_are_told(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "def pytest_collection_finish(session):\n"
+        "    session.items[:] = [item for item in session.items if 'softmax-7-' not in item.name]\n"
+    )
+    result = run(EACH)
+    result.assert_outcomes(passed=len([key for key in _keys() if key != "softmax-7"]))
+    told = "test_it.py::test_each: NOT RUN, taken away after the collection: 2 vectors (softmax-7-float16, softmax-7-float32)"
+    result.stdout.fnmatch_lines(["*= conformance =*", "softmax, float*", told])
+
+
+def test_a_worker_tells_what_was_taken_away() -> None:
+    """What pytest-xdist calls, without its processes."""
+    lost = {"test_it.py::test_each": ["softmax-7-float32"]}
+    worker = SimpleNamespace(stash=pytest.Stash(), workeroutput={})
+    worker.stash[refimpl_pytest._VANISHED] = lost
+    refimpl_pytest.pytest_sessionfinish(SimpleNamespace(config=worker))
+    reporting = SimpleNamespace(stash=pytest.Stash())
+    for output in (json.loads(json.dumps(worker.workeroutput)), {}):
+        refimpl_pytest.pytest_testnodedown(SimpleNamespace(config=reporting, workeroutput=output))
+    assert reporting.stash[refimpl_pytest._VANISHED] == lost
+
+
 def test_deselected_vectors_are_not_lost(run: Any, pytester: pytest.Pytester) -> None:
     dropping = "items[:] = [i for i in items if i not in lost]"
     pytester.makeconftest(
@@ -324,7 +349,9 @@ def test_deselected_vectors_are_not_lost(run: Any, pytester: pytest.Pytester) ->
         "    lost = [item for item in items if 'softmax-7-' in item.name]\n"
         f"    {dropping}\n    config.hook.pytest_deselected(items=lost)\n"
     )
-    assert run(EACH).ret == pytest.ExitCode.OK
+    result = run(EACH)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*NOT RUN*")
 
 
 def test_workers_report_to_the_summary(run: Any) -> None:
