@@ -436,7 +436,9 @@ class _Summary:
                 terminalreporter.line(f"{name}: {total}")
             for name, keys in vanished.items():
                 few = f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-                terminalreporter.line(f"{name}: NOT RUN, taken away after the collection: {len(keys)} vectors ({few})")
+                terminalreporter.line(
+                    f"{name}: NOT RUN, taken away after the collection: {len(keys)} of the vectors ({few})"
+                )
 
 
 def _read(value: object) -> dict[str, Any] | None:
