@@ -93,15 +93,16 @@ class Conforms:
             raise AssertionError(f"a search found a failing call ({found}):\n\n{found.counterexample}")
 
     def _record(self, component: str, dialect: str | None, dtype: str, rows: tuple[Row, ...], announced: int) -> None:
-        worst = max(rows, key=lambda row: (not row.verdict.passed, row.verdict.multiple))
         passed = sum(row.verdict.passed for row in rows)
-        found = {
+        figures: dict[str, Any] = {
             "cases": len(rows),
             "announced": announced,
-            "passed": passed == announced,
+            "passed": passed == announced > 0,
             "failed": len(rows) - passed,
         }
-        figures = found | {"worst": _number(worst.verdict.multiple), "worst_case": worst.id or worst.case}
+        if rows:
+            worst = max(rows, key=lambda row: (not row.verdict.passed, row.verdict.multiple))
+            figures |= {"worst": _number(worst.verdict.multiple), "worst_case": worst.id or worst.case}
         _add(self.properties, _described(component, dialect, dtype) | figures)
 
 
@@ -245,6 +246,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 _ANNOUNCED = pytest.StashKey[dict[str, set[str]]]()
 _DESELECTED = pytest.StashKey[dict[str, set[str]]]()
+_VANISHED = pytest.StashKey[dict[str, list[str]]]()
 
 
 def _asked(
@@ -333,6 +335,30 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         items[0].config.stash.setdefault(_DESELECTED, {}).setdefault(name, set()).update(keys)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> Iterator[None]:
+    """Note the vectors that are taken away when the collection is over, which nobody reports: the summary says so."""
+    before = _vectors_of(session.items)
+    yield
+    after = _vectors_of(session.items)
+    vanished = {name: sorted(keys - after.get(name, set())) for name, keys in before.items()}
+    session.config.stash[_VANISHED] = {name: keys for name, keys in vanished.items() if keys}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports what vanished in a worker of pytest-xdist."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told[PROPERTY] = session.config.stash.get(_VANISHED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker told; each has collected the same."""
+    node.config.stash.setdefault(_VANISHED, {}).update(getattr(node, "workeroutput", {}).get(PROPERTY, {}))
+
+
 def _vectors_of(items: Iterable[pytest.Item]) -> dict[str, set[str]]:
     """The vectors that each test has."""
     found: dict[str, set[str]] = {}
@@ -401,12 +427,18 @@ class _Summary:
                     key = f"{figures['component']}{dialect}, {figures['dtype']}"
                     self.totals.setdefault(key, _Total()).add(figures)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """A line for each component and dtype; nothing where nothing was checked."""
-        if self.totals:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        """A line for each component and dtype, and for each test whose vectors vanished; nothing where nothing was checked."""
+        vanished = config.stash.get(_VANISHED, {})
+        if self.totals or vanished:
             terminalreporter.section("conformance")
             for name, total in self.totals.items():
                 terminalreporter.line(f"{name}: {total}")
+            for name, keys in vanished.items():
+                few = f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+                terminalreporter.line(
+                    f"{name}: NOT RUN, taken away after the collection: {len(keys)} of the vectors ({few})"
+                )
 
 
 def _read(value: object) -> dict[str, Any] | None:

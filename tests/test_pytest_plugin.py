@@ -8,10 +8,12 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import refimpl_pytest
 import validation
 from validation import conformance, diagnosis, search, strategies, vectors  # noqa: F401 (a run in this process forgets what it imports)
 
@@ -317,14 +319,35 @@ def test_workers_say_that_vectors_were_lost(run: Any, pytester: pytest.Pytester)
     result.stdout.fnmatch_lines(["*test_it.py::test_each: golden vectors were lost*", "*softmax-7-float* is missing"])
 
 
-def test_deselected_vectors_are_not_lost(run: Any, pytester: pytest.Pytester) -> None:
+def test_a_worker_tells_what_was_taken_away() -> None:
+    """What pytest-xdist calls, without its processes."""
+    lost = {"test_it.py::test_each": ["softmax-7-float32"]}
+    worker = SimpleNamespace(stash=pytest.Stash(), workeroutput={})
+    worker.stash[refimpl_pytest._VANISHED] = lost
+    refimpl_pytest.pytest_sessionfinish(SimpleNamespace(config=worker))
+    reporting = SimpleNamespace(stash=pytest.Stash())
+    for output in (json.loads(json.dumps(worker.workeroutput)), {}):
+        refimpl_pytest.pytest_testnodedown(SimpleNamespace(config=reporting, workeroutput=output))
+    assert reporting.stash[refimpl_pytest._VANISHED] == lost
+
+
+def test_deselected_vectors_are_not_lost_and_those_taken_away_later_are_told(
+    run: Any, pytester: pytest.Pytester
+) -> None:
+    """The one openly, the others when the collection is over, where no hook reports it."""
     dropping = "items[:] = [i for i in items if i not in lost]"
     pytester.makeconftest(
         "def pytest_collection_modifyitems(items, config):\n"
         "    lost = [item for item in items if 'softmax-7-' in item.name]\n"
         f"    {dropping}\n    config.hook.pytest_deselected(items=lost)\n"
+        "def pytest_collection_finish(session):\n"
+        "    session.items[:] = [item for item in session.items if 'softmax-1-' not in item.name]\n"
     )
-    assert run(EACH).ret == pytest.ExitCode.OK
+    result = run(EACH)
+    assert result.ret == pytest.ExitCode.OK
+    told = "test_it.py::test_each: NOT RUN, taken away after the collection: 2 of the vectors (softmax-1-float16, softmax-1-float32)"
+    result.stdout.fnmatch_lines(["*= conformance =*", "softmax, float*", told])
+    assert "softmax-7" not in result.stdout.str()
 
 
 def test_workers_report_to_the_summary(run: Any) -> None:

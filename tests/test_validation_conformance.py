@@ -168,6 +168,25 @@ def test_a_report_of_too_few_rows_has_not_passed():
     assert not conformance.Report("softmax", None, "float32", 0, ()).passed
 
 
+def test_a_report_with_a_case_twice_is_refused():
+    rows = validation.check(softmax.softmax, "softmax").rows
+    with pytest.raises(
+        errors.ConfigError, match=r"a case comes twice(.|\n)*2 different cases(.|\n)*softmax-1, 2 times"
+    ):
+        conformance.Report("softmax", None, "float32", 2, (rows[0], rows[0]))
+    unnamed = dataclasses.replace(rows[0], id="")
+    with pytest.raises(errors.ConfigError, match="ordinary, 2 times"):
+        conformance.Report("softmax", None, "float32", 2, (unnamed, unnamed))
+    for component in components.COMPONENTS.values():  # drawn cases have no number, but different names
+        names = [case.id for case in component.trials("float32", 0, None)]
+        assert len(set(names)) == len(names)
+
+
+def test_a_report_of_no_cases_has_no_worst_one():
+    with pytest.raises(errors.ConfigError, match=r"a report of no cases has no worst one(.|\n)*softmax in float32"):
+        _ = conformance.Report("softmax", None, "float32", 3, ()).worst
+
+
 def test_every_published_form_of_gelu_is_legal():
     """Relative accuracy in the left tail is not asked of x/2 · (1 + erf(x/√2)), whose absolute error is of the size of u."""
 

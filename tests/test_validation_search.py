@@ -282,6 +282,22 @@ def test_pairs_and_sizes_less_one_are_dropped_as_such() -> None:
     assert [case.arrays[2].tolist() for case in dropped] == [[[0, 1, 1]], [[0, 1, 1]], [[0, 0, 1]], [[0, 0, 1]]]
 
 
+def test_moves_keep_what_calls_of_a_component_keep() -> None:
+    """A token in every row that is pooled; a target without holes; no division by zero; keys for every query."""
+
+    def made(component: str, *arrays: Any, **params: Any) -> list[components.Case]:
+        return list(shrinking.moves(component, components.Case("", "", arrays, params)))
+
+    pooled = made("mean_pooling", np.ones((1, 2, 1)), np.array([[True, False]]))
+    assert [case.arrays[1].tolist() for case in pooled if case.arrays[1].size == 1] == [[[True]]]
+    losses = made("copy_loss", np.ones((1, 4, 3)), np.zeros((1, 3), int), np.array([[0, 1, 1, 1]]))
+    assert {tuple(case.arrays[2][0]) for case in losses} == {(0, 1, 1), (0, 0, 1, 1), (0, 1, 1, 0), (0, 1, 1, 1)}
+    assert all(
+        np.all(case.arrays[1] != 0) for case in made("mitchell_divide_integer", np.ones(2), np.ones(2), kind="int8")
+    )
+    assert all(np.all(case.arrays[0] > 0) for case in made("mitchell_log2", np.array([[-0.0], [3.0]]) + 1))
+
+
 @pytest.mark.parametrize(
     ("value", "simpler"),
     [
@@ -318,7 +334,7 @@ def test_calls_of_shrinking_are_counted_apart() -> None:
 def test_without_known_shapes_nothing_is_said_to_be_minimal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(shrinking.SHAPES) == set(NAMES)
     monkeypatch.delitem(shrinking.SHAPES, "softmax")
-    found = search.search(_bug("softmax", "un-shifted"), "softmax")
+    found = search.search(_bug("softmax", "answers float64"), "softmax")
     assert found is not None
     assert not found.minimal
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl.errors import VectorError
+from refimpl.errors import ConfigError, VectorError
 from validation import components, diagnosis, exchange, legal, report, tolerance, vectors
+from validation.report.text import cut
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +70,10 @@ def _told(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts of all cases of one component. `str(report)` is the table, `report.passed` the answer."""
+    """The verdicts of all cases of one component. `str(report)` is the table, `report.passed` the answer.
+
+    Raises ConfigError for a case that comes twice, which would stand for one that is missing.
+    """
 
     component: str
     dialect: str | None
@@ -78,6 +82,17 @@ class Report:
     rows: tuple[Row, ...]
     diagnosis: diagnosis.Diagnosis | None = None  # what explains the answers, where they are wrong
 
+    def __post_init__(self) -> None:
+        names = [row.id or row.case for row in self.rows]
+        twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+        if twice is not None:
+            raise ConfigError(
+                "a case comes twice",
+                where=f"a report of {self.component} in {self.dtype}",
+                expected=f"{len(names)} different cases",
+                got=f"{twice}, {names.count(twice)} times",
+            )
+
     @property
     def passed(self) -> bool:
         """Whether every announced case ran and passed; a report of no cases has not passed."""
@@ -85,7 +100,14 @@ class Report:
 
     @property
     def worst(self) -> Row:
-        """The row with the largest multiple of its tolerance."""
+        """The row with the largest multiple of its tolerance, a failing one if there is one; raises ConfigError where there are no rows."""
+        if not self.rows:
+            raise ConfigError(
+                "a report of no cases has no worst one",
+                where=f"a report of {self.component} in {self.dtype}",
+                expected="a row at least",
+                got=f"none of {self.announced} announced",
+            )
         return max(self.rows, key=lambda row: (not row.verdict.passed, row.verdict.multiple))
 
     @property
@@ -259,9 +281,9 @@ def _answer(function: Callable[..., Any], vector: vectors.Vector, dtype: str, co
 
 def _row(component: str, vector: vectors.Vector, answer: Any, dtype: str) -> Row:
     if isinstance(answer, Exception):
-        verdict = tolerance.Verdict("raised", np.inf, np.inf, (), f"{type(answer).__name__}: {answer}")
+        verdict = tolerance.Verdict("raised", np.inf, np.inf, (), cut(f"{type(answer).__name__}: {answer}"))
     elif isinstance(answer, str):
-        verdict = tolerance.Verdict("not run", np.inf, np.inf, (), answer)
+        verdict = tolerance.Verdict("not run", np.inf, np.inf, (), cut(answer))
     else:
         verdict = vector.judge(answer, dtype)
     inputs = _inputs(component, vector, verdict.where, dtype) if verdict.where else ""

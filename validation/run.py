@@ -19,6 +19,7 @@ from validation import report
 from validation.checks import Check, Finding, all_checks
 from validation.claims.registry import Setting
 from validation.environment import environment
+from validation.report.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -70,6 +71,7 @@ class Validation:
         for line in self.lines:
             described = {"id": line.check.id, "section": line.check.section, "statement": line.check.statement}
             figures = asdict(line.finding) | {
+                "worst": cut(line.finding.worst),
                 "announced": line.check.cases,
                 "passed": line.passed,
                 "seconds": round(line.seconds, 3),

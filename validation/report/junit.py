@@ -1,7 +1,8 @@
 """`junit.xml`, in the form that continuous integration reads: testsuites, testsuite, properties, testcase with failure or skipped.
 
-A test case is a case of a component or a check of the engine, named by its identifier. Checks have the seconds they took; cases are not timed and
-have 0. A failing report always has a failure, also where every case that ran is right but fewer ran than were announced.
+A test case is a case of a component or a check of the engine, named by its identifier. Checks have the seconds they took; cases are not timed, so
+that the same answers give the same bytes, and have no `time`. A failing report always has a failure, also where every case that ran is right but
+fewer ran than were announced.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from validation.report.text import figure, visible
+from validation.report.text import LONGEST, figure, visible
 
 __all__ = ["render"]
 
 HEADLINE = 200  # characters of a failure's message; its text has more
+TEXT = 8 * LONGEST  # of its text, whose parts have been cut
 
 
 def render(told: dict[str, Any]) -> bytes:
@@ -32,10 +34,10 @@ def render(told: dict[str, Any]) -> bytes:
 
 def _totals(elements: list[ET.Element]) -> dict[str, str]:
     cases = [each for each in elements if each.tag == "testcase"]
-    seconds = sum(float(case.get("time", "0")) for case in cases)
+    timed = [float(case.attrib["time"]) for case in cases if "time" in case.attrib]
     counts = {name: sum(case.find(name) is not None for case in cases) for name in ("failure", "skipped")}
     figures = {"tests": len(cases), "failures": counts["failure"], "errors": 0, "skipped": counts["skipped"]}
-    return {name: str(number) for name, number in figures.items()} | {"time": f"{seconds:.3f}"}
+    return {name: str(number) for name, number in figures.items()} | ({"time": f"{sum(timed):.3f}"} if timed else {})
 
 
 def _suite(name: str, properties: dict[str, Any]) -> ET.Element:
@@ -52,16 +54,16 @@ def _properties(values: dict[str, Any]) -> ET.Element:
     return element
 
 
-def _case(group: str, name: str, seconds: float, properties: dict[str, Any]) -> ET.Element:
-    attributes = {"classname": visible(group), "name": visible(name), "time": f"{seconds:.3f}"}
-    case = ET.Element("testcase", attributes)
+def _case(group: str, name: str, seconds: float | None, properties: dict[str, Any]) -> ET.Element:
+    timed = {} if seconds is None else {"time": f"{seconds:.3f}"}
+    case = ET.Element("testcase", {"classname": visible(group), "name": visible(name)} | timed)
     case.append(_properties(properties))
     return case
 
 
 def _fail(case: ET.Element, kind: str, message: str, text: str) -> None:
     failure = ET.SubElement(case, "failure", {"type": visible(kind), "message": visible(message, HEADLINE)})
-    failure.text = visible(text)
+    failure.text = visible(text, TEXT)
 
 
 def _suites_of_component(told: dict[str, Any]) -> list[ET.Element]:
@@ -72,7 +74,7 @@ def _suites_of_component(told: dict[str, Any]) -> list[ET.Element]:
         figures = {key: row[key] for key in ("verdict", "multiple", "error")} | {
             "flags": ", ".join(row["flags"]) or None
         }
-        case = _case(name, row["id"] or row["case"], 0.0, figures)
+        case = _case(name, row["id"] or row["case"], None, figures)
         if not row["passed"]:
             _fail(case, row["verdict"], f"{row['verdict']}: error {figure(row['multiple'])} x tolerance", _told(row))
         suite.append(case)
@@ -112,7 +114,7 @@ def _missing(told: dict[str, Any]) -> ET.Element:
     announced = told.get("announced", told.get("announced_checks"))
     ran = len(told["cases"] if told["kind"] == "conformance" else told["checks"])
     suite = _suite("announced", {})
-    case = _case("announced", "every announced case ran", 0.0, {})
+    case = _case("announced", "every announced case ran", None, {})
     _fail(
         case,
         "not run",

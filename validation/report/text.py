@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["LONGEST", "figure", "visible"]
+__all__ = ["LONGEST", "cut", "figure", "visible"]
 
-LONGEST = 2000  # characters of one text that are shown; report.json has all of them
+LONGEST = 2000  # characters of one text that are kept
+_MARK = 40  # more than the mark of a cut has, so that a text is cut once
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
+def cut(text: str, longest: int = LONGEST) -> str:
+    """`text`, or its first `longest` characters and how many more there were; what has been cut is not cut again."""
+    return text if len(text) <= longest + _MARK else f"{text[:longest]} … ({len(text) - longest:,} more characters)"
+
+
 def visible(text: str, longest: int = LONGEST) -> str:
     """`text`, cut at `longest` characters, with [U+001B] for control characters, what reorders text, and what is no character."""
-    cut = text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} more characters)"
-    return _UNSEEN.sub(_code_point, cut)
+    return _UNSEEN.sub(_code_point, cut(text, longest))
 
 
 def _code_point(found: re.Match[str]) -> str:
