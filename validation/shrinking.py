@@ -161,6 +161,9 @@ def _simpler(value: Any) -> Iterator[Any]:
     if value.dtype.kind == "b":
         yield from () if value else (True,)
         return
+    if value.dtype.kind in "iu":
+        yield from _simpler_whole(int(value), np.iinfo(value.dtype).max)
+        return
     number = float(value)
     if number == 0:
         yield from (0.0,) if math.copysign(1, number) < 0 else ()
@@ -170,6 +173,18 @@ def _simpler(value: Any) -> Iterator[Any]:
     yield from (-value,) if number < 0 and number != -1 else ()
     shorter = _halved(number)
     yield from (shorter,) if shorter not in (1, number) else ()
+
+
+def _simpler_whole(number: int, largest: int) -> Iterator[int]:
+    """The same of a whole number, of which no float may have all bits."""
+    yield from (0,) if number else ()
+    yield from (1,) if number not in (0, 1) else ()
+    yield from (-number,) if number < 0 and number != -1 and -number <= largest else ()
+    size = abs(number)
+    bits = size.bit_length() - ((size & -size).bit_length() - 1) if size else 0  # without the zeros at its end
+    if bits > 1:
+        unit = size.bit_length() - bits // 2
+        yield (size >> unit << unit) * (1 if number > 0 else -1)
 
 
 def _halved(number: float) -> float:
