@@ -558,8 +558,6 @@ def _wide_true_product(a: Array, b: Array) -> Array:
 
 # --- whole numbers ------------------------------------------------------------------------------------------------------------------
 
-_TOP = 1 << 63
-
 
 def _width(a: Array, b: Array) -> tuple[int, bool]:
     """Bits of the wider operand, and whether they are signed."""
@@ -567,30 +565,38 @@ def _width(a: Array, b: Array) -> tuple[int, bool]:
     return max(int(name.removeprefix("u").removeprefix("int")) for name in names), names[0].startswith("int")
 
 
-def _magnitude(x: Array) -> tuple[Array, Array]:
-    """|x| as uint64, also of the most negative number, and where x is negative."""
-    xp, below = namespace(x), x < 0
+def _magnitude(x: Array, width: int) -> tuple[Array, Array]:
+    """|x| in a word, which is uint32 for operands of up to 16 bits and uint64 for wider ones, also of the most negative number; and where x < 0."""
+    xp, below, word = namespace(x), x < 0, 32 if width <= 16 else 64
+    unsigned = getattr(xp, f"uint{word}")
     if "uint" in str(x.dtype):
-        return xp.astype(x, xp.uint64), below
-    wide = xp.astype(x, xp.int64)
-    size = xp.astype(xp.where(below, -(wide + 1), wide), xp.uint64)
+        return xp.astype(x, unsigned), below
+    wide = xp.astype(x, getattr(xp, f"int{word}"))
+    size = xp.astype(xp.where(below, -(wide + 1), wide), unsigned)
     return xp.where(below, size + 1, size), below
 
 
-def _normalised(n: Array) -> tuple[Array, Array]:
-    """(e, F) with n = 2^e (1 + F/2^63) for uint64 n > 0; (0, 0) for 0, as for 1."""
-    xp = namespace(n)
-    place, some = bits.leading_one(n), xp.where(n == 0, 1, n)
-    return place, (xp.astype(some, xp.uint64) << (63 - place)) - _TOP
+def _normalised(n: Array) -> tuple[Array, Array, int]:
+    """(e, F, t) with n = 2^e (1 + F/2^t) for n > 0, 2^t being the highest bit of the word; e = F = 0 for 0, as for 1."""
+    t = 31 if str(n.dtype).endswith("uint32") else 63
+    place, some = bits.leading_one(n), namespace(n).where(n == 0, 1, n)
+    return place, (some << (t - place)) - (1 << t), t
 
 
-def _whole_words(a: Array, b: Array) -> tuple[Array, Array]:
-    """(2) for the uint64 magnitudes a and b as high and low words: M 2^(k-63), where M in [2^63, 2^64) holds every bit."""
+def _one_word(a: Array, b: Array) -> Array:
+    """(2) for magnitudes of half a word: M 2^(k-t), where M in [2^t, 2^(t+1)) holds every bit. f + g has bit t exactly where it carries."""
+    (e, f, t), (h, g, _) = _normalised(a), _normalised(b)
+    total = f + g
+    size = (total | (1 << t)) >> (t - (e + h + (total >> t)))
+    return namespace(a, b).where((a == 0) | (b == 0), 0, size)
+
+
+def _two_words(a: Array, b: Array) -> tuple[Array, Array]:
+    """(2) for the uint64 magnitudes a and b as high and low words: M 2^(k-63), as above."""
     xp = namespace(a, b)
-    (e, f), (h, g) = _normalised(a), _normalised(b)
-    total = f + g  # below 2^64
-    carry = total >= _TOP
-    m, k = xp.where(carry, total, total | _TOP), e + h + xp.astype(carry, xp.uint64)
+    (e, f, t), (h, g, _) = _normalised(a), _normalised(b)
+    total = f + g
+    m, k = total | (1 << t), e + h + (total >> t)
     long = k > 63
     below, above = xp.where(long, 63, k), xp.where(long, k, 64)
     low = xp.where(long, (m << (above - 64)) << 1, m >> (63 - below))
@@ -601,13 +607,13 @@ def _whole_words(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _whole_product(a: Array, b: Array) -> Array:
     xp, (width, signed) = namespace(a, b), _width(a, b)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    high, low = _whole_words(x, y)
-    opposite = minus ^ other
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
     if width < 64:
-        return _of_sign(low, opposite, 2 * width, signed)
+        return _of_sign(_one_word(x, y), minus ^ other, 2 * width, signed)
+    high, low = _two_words(x, y)
     if not signed:
         return high, low
+    opposite = minus ^ other
     high, some = xp.astype(high, xp.int64), xp.astype(low != 0, xp.int64)  # high <= 2^62
     high = xp.where(opposite, -high - some, high)
     return high, xp.where(opposite & (low != 0), ~low + xp.astype(some, xp.uint64), low)
@@ -617,7 +623,7 @@ def _of_sign(size: Array, minus: Array, width: int, signed: bool) -> Array:
     """± size as a whole number of that width, which holds it."""
     xp = namespace(size)
     if not signed:
-        return xp.astype(size, getattr(xp, f"uint{width}"))
+        return xp.astype(size, getattr(xp, f"uint{width}"), copy=False)
     value = xp.astype(size, xp.int64)
     return xp.astype(xp.where(minus, -value, value), getattr(xp, f"int{width}"))
 
@@ -625,19 +631,17 @@ def _of_sign(size: Array, minus: Array, width: int, signed: bool) -> Array:
 def _whole_quotient(a: Array, b: Array) -> Array:
     xp, (width, signed) = namespace(a, b), _width(a, b)
     _check_divisible(a, b, width, signed)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    (e, f), (h, g) = _normalised(x), _normalised(y)
-    borrow = f < g
-    gap = xp.where(borrow, g, f) - xp.where(borrow, f, g)
-    m = xp.where(borrow, (2 * _TOP - 1) - (xp.where(borrow, gap, 1) - 1), gap | _TOP)
-    h = h + xp.astype(borrow, xp.uint64)  # the answer is m 2^(e-h-63): below 1 where e < h
-    whole = (e >= h) & (x != 0)
-    shift = 63 - (xp.where(whole, e, h) - h)
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
+    (e, f, t), (h, g, _) = _normalised(x), _normalised(y)
+    rest = ((1 << t) + f) - g  # 1 + f - g, which has bit t exactly where nothing is borrowed; else 2 + f - g has it
+    up, down, m = e + (rest >> t), h + 1, rest | (1 << t)  # the answer is m 2^(up-down-t): below 1 where up < down
+    whole = (up >= down) & (x != 0)
+    shift = t - (xp.where(whole, up, down) - down)
     size = xp.where(whole, m >> shift, 0)
-    inexact = (x != 0) & (~whole | ((size << shift) != m))
-    opposite = minus ^ other
-    size = xp.where(opposite & inexact, size + 1, size)  # the floor of what is negative
-    return _of_sign(size, opposite, width, signed)
+    if signed:  # the floor of what is negative
+        inexact = (x != 0) & (~whole | ((size << shift) != m))
+        size = xp.where((minus ^ other) & inexact, size + 1, size)
+    return _of_sign(size, minus ^ other, width, signed)
 
 
 def _check_divisible(a: Array, b: Array, width: int, signed: bool) -> None:
@@ -662,13 +666,15 @@ def _corrected_whole(a: Array, b: Array) -> Array:
     if width > 32:
         expected = "8 to 32 bits"
         raise DtypeError("no correction for wider numbers", where="corrected_multiply", expected=expected, got=a.dtype)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    (e, f), (h, g) = _normalised(x), _normalised(y)
-    carry, rests = f + g >= _TOP, []
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
+    (e, f, t), (h, g, _) = _normalised(x), _normalised(y)
+    below, above = [], []
     for n, place in ((x, e), (y, h)):
-        lead, some = (xp.zeros_like(n) + 1) << place, xp.where(n == 0, 1, n)
-        rests.append(xp.where(carry, 2 * lead - some, some - lead))
-    return _of_sign(_whole_words(x, y)[1] + _whole_words(*rests)[1], minus ^ other, 2 * width, signed)
+        lead, some = xp.ones_like(n) << place, xp.where(n == 0, 1, n)
+        below.append(some - lead)
+        above.append(2 * lead - some)
+    rest = xp.where(f + g >= (1 << t), _one_word(*above), _one_word(*below))
+    return _of_sign(_one_word(x, y) + rest, minus ^ other, 2 * width, signed)
 
 
 # --- sums of products ---------------------------------------------------------------------------------------------------------------
