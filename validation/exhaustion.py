@@ -16,21 +16,18 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import importlib
-import inspect
 import itertools
 import json
 import multiprocessing
 import os
 import platform
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -46,56 +43,13 @@ from refimpl.files import replace_file
 from validation import pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
-    from validation.pairs import Counterexample, Subject, Tally
+    from validation.pairs import Counterexample, Tally
 
-__all__ = ["BATCHES", "RECORDED", "State", "definition", "differences", "exhaust", "main", "means", "recorded", "start"]
+__all__ = ["State", "differences", "exhaust", "main", "means", "start"]
 
-RECORDED = Path(__file__).parent / "recorded" / "exhaustion"
-BATCHES = 256
 SAVE_EVERY = 1.0  # seconds
-
-
-# --- which definition ---------------------------------------------------------------------------------------------------------------
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names that a function uses, those inside it too."""
-    return set(code.co_names).union(*(_names(each) for each in code.co_consts if isinstance(each, CodeType)))
-
-
-def _parts(function: Any, found: dict[str, str]) -> None:
-    """Put the source of a function into `found`, with that of every function of its package that it uses by name, and the constants."""
-    if isinstance(getattr(function, "__wrapped__", None), FunctionType):
-        _parts(function.__wrapped__, found)
-    code, package = function.__code__, function.__module__.partition(".")[0]
-    source, key = inspect.getsource(code), f"{function.__module__}.{code.co_qualname}"
-    if found.get(key) == source:
-        return
-    found[key] = source
-    names, scope = sorted(_names(code)), function.__globals__
-    modules = [scope[name] for name in names if isinstance(scope.get(name), ModuleType)]
-    spaces = [scope, *(vars(each) for each in modules if each.__name__.partition(".")[0] == package)]
-    for value, name in ((space[name], name) for space in spaces for name in names if name in space):
-        if isinstance(value, FunctionType | type) and value.__module__.partition(".")[0] == package:
-            if isinstance(value, type):
-                found[f"{value.__module__}.{value.__qualname__}"] = inspect.getsource(value)
-            else:
-                _parts(value, found)
-        elif isinstance(value, int | float | str | tuple) or (name.isupper() or name == "dialects"):
-            found[f"{function.__module__} {name}"] = repr(value)
-
-
-def definition(chosen: Subject) -> str:
-    """A checksum of the source of a subject's functions and of what it asks of them, with all functions and constants that these use."""
-    found: dict[str, str] = {}
-    for name in chosen.functions:
-        _parts(getattr(mitchell, name), found)
-    for check in (getattr(chosen.block, "func", chosen.block), chosen.operands, pairs.tally):
-        _parts(check, found)
-    found["asked"] = repr(getattr(chosen.block, "keywords", ""))
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 # --- the state ------------------------------------------------------------------------------------------------------------------------
@@ -108,8 +62,8 @@ class State:
     claim: str
     bits: int
     definition: str
+    batches: int
     version: str = refimpl.__version__
-    batches: int = BATCHES
     done: set[int] = field(default_factory=set)
     tally: Tally = field(default_factory=dict)
     cpu_seconds: float = 0.0
@@ -191,13 +145,18 @@ def _opened(path: Path, fresh: State, notify: Callable[[str], None]) -> State:
     return state
 
 
+def _batches(bits: int) -> int:
+    """In how many parts the first operands are answered: of 16 numbers and more."""
+    return 1 << min(8, bits - 4)
+
+
 # --- running ----------------------------------------------------------------------------------------------------------------------------
 
 
 @cache
 def _definition(claim: str, functions: tuple[Callable[..., Any], ...]) -> str:
-    """`definition`, once for each set of functions in a process."""
-    return definition(pairs.SUBJECTS[claim])
+    """`pairs.definition`, once for each set of functions in a process."""
+    return pairs.definition(pairs.SUBJECTS[claim])
 
 
 def _definition_here(claim: str) -> str:
@@ -215,7 +174,7 @@ def _answered(claim: str, bits: int, batch: int, expected: str) -> tuple[Tally, 
             remedy="install the same version of refimpl on every machine",
         )
     began = time.thread_time()
-    chosen, rows = pairs.subject(claim, bits), (1 << bits) // BATCHES
+    chosen, rows = pairs.subject(claim, bits), (1 << bits) // _batches(bits)
     found, wrong = pairs.tally(chosen, bits, batch * rows, (batch + 1) * rows)
     return found, wrong, time.thread_time() - began
 
@@ -236,7 +195,7 @@ def _ends_with_its_parent() -> None:
 def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
     """A client, its executor and how many batches to have under way. Raises ConfigError where there is no Dask, or nobody at the address."""
     try:
-        from distributed import Client  # type: ignore[import-not-found, unused-ignore]
+        from distributed import Client
     except ImportError as error:
         raise ConfigError(
             "running on a scheduler's workers needs a package that is not installed",
@@ -246,7 +205,7 @@ def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
             remedy='pip install "refimpl[dask]", here and on every worker',
         ) from None
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout="5s")
     except (OSError, ValueError) as error:
         got = f"{type(error).__name__}: {error}"
         raise ConfigError("no scheduler answers", where=address, expected="tcp://host:port", got=got) from None
@@ -259,20 +218,23 @@ def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
 
 def _results(
     batches: list[int], work: Callable[..., Any], executor: concurrent.futures.Executor | None, window: int
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any]]:
     """(batch, result) as they come, with at most `window` under way; one after the other, here, without an executor."""
     if executor is None:
         yield from ((batch, work(batch)) for batch in batches)
         return
     left, waiting = iter(batches), {}
-    while True:
-        for batch in itertools.islice(left, window - len(waiting)):
-            waiting[executor.submit(work, batch)] = batch
-        if not waiting:
-            return
-        finished = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED).done
-        for each in finished:
-            yield waiting.pop(each), each.result()
+    try:
+        while True:
+            for batch in itertools.islice(left, window - len(waiting)):
+                waiting[executor.submit(work, batch)] = batch
+            if not waiting:
+                return
+            for each in concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED).done:
+                yield waiting.pop(each), each.result()
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 @dataclass(frozen=True)
@@ -316,7 +278,7 @@ def exhaust(
     chosen = pairs.subject(claim, bits)
     if jobs < 1:
         raise ConfigError("too few processes", where="--jobs", expected="1 or more", got=jobs)
-    state = _opened(path, State(claim, bits, _definition_here(chosen.claim)), notify)
+    state = _opened(path, State(claim, bits, _definition_here(chosen.claim), _batches(bits)), notify)
     left = [batch for batch in range(state.batches) if batch not in state.done]
     advance(state)
     if not left:
@@ -330,8 +292,9 @@ def exhaust(
         window = 2 * jobs
     state.starts += 1
     last = saved = time.monotonic()
+    results = _results(left, _Work(claim, bits, state.definition), executor, window)
     try:
-        for batch, (found, wrong, seconds) in _results(left, _Work(claim, bits, state.definition), executor, window):
+        for batch, (found, wrong, seconds) in results:
             if wrong is not None:
                 return state, wrong
             now = time.monotonic()
@@ -345,8 +308,9 @@ def exhaust(
             advance(state)
     finally:
         state.save(path)
+        results.close()
         if executor is not None:
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown()
         if client is not None:
             client.close()
     return state, None
@@ -367,7 +331,7 @@ def differences(state: State) -> list[str]:
 
 def means(tally: Tally) -> dict[str, Fraction]:
     """The mean error, the share of all errors in all products, and the mean relative error (known to 2^-35); of quotients likewise."""
-    found, count = {}, tally["pairs"]
+    found, count = {}, tally.get("pairs", 0)
     if "errors" in tally:
         found["mean error"] = Fraction(tally["errors"], count)
         found["errors over products"] = Fraction(tally["errors"], tally["products"])
@@ -398,13 +362,6 @@ def _record(state: State, command: str) -> dict[str, Any]:
     }
 
 
-def recorded(claim: str) -> dict[str, Any]:
-    """What a whole run with 16 bits came to, of this version or an earlier one; {} where none was recorded."""
-    path = RECORDED / f"{claim}.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return found
-
-
 def _shown(state: State) -> None:
     out.print(f"[bold]{state.claim}[/bold], {state.bits} bits: {escape(pairs.SUBJECTS[state.claim].statement)}")
     for name, count in state.tally.items():
@@ -419,14 +376,14 @@ def _run(claim: str, bits: int, path: Path, jobs: int, scheduler: str | None) ->
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     described = TextColumn("{task.description}")
     with Progress(described, *columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(f"{claim}, {bits} bits", total=BATCHES)
+        task = progress.add_task(f"{claim}, {bits} bits", total=None)
         return exhaust(
             claim,
             bits,
             path,
             jobs=jobs,
             scheduler=scheduler,
-            advance=lambda state: progress.update(task, completed=len(state.done)),
+            advance=lambda state: progress.update(task, completed=len(state.done), total=state.batches),
             notify=lambda text: err.print(text, markup=False, highlight=False, soft_wrap=True),
         )
 
@@ -450,14 +407,19 @@ def main(
     for name in claim or list(pairs.SUBJECTS):
         pairs.subject(name, bits)
         path = state / f"{name}-{bits}.json"
-        done, wrong = _run(name, bits, path, jobs or os.cpu_count() or 1, scheduler)
+        try:
+            done, wrong = _run(name, bits, path, jobs or os.cpu_count() or 1, scheduler)
+        except KeyboardInterrupt:
+            err.print(f"interrupted; the same command goes on from {path}", markup=False, highlight=False)
+            raise typer.Exit(130) from None
         other = [] if wrong else differences(done)
         good = good and not wrong and not other
         command = f"python -m validation.exhaustion --claim {name} --bits {bits}"
         rows.append(_record(done, command) | {"holds": not wrong and not other, "wrong": wrong and vars(wrong)})
         if record is not None and rows[-1]["holds"]:
             text = json.dumps(_record(done, command), indent=1, ensure_ascii=False) + "\n"
-            replace_file(record / f"{name}.json", lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+            record.mkdir(parents=True, exist_ok=True)
+            replace_file(record / f"{name}.json", lambda file, text=text: file.write(text.encode()))
         if not as_json:
             _shown(done)
             verdict = "[bold green]holds[/bold green] for all pairs; counts and sums are those of theory"
@@ -473,14 +435,13 @@ def main(
 
 def start() -> None:
     """Run the command; errors of this project are printed as they are, without a traceback, and exit with 2."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
     try:
-        typer.run(main)
+        app()
     except RefimplError as error:
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        err.print("interrupted: the same command goes on from here", highlight=False)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

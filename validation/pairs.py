@@ -21,8 +21,13 @@ When all pairs are done, counts and sums are compared with those that follow fro
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +38,26 @@ from refimpl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BITS", "SCALE", "SIDE", "SUBJECTS", "Counterexample", "Subject", "Tally", "added", "subject", "tally"]
+__all__ = [
+    "BITS",
+    "RECORDED",
+    "SCALE",
+    "SIDE",
+    "SUBJECTS",
+    "Counterexample",
+    "Subject",
+    "Tally",
+    "added",
+    "definition",
+    "recorded",
+    "subject",
+    "tally",
+]
 
 BITS = (8, 12, 16)
 SIDE = 256  # of a block: 2^16 pairs, whose arrays of 32-bit words (256 KiB each) a processor's second cache holds
 SCALE = 35
+RECORDED = Path(__file__).parent / "recorded" / "exhaustion"
 
 Tally = dict[str, int]
 
@@ -328,3 +348,56 @@ def subject(claim: str, bits: int) -> Subject:
     if bits not in BITS:
         raise ConfigError("unknown width of operands", where="--bits", expected="8, 12 or 16", got=bits)
     return SUBJECTS[claim]
+
+
+# --- which definition ---------------------------------------------------------------------------------------------------------------
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function uses, those inside it too."""
+    return set(code.co_names).union(*(_names(each) for each in code.co_consts if isinstance(each, CodeType)))
+
+
+@cache
+def _source(code: CodeType | type) -> str:
+    return inspect.getsource(code)
+
+
+def _parts(function: Any, found: dict[str, str]) -> None:
+    """Put the source of a function into `found`, with that of every function of its package that it uses by name, and the constants."""
+    if isinstance(getattr(function, "__wrapped__", None), FunctionType):
+        _parts(function.__wrapped__, found)
+    code, package = function.__code__, function.__module__.partition(".")[0]
+    source, key = _source(code), f"{function.__module__}.{code.co_qualname}"
+    if found.get(key) == source:
+        return
+    found[key] = source
+    names, scope = sorted(_names(code)), function.__globals__
+    modules = [scope[name] for name in names if isinstance(scope.get(name), ModuleType)]
+    spaces = [scope, *(vars(each) for each in modules if each.__name__.partition(".")[0] == package)]
+    for value, name in ((space[name], name) for space in spaces for name in names if name in space):
+        if isinstance(value, FunctionType | type) and value.__module__.partition(".")[0] == package:
+            if isinstance(value, type):
+                found[f"{value.__module__}.{value.__qualname__}"] = _source(value)
+            else:
+                _parts(value, found)
+        elif isinstance(value, int | float | str | tuple) or (name.isupper() or name == "dialects"):
+            found[f"{function.__module__} {name}"] = repr(value)
+
+
+def definition(chosen: Subject) -> str:
+    """A checksum of the source of a subject's functions and of what it asks of them, with all functions and constants that these use."""
+    found: dict[str, str] = {}
+    for name in chosen.functions:
+        _parts(getattr(mitchell, name), found)
+    for check in (getattr(chosen.block, "func", chosen.block), chosen.operands, tally):
+        _parts(check, found)
+    found["asked"] = repr(getattr(chosen.block, "keywords", ""))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def recorded(claim: str) -> dict[str, Any]:
+    """What a run over all pairs of 16 bits came to, by whichever definition its checksum names; {} where none was recorded."""
+    path = RECORDED / f"{claim}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -17,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from refimpl import bits, mitchell
-from validation import tolerance, truth
+from validation import pairs, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ def _pairs(setting: Setting, function: Callable[..., Any], x: Any, y: Any) -> An
         yield rows, _on(setting, function, x[rows, None], y[None, :])
 
 
+def _exhausted(setting: Setting, identifier: str) -> tuple[int, str, str]:
+    """All pairs of 12-bit whole numbers, in `validation.pairs`: how many, what is wrong, and what was recorded of all pairs of 16 bits."""
+    chosen, record = pairs.subject(identifier, 12), pairs.recorded(identifier)
+    functions = tuple(partial(_on, setting, getattr(mitchell, name)) for name in chosen.functions)
+    found, wrong = pairs.tally(chosen, 12, 0, 1 << 12, functions)
+    if wrong:
+        return 0, f"12 bits: {wrong}", ""
+    other = [f"12 bits: {name} is {found[name]}, not {n}" for name, n in chosen.theory(12).items() if found[name] != n]
+    same = record.get("definition") == pairs.definition(chosen)
+    told = f"recorded: all {record['tally']['pairs']:,} pairs of 16 bits" if record else "no record of 16 bits"
+    return found["pairs"], "; ".join(other), told + ", by an earlier text of the definition" * bool(record and not same)
+
+
 SIXTEEN = ((np.dtype(np.float16), 11), (np.dtype(ml_dtypes.bfloat16), 8))
 
 
@@ -80,9 +94,9 @@ SIXTEEN = ((np.dtype(np.float16), 11), (np.dtype(ml_dtypes.bfloat16), 8))
     "0 <= (xy - product)/(xy) <= 1/9; equality on the right exactly at f = g = 1/2; the error is zero exactly when f g = 0",
     source=SOURCE,
     method="xy - product is 2^(e+h) times fg, or (1-f)(1-g) after a carry; 1/9 by two identities of polynomials, e.g. (1+f)(1+g) - 9fg = "
-    "(1-s)(1+2s) + 2(f-g)^2, s = f+g; the source on all pairs of fractions of float16 and bfloat16 and all pairs x <= y of 12-bit whole numbers",
+    "(1-s)(1+2s) + 2(f-g)^2, s = f+g; the source on all pairs of fractions of float16 and bfloat16 and all pairs of 12-bit whole numbers",
     expected="proved",
-    cases=4 * 9 + 2**20 + 2**14 + 2**11 * (2**12 + 1) - 2**12,
+    cases=4 * 9 + 2**20 + 2**14 + 2**24,
 )
 def _product_error(setting: Setting) -> Outcome:
     if not _identities(_left_out, _left_out_with_carry, _product_bound, _product_bound_with_carry):
@@ -102,20 +116,10 @@ def _product_error(setting: Setting) -> Outcome:
             if not right.all():
                 i, j = (int(k[0]) for k in np.nonzero(~right))
                 return Outcome("refuted", cases, f"{dtype}: {x[rows][i]} times {x[j]} gives {answer[i, j]}")
-    n = np.arange(1, 4096, dtype=np.uint16)
-    odd = n >> np.array([(int(k) & -int(k)).bit_length() - 1 for k in n], np.uint16)  # 1: a power of two; 3: f = 1/2
-    for start in range(0, len(n), ROWS):
-        x, y = n[start : start + ROWS, None], n[None, start:]
-        exact = x.astype(np.int64) * y
-        error = exact - _on(setting, mitchell.multiply, x, y).astype(np.int64)
-        left, other = odd[start : start + ROWS, None], odd[None, start:]
-        right = (error >= 0) & (9 * error <= exact) & ((error == 0) == ((left == 1) | (other == 1)))
-        right &= (9 * error == exact) == ((left == 3) & (other == 3))
-        cases += int(np.count_nonzero(x <= y))
-        if not right.all():
-            i, j = (int(k[0]) for k in np.nonzero(~right))
-            return Outcome("refuted", cases, f"12 bits: {x[i, 0]} times {y[0, j]} is short by {error[i, j]}")
-    return Outcome("proved", cases, "1/9 at 1.5 times 1.5, which gives 2 for 2.25", 1.0)
+    whole, wrong, record = _exhausted(setting, "MITCHELL-1")
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    return Outcome("proved", cases + whole, f"1/9 at 1.5 times 1.5, which gives 2 for 2.25; {record}", 1.0)
 
 
 def _quotient_bound(f: Fraction, g: Fraction) -> tuple[Fraction, Fraction]:
@@ -179,28 +183,17 @@ def _quotient_error(setting: Setting) -> Outcome:
     "MITCHELL-2.integer",
     "the quotient of whole numbers, which is floored, lies between the floor of x/y and that of 9x/(8y), both of which occur",
     source="MITCHELL-2; rounding down is monotone",
-    method="x/y <= quotient <= 9x/(8y) before the floor; the source on all pairs of 10-bit whole numbers, and both ends found",
+    method="x/y <= quotient <= 9x/(8y) before the floor; the source on all pairs of 12-bit whole numbers with divisors above 0, and both ends found; "
+    "their sum is that of 2^12 - P(n, y) over products P(n, y) below 2^12, since the floor is the largest n with P(n, y) <= x",
     expected="proved",
-    cases=1023**2,
+    cases=2**12 * (2**12 - 1),
 )
 def _whole_quotient(setting: Setting) -> Outcome:
-    n = np.arange(1, 1024, dtype=np.uint16)
-    cases, above, shown = 0, 0, ""
-    for rows, answer in _pairs(setting, mitchell.divide, n, n):
-        x, y = n[rows, None].astype(np.int64), n[None, :].astype(np.int64)
-        low, high = x // y, 9 * x // (8 * y)
-        right, cases = (low <= answer) & (answer <= high), cases + answer.size
-        if not right.all():
-            i, j = (int(k[0]) for k in np.nonzero(~right))
-            return Outcome("refuted", cases, f"{x[i, 0]} over {y[0, j]} gives {answer[i, j]}")
-        ends = (answer == high) & (answer > low)
-        above += int(np.count_nonzero(answer > low))
-        if ends.any() and not shown:
-            i, j = (int(k[0]) for k in np.nonzero(ends))
-            shown = f"{x[i, 0]} over {y[0, j]} gives {answer[i, j]}, the floor of 9/8 of it"
-    return Outcome(
-        "proved" if shown else "refuted", cases, f"{shown}; {above / cases:.1%} of the answers are above x // y"
-    )
+    eight = _on(setting, mitchell.divide, *(np.array([n], np.uint16) for n in (8, 3))).tolist()
+    cases, wrong, record = _exhausted(setting, "MITCHELL-2.integer")
+    if wrong or eight != [3]:
+        return Outcome("refuted", cases, wrong or f"8 over 3 gives {eight}")
+    return Outcome("proved", cases, f"8 over 3 gives 3, the floor of 9/8 of it; {record}")
 
 
 ROOTS = (  # in f alone: the excess of (answer)²/x over 1, and what keeps it below 9/8, for even e and for odd e
@@ -537,25 +530,15 @@ def _complements(p: Fraction, q: Fraction) -> tuple[Fraction, Fraction]:
     "with one correction step (P(f, g) is added, or P(1-f, 1-g) after a carry) the relative error is in [0, 1/121], and 1/121 exactly at f = g = 3/8",
     source=f"the correction: {SOURCE}, section on error reduction; the bound: this project",
     method="the residues are 2^-i (1+u) and 2^-j (1+v): for each pair (i, j) a polynomial inequality, by six identities "
-    "(docs/mitchell.md); the source on all "
-    "pairs of 11-bit fractions, as whole numbers, and on all pairs of 8-bit numbers",
+    "(docs/mitchell.md); the source on all pairs of 12-bit whole numbers, whose errors sum to those of the products of the residues",
     expected="proved",
-    cases=6 * 9 + 2**20 + 255**2,
+    cases=6 * 9 + 2**24,
 )
 def _corrected_error(setting: Setting) -> Outcome:
     sides = (_corrected, _corrected_with_carry, _first_octave, _wide_apart, _wide_apart_with_carry, _complements)
     if not _identities(*sides):
         return Outcome("refuted", 0, "an identity of the proof")
-    cases = 6 * len(GRID)
-    for n in (np.arange(1024, 2048, dtype=np.uint16), np.arange(1, 256, dtype=np.uint16)):
-        eleven = n // (n & (~n + 1)) == 11  # 11 · 2^k: f = 3/8
-        for rows, answer in _pairs(setting, mitchell.corrected_multiply, n, n):
-            exact = n[rows, None].astype(np.int64) * n
-            error = exact - answer.astype(np.int64)
-            right = (error >= 0) & (121 * error <= exact)
-            right &= (121 * error == exact) == (eleven[rows, None] & eleven)
-            cases += right.size
-            if not right.all():
-                i, j = (int(k[0]) for k in np.nonzero(~right))
-                return Outcome("refuted", cases, f"{n[rows][i]} times {n[j]} gives {answer[i, j]}")
-    return Outcome("proved", cases, "1/121 at 11 times 11, which gives 120", 1.0)
+    cases, wrong, record = _exhausted(setting, "MITCHELL-7")
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    return Outcome("proved", 6 * len(GRID) + cases, f"1/121 at 11 times 11, which gives 120; {record}", 1.0)
