@@ -23,13 +23,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refimpl import bits
 from refimpl.bits import FORMATS, Format
 from refimpl.errors import ConfigError, DtypeError, IntegerError, ShapeError
 from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "Edges",
@@ -37,11 +41,13 @@ __all__ = [
     "dialects",
     "divide",
     "dot",
+    "einsum",
     "exp2_approx",
     "log2_approx",
     "matmul",
     "multiply",
     "multiply_bits",
+    "power",
     "square_root",
 ]
 
@@ -460,6 +466,86 @@ def square_root(x: Array) -> Array:  # (...) -> (...)
     return answer if is_ball(x) else xp.where(xp.isnan(x), x, xp.where(x == xp.inf, x, answer))
 
 
+@rounded_once
+def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  # (...), (...) or one number -> (...)
+    """x^y ≈ 2^≈(yL), L = e + f for |x| = 2^e (1 + f): yL by additions for one whole y, else P(y, e) + P(y, f), P as `multiply`; 2^≈ as `exp2_approx`.
+
+    Parameters
+    ----------
+    x : array, (...), floats or balls
+    y : a Python number, or an array of the dtype of `x` that broadcasts with it. One whole Python number n (3 or 3.0, not an array of it) is n times
+        added up, without rounding: x^n is then exactly the product of n numbers x by `multiply`, and x^-1 is `divide(1, x)`
+    product : what else multiplies y and L, "mitchell" or "exact". y = ±2^k is exact in both, so that x^0.5 is `square_root(x)`
+
+    Returns
+    -------
+    array, (...), the dtype of `x`; claim MITCHELL-2.power says how near x^y it is. x below 0 has the sign of x^n for one whole Python number n, and
+    is NaN otherwise. 1 for y = 0. 0 at 0 and infinity at infinity, with the sign of x where n is odd; for y < 0 the other way round. NaN where x is
+    NaN, or y is NaN or infinite
+
+    Raises
+    ------
+    DtypeError, ConfigError
+        if `x` and `y` are not of one floating dtype; if there is no such product.
+    UndecidedError
+        if balls do not decide an exponent, a carry, or a whole part.
+    """
+    check_floating("x", x)
+    times = {"mitchell": lambda a, b: _product(a, b, dialects["ieee"], bits.float_format(a)), "exact": operator.mul}
+    if product not in times:
+        raise ConfigError("unknown product", where="power(product=)", expected=", ".join(times), got=repr(product))
+    if isinstance(y, int | float):
+        if math.isfinite(y) and y == int(y):
+            return _whole_power(x, int(y))
+        y = 0 * bits.split(x)[1] + exact(y, x)
+    _check_operands(x, y)
+    check_floating("y", y)
+    return _real_power(x, y, times[product])
+
+
+def _multiple(e: Array, f: Array, n: int) -> tuple[Array, Array]:
+    """(k, t) with n (e + f) = k + t, k whole, 0 <= t < 1, for n >= 0: by doubling and adding, exactly."""
+    k, t = 0 * e, 0 * f
+    for digit in f"{n:b}":
+        k, t = _carried(k + k, t + t)
+        if digit == "1":
+            k, t = _carried(k + e, t + f)
+    return k, t
+
+
+def _carried(k: Array, t: Array) -> tuple[Array, Array]:
+    """(k, t) with the whole part of t < 2 in k."""
+    xp, carry = namespace(t), ~bits.below(t, 1)
+    return xp.where(carry, k + 1, k), xp.where(carry, t - 1, t)
+
+
+def _whole_power(x: Array, n: int) -> Array:
+    (e, f), zero, edges = bits.split(x), _is_zero(x), dialects["ieee"]
+    k, t = _multiple(e, f, abs(n))
+    size = bits.scaled(1 + t, k) if n >= 0 else bits.scaled(2 - t, -k - 1)
+    if n:
+        size = _without_infinity(size, *((zero, _infinite(x)) if n > 0 else (_infinite(x), zero)), edges)
+    return _signed(x, namespace(x).abs(x) if n % 2 else x, size, edges)
+
+
+def _real_power(x: Array, y: Array, times: Callable[[Array, Array], Array]) -> Array:
+    xp, fmt, (e, f), none = namespace(x, y), bits.float_format(x), bits.split(x), _is_zero(y)
+    finite, far = y, _infinite(y)
+    if fmt is not None:  # 2^(2 digits) times the least logarithm, 2^(1 - digits), is beyond every exponent
+        far, limit = far | xp.isnan(y), 4.0**fmt.digits
+        finite = xp.minimum(xp.maximum(xp.where(far, 0.0, y), -limit), limit)
+    a, b = times(finite, e + 0 * f), times(finite, f)
+    whole = bits.whole_part(a)
+    rest = (a - whole) + b
+    carry = bits.whole_part(rest)
+    size = bits.scaled(rest - (carry - 1), whole + carry)  # 1 + rest - ⌊rest⌋ with one rounding
+    falls, zero, infinite = bits.negative(finite), _is_zero(x) & ~none, _infinite(x) & ~none
+    vanishes, grows = (zero & ~falls) | (infinite & falls), (infinite & ~falls) | (zero & falls)
+    size = _without_infinity(size, vanishes, grows, dialects["ieee"])
+    size = xp.where(bits.negative(x) & ~_is_zero(x), exact(math.nan, x), size)
+    return size if is_ball(x) else xp.where(xp.isnan(x) | far, xp.nan, size)
+
+
 # --- bit patterns -------------------------------------------------------------------------------------------------------------------
 
 
@@ -745,3 +831,93 @@ def matmul(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n, k
 def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
     got = f"{tuple(a.shape)}, {tuple(b.shape)}"
     raise ShapeError("the shapes do not contract", where=where, expected=expected, got=got)
+
+
+def einsum(
+    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee"
+) -> Array:  # any shapes -> those of the output's indices
+    """C_out = Σ P(a_.., b_..), P as `multiply`, over all indices that are not in the output: as one `matmul` of transposed and reshaped operands.
+
+    Parameters
+    ----------
+    subscripts : as NumPy has them for two operands, "bij,bjk->bik": a letter for each axis. One that an operand has twice takes its diagonal. Without
+        an arrow the output has the letters that occur once, in alphabetical order
+    a, b : as for `matmul`
+    dialect : as for `multiply`
+
+    Returns
+    -------
+    array, as `matmul` returns it. Terms are added up in row-major order of the summed indices, which are ordered as they first occur. An index of one
+    operand alone that is summed counts too: the sum is of products, P(a_ij, b_k) over j, not a product of sums
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        if the subscripts cannot be read, or do not fit the shapes. Lengths are never broadcast.
+    DtypeError, UndecidedError
+        as `matmul`.
+    """
+    left, right, out = _subscripts(subscripts)
+    (left, a), (right, b) = (_diagonals(letters, x, subscripts) for letters, x in ((left, a), (right, b)))
+    lengths = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+    if any(
+        lengths[index] != n for letters, x in ((left, a), (right, b)) for index, n in zip(letters, x.shape, strict=True)
+    ):
+        _refuse_shapes(f"einsum({subscripts!r})", "one length for each index", a, b)
+    batch = [index for index in out if index in left and index in right]
+    rows, columns = ([index for index in out if index in one and index not in batch] for one in (left, right))
+    summed = [index for index in dict.fromkeys(left + right) if index not in out]
+    x = _arranged(a, left, (batch, rows, summed), lengths)
+    y = _arranged(b, right, (batch, summed, columns), lengths)
+    order = [*batch, *rows, *columns]
+    answer = namespace(a, b).reshape(matmul(x, y, dialect=dialect), tuple(lengths[index] for index in order))
+    return namespace(a, b).permute_dims(answer, tuple(order.index(index) for index in out))
+
+
+def _subscripts(given: str) -> tuple[str, str, str]:
+    """The letters of both operands and of the output."""
+    inputs, arrow, out = given.replace(" ", "").partition("->")
+    operands = inputs.split(",")
+    letters = inputs.replace(",", "")
+    if not arrow:
+        out = "".join(sorted(index for index in set(letters) if letters.count(index) == 1))
+    wrong = {
+        "an ellipsis is not supported": "..." in given,
+        "subscripts have letters, one comma, and at most one arrow": not (letters + out + "a").isalpha(),
+        "subscripts of two operands are needed": len(operands) != 2,
+        "an index of the output occurs in no operand": not set(out) <= set(letters),
+        "an index occurs twice in the output": len(set(out)) < len(out),
+    }
+    for what, so in wrong.items():
+        if so:
+            raise ConfigError(what, where="einsum(subscripts)", expected='such as "ij,jk->ik"', got=repr(given))
+    return operands[0], operands[1], out
+
+
+def _diagonals(letters: str, x: Array, subscripts: str) -> tuple[str, Array]:
+    """The operand with each index once: of two axes with one index, the diagonal, as every (n + 1)th element of n x n."""
+    xp = namespace(x)
+    if len(letters) != x.ndim:
+        expected = f"{len(letters)} axes for {letters!r}"
+        raise ShapeError(
+            "subscripts do not fit", where=f"einsum({subscripts!r})", expected=expected, got=tuple(x.shape)
+        )
+    for index in dict.fromkeys(letters):
+        while letters.count(index) > 1:
+            i, j = [k for k, other in enumerate(letters) if other == index][:2]
+            if x.shape[i] != x.shape[j]:
+                _refuse_shapes(f"einsum({subscripts!r})", f"one length for {index!r}", x, x)
+            x = xp.permute_dims(x, (*(k for k in range(x.ndim) if k not in (i, j)), i, j))
+            x = xp.reshape(x, (*x.shape[:-2], x.shape[-1] ** 2))[..., :: x.shape[-1] + 1]
+            letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + index
+    return letters, x
+
+
+def _arranged(x: Array, letters: str, groups: Iterable[list[str]], lengths: dict[str, int]) -> Array:
+    """`x` with one axis for each group of indices, in row-major order; repeated along indices that it lacks."""
+    xp, groups = namespace(x), list(groups)
+    order = [index for group in groups for index in group]
+    x = xp.permute_dims(x, tuple(letters.index(index) for index in order if index in letters))
+    x = xp.reshape(x, tuple(lengths[index] if index in letters else 1 for index in order))
+    x = xp.broadcast_to(x, tuple(lengths[index] for index in order))
+    return xp.reshape(x, tuple(math.prod(lengths[index] for index in group) for group in groups))

@@ -232,6 +232,85 @@ def _root_error(setting: Setting) -> Outcome:
     return Outcome("proved", cases, "9/8 at x = 2, which has the root 1.5", 1.0)
 
 
+TWO = Fraction(2, 3)
+CUBES = (  # in f alone, of degree 3: what the cube falls short of x³ by, and what it exceeds (27/32) x³ by, for f up to 1/3, 2/3 and 1
+    lambda f: ((1 + f) ** 3 - (1 + 3 * f), f * f * (3 + f)),
+    lambda f: ((1 + f) ** 3 - 6 * f, (1 - f) ** 3 + 2 * f**3),
+    lambda f: ((1 + f) ** 3 - 4 * (3 * f - 1), (1 - f) ** 2 * (5 + f)),
+    lambda f: (32 * (1 + 3 * f) - 27 * (1 + f) ** 3, (1 - 3 * f) * (5 + 30 * f + 9 * f * f)),
+    lambda f: (32 * 6 * f - 27 * (1 + f) ** 3, (3 * f - 1) * (3 + (TWO - f) * (42 - 9 * (TWO - f)))),
+    lambda f: (128 * (3 * f - 1) - 27 * (1 + f) ** 3, 3 + (f - TWO) * (159 - 135 * (f - TWO) - 27 * (f - TWO) ** 2)),
+)
+
+
+@claim(
+    "MITCHELL-2.power",
+    "x^y by the product y (e + f) is between x^y 2^(-yδ) and x^y 2^δ for y >= 0, between x^y and x^y 2^((1-y)δ) for y < 0, δ = 0.0860713...; by "
+    "Mitchell's product the exponent is off by at most |y|(|e| + f)/9 more. x² is in [8/9, 1] x², x³ in [27/32, 1] x³; x^n is the product of n "
+    "numbers x, x^0.5 the square root, and x^-1 the quotient 1/x, bit for bit",
+    source=f"{SOURCE}, whose logarithm is multiplied; this project",
+    method="MITCHELL-3 for the logarithm and for its inverse, MITCHELL-1 for both parts of the product: 40 x 48 exact balls in both; squares "
+    "by MITCHELL-1 and cubes by six identities of degree 3; the source on all positive float16 numbers",
+    expected="proved",
+    cases=6 * 4 + 2 * 40 * 48 + 5 * 31743,
+)
+def _power_error(setting: Setting) -> Outcome:
+    if not all(left == right for side in CUBES for left, right in map(side, map(Fraction, range(4)))):
+        return Outcome("refuted", 0, "an identity of the proof")
+    cases, (wrong, worst) = len(CUBES) * 4 + 2 * 40 * 48, _powers_of_balls(setting)
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    x = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16)
+    power, product = (partial(_on_one, setting, f) for f in (mitchell.power, mitchell.multiply))
+    same = {
+        "x²": (power(x, 2), product(x, x)),
+        "x³": (power(x, 3), product(product(x, x), x)),
+        "√x": (power(x, 0.5), _on_one(setting, mitchell.square_root, x)),
+        "1/x": (power(x, -1), _on_one(setting, mitchell.divide, np.ones_like(x), x)),
+        "√x, exactly": (power(x, 0.5, product="exact"), _on_one(setting, mitchell.square_root, x)),
+    }
+    for name, (one, other) in same.items():
+        differ = one.view(np.uint16) != other.view(np.uint16)
+        if differ.any():
+            return Outcome("refuted", cases, f"{name} of {x[differ][0]}: {one[differ][0]} and {other[differ][0]}")
+    whole = np.arange(1024, 2048, dtype=np.int64)
+    cubes = (power((whole / 1024.0).astype(np.float16), 3).astype(np.float64) * 1024).astype(np.int64) << 20
+    if not ((32 * cubes >= 27 * whole**3) & (cubes <= whole**3)).all():
+        return Outcome("refuted", cases, "a cube of a number from 1 to 2")
+    least = (cubes / whole**3).min()
+    return Outcome(
+        "proved", cases + 5 * x.size, f"{worst:.3f} of a bound; x³ down to {least:.6f} x³, 27/32 = 0.84375", worst
+    )
+
+
+def _on_one(setting: Setting, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    moved = [setting.backend.asarray(x) if isinstance(x, np.ndarray) else x for x in given]
+    with np.errstate(all="ignore"):
+        return setting.backend.to_numpy(function(*moved, **options))
+
+
+def _powers_of_balls(setting: Setting) -> tuple[str, float]:
+    """What is wrong of powers of exact balls, and the largest share of a bound that was found."""
+    rng, worst = np.random.default_rng(setting.seed), 0.0
+    x = np.ldexp(1 + rng.integers(0, 1 << 20, 40) / 2.0**20, rng.integers(-20, 21, 40))
+    y = np.concatenate(
+        [rng.integers(-(1 << 14), 1 << 14, 36) / 2.0**12, [0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, -1.5, 0.25]]
+    )
+    e = np.floor(np.log2(x))
+    with truth.precision(256):
+        delta = 1 - (1 + flint.arb.const_log2().log()) / flint.arb.const_log2()
+        for product in ("exact", "mitchell"):
+            answers = mitchell.power(truth.balls(x)[:, None], truth.balls(y)[None, :], product=product)
+            for (i, j), answer in np.ndenumerate(answers):
+                off = (answer.log() - flint.arb(y[j]) * flint.arb(x[i]).log()) / flint.arb.const_log2()
+                more = abs(y[j]) * (abs(e[i]) + x[i] / 2 ** e[i] - 1) / 9 if product == "mitchell" else 0.0
+                low, high = (-y[j] * delta - more, delta + more) if y[j] >= 0 else (-more, (1 - y[j]) * delta + more)
+                if not (off > low - 1e-60 and off < high + 1e-60):
+                    return f"{x[i]} to the power {y[j]}, {product}: {answer.str(9)}", worst
+                worst = max(worst, float(off / (high if off > 0 else low)) if off.abs_lower() > 1e-50 else 0.0)
+    return "", worst
+
+
 @claim(
     "MITCHELL-3",
     "0 <= log2(1 + f) - f <= 1 - (1 + ln ln 2)/ln 2 = 0.0860713320559..., attained at f = 1/ln 2 - 1 alone",
