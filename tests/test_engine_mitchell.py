@@ -399,6 +399,13 @@ def test_the_edges_of_powers(y: float, answers: list[float]) -> None:
             assert _same(mitchell.power(x, np.full(7, y), product="exact"), np.array(answers))
 
 
+def test_large_powers_of_numbers_near_1_are_not_those_of_smaller_powers() -> None:
+    x = np.array([1 - 2.0**-53, 1 + 2.0**-52])  # logarithms -2^-52 and 2^-52
+    for product in ("mitchell", "exact"):
+        assert mitchell.power(x, np.full(2, 2.0**60), product=product).tolist() == [2.0**-256, 2.0**256]
+    assert mitchell.power(x, 2**60).tolist() == [2.0**-256, 2.0**256]
+
+
 @given(FRACTIONS, st.integers(-64, 64).map(lambda n: n / 16))
 def test_powers_of_balls_are_those_of_the_sum_of_both_products(x: float, y: float) -> None:
     with truth.precision(256):
@@ -607,6 +614,7 @@ def _subscripts(draw: Any) -> str:
 
 
 @example("ij,jk->ik")
+@example("bij,bjk->kbi")
 @example("bij,bjk")
 @example("ii,jj->ij")
 @example("iij,kkj->ik")

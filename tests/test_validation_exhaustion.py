@@ -17,12 +17,7 @@ from refimpl import errors, mitchell
 from validation import exhaustion, pairs
 
 ROOT = Path(__file__).parent.parent
-MULTIPLY, DIVIDE, CORRECTED, BITS = (
-    mitchell.multiply,
-    mitchell.divide,
-    mitchell.corrected_multiply,
-    mitchell.multiply_bits,
-)
+MULTIPLY, CORRECTED = mitchell.multiply, mitchell.corrected_multiply
 KILLED = """
 import os, pathlib, sys
 from validation import exhaustion
@@ -119,6 +114,13 @@ def test_a_planted_bug_is_found_with_its_operands(
     assert not (tmp_path / "record").exists()
     batch = (x if claim != "MITCHELL-4" else x >> 8) // 16
     assert json.loads((tmp_path / f"{claim}-8.json").read_text())["done"] == ([[0, batch - 1]] if batch else [])
+
+
+def test_a_bug_without_flushing_is_found_too(tmp_path: Path, monkeypatch: Any) -> None:
+    wrong = _at(mitchell.multiply, 0x3E00, 0xBE00, 1)
+    monkeypatch.setattr(mitchell, "multiply", lambda a, b, **rules: (MULTIPLY if rules else wrong)(a, b, **rules))
+    _, found = exhaustion.exhaust("MITCHELL-4", 8, tmp_path / "state.json")
+    assert "x = 0x3e00, y = 0xbe00: the answer is 0xc000 flushed, 0xc001 not; expected 0xc000" in str(found)
 
 
 @pytest.mark.parametrize(
