@@ -538,7 +538,8 @@ def _real_power(x: Array, y: Array, times: Callable[[Array, Array], Array]) -> A
     whole = bits.whole_part(a)
     rest = (a - whole) + b
     carry = bits.whole_part(rest)
-    size = bits.scaled(rest - (carry - 1), whole + carry)  # 1 + rest - ⌊rest⌋ with one rounding
+    m = xp.where(_is_zero(rest - carry), exact(1.0, rest), rest - (carry - 1))  # 1 + rest - ⌊rest⌋ with one rounding
+    size = bits.scaled(m, whole + carry)
     falls, zero, infinite = bits.negative(finite), _is_zero(x) & ~none, _infinite(x) & ~none
     vanishes, grows = (zero & ~falls) | (infinite & falls), (infinite & ~falls) | (zero & falls)
     size = _without_infinity(size, vanishes, grows, dialects["ieee"])
