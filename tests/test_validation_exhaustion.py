@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import typer
 
-from refimpl import errors, mitchell
+from refimpl import backend, errors, mitchell
 from validation import exhaustion, pairs
+from validation.claims import Setting
+from validation.claims import mitchell as claims
 
 ROOT = Path(__file__).parent.parent
 MULTIPLY, CORRECTED = mitchell.multiply, mitchell.corrected_multiply
@@ -227,3 +229,17 @@ def test_the_recorded_runs_over_all_pairs_of_16_bits_came_to_what_theory_says(cl
     assert record["theory"] == theory
     assert {name: record["tally"][name] for name in theory} == theory
     assert record["tally"]["pairs"] == 2**32 - (2**16 if claim == "MITCHELL-2.integer" else 0)
+
+
+def test_a_claim_says_whether_its_record_is_of_this_definition(monkeypatch: Any) -> None:
+    setting = Setting(backend.get("numpy"))
+    monkeypatch.setattr(pairs, "tally", lambda chosen, bits, *given: (chosen.theory(bits), None))
+    count, wrong, told = claims._exhausted(setting, "MITCHELL-1")
+    assert (count, wrong) == (2**24, "")
+    monkeypatch.setattr(pairs, "recorded", lambda claim: {"tally": {"pairs": 5}, "definition": "another"})
+    assert claims._exhausted(setting, "MITCHELL-1")[2].endswith(
+        "5 pairs of 16 bits, by an earlier text of the definition"
+    )
+    monkeypatch.setattr(pairs, "recorded", lambda claim: {})
+    assert claims._exhausted(setting, "MITCHELL-1")[2] == "no record of 16 bits"
+    assert told.startswith("recorded: all 4,294,967,296 pairs of 16 bits")
