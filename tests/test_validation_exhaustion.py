@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -73,6 +74,17 @@ def test_processes_come_to_the_same_and_an_interruption_keeps_what_is_done(tmp_p
     assert sum(last - first + 1 for first, last in json.loads(path.read_text())["done"]) == 7
     state = _whole("MITCHELL-1", path, jobs=1)
     assert exhaustion.differences(state) == []
+
+
+def test_a_worker_that_ends_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    def end_one(state: exhaustion.State) -> None:
+        if len(state.done) == 3:
+            multiprocessing.active_children()[0].kill()
+
+    path = tmp_path / "state.json"
+    with _refused(errors.BackendError, "a worker ended before it answered", str(path), "goes on from the state"):
+        exhaustion.exhaust("MITCHELL-4", 12, path, jobs=2, advance=end_one)
+    assert 3 <= sum(last - first + 1 for first, last in json.loads(path.read_text())["done"]) < 256
 
 
 # --- wrong answers ----------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import refimpl
 from refimpl import mitchell
 from refimpl.console import JsonOption, err, out, print_json
-from refimpl.errors import ConfigError, RefimplError
+from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
 from validation import pairs
 
@@ -274,6 +274,8 @@ def exhaust(
     ------
     ConfigError
         if there is nothing of that name, the file is no state or cannot be written, there is no such scheduler, or a worker has another definition.
+    BackendError
+        if a process ends before it answers.
     """
     chosen = pairs.subject(claim, bits)
     if jobs < 1:
@@ -306,6 +308,9 @@ def exhaust(
                 state.save(path)
                 saved = now
             advance(state)
+    except concurrent.futures.BrokenExecutor as error:
+        remedy = "the same command goes on from the state; give fewer --jobs if memory ran out"
+        raise BackendError("a worker ended before it answered", where=path, got=error, remedy=remedy) from None
     finally:
         state.save(path)
         results.close()
