@@ -10,7 +10,7 @@ up to it. So there is a form for each number system:
   Both are exact, for subnormals too;
 * on balls, the exponent is read from both ends of the ball. Where they differ it is undecided, and `UndecidedError` says so.
 
-Bit patterns are reachable in NumPy and CuPy only (`pattern`, `from_pattern`). Whole numbers of up to 64 bits are handled as uint64, where
+Bit patterns are reachable in NumPy and CuPy only (`pattern`, `from_pattern`). Whole numbers are handled as uint32 or uint64, where
 `leading_one` finds the highest set bit by shifts: no float has 64 bits, and no shift here reaches the width of the type.
 
 References: IEEE Std 754-2019, sections 3.4 and 5.3.3 (scaleB, logB); H. S. Warren, "Hacker's Delight", 2nd ed., section 5-3 (leading zeros).
@@ -254,11 +254,11 @@ def from_pattern(bits: Array, dtype: Any) -> Array:  # uint (...) -> float (...)
 # --- whole numbers ------------------------------------------------------------------------------------------------------------------
 
 
-def leading_one(n: Array) -> Array:  # uint64 (...) -> uint64 (...)
-    """floor(log2(n)), the place of the highest set bit, by six comparisons; 0 for n = 0."""
-    xp = namespace(n)
+def leading_one(n: Array) -> Array:  # uint32 or uint64 (...) -> the same (...)
+    """floor(log2(n)), the place of the highest set bit, by five or six comparisons; 0 for n = 0."""
+    xp, steps = namespace(n), (16, 8, 4, 2, 1) if str(n.dtype).endswith("uint32") else (32, 16, 8, 4, 2, 1)
     place = n * 0
-    for s in (32, 16, 8, 4, 2, 1):
+    for s in steps:
         above = n >> s
         place, n = xp.where(above != 0, place + s, place), xp.where(above != 0, above, n)
     return place

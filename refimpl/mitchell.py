@@ -23,13 +23,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refimpl import bits
 from refimpl.bits import FORMATS, Format
 from refimpl.errors import ConfigError, DtypeError, IntegerError, ShapeError
 from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "Edges",
@@ -37,11 +41,13 @@ __all__ = [
     "dialects",
     "divide",
     "dot",
+    "einsum",
     "exp2_approx",
     "log2_approx",
     "matmul",
     "multiply",
     "multiply_bits",
+    "power",
     "square_root",
 ]
 
@@ -460,6 +466,87 @@ def square_root(x: Array) -> Array:  # (...) -> (...)
     return answer if is_ball(x) else xp.where(xp.isnan(x), x, xp.where(x == xp.inf, x, answer))
 
 
+@rounded_once
+def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  # (...), (...) or one number -> (...)
+    """x^y ≈ 2^≈(yL), L = e + f for |x| = 2^e (1 + f): yL by additions for one whole y, else P(y, e) + P(y, f), P as `multiply`; 2^≈ as `exp2_approx`.
+
+    Parameters
+    ----------
+    x : array, (...), floats or balls
+    y : a Python number, or an array of the dtype of `x` that broadcasts with it. One whole Python number n (3 or 3.0, not an array of it) is n times
+        added up, without rounding: x^n is then exactly the product of n numbers x by `multiply`, and x^-1 is `divide(1, x)`
+    product : what else multiplies y and L, "mitchell" or "exact". y = ±2^k is exact in both, so that x^0.5 is `square_root(x)`
+
+    Returns
+    -------
+    array, (...), the dtype of `x`; claim MITCHELL-2.power says how near x^y it is. x below 0 has the sign of x^n for one whole Python number n, and
+    is NaN otherwise. 1 for y = 0. 0 at 0 and infinity at infinity, with the sign of x where n is odd; for y < 0 the other way round. NaN where x is
+    NaN, or y is NaN or infinite
+
+    Raises
+    ------
+    DtypeError, ConfigError
+        if `x` and `y` are not of one floating dtype; if there is no such product.
+    UndecidedError
+        if balls do not decide an exponent, a carry, or a whole part.
+    """
+    check_floating("x", x)
+    times = {"mitchell": lambda a, b: _product(a, b, dialects["ieee"], bits.float_format(a)), "exact": operator.mul}
+    if product not in times:
+        raise ConfigError("unknown product", where="power(product=)", expected=", ".join(times), got=repr(product))
+    if isinstance(y, int | float):
+        if math.isfinite(y) and y == int(y):
+            return _whole_power(x, int(y))
+        y = 0 * bits.split(x)[1] + exact(y, x)
+    _check_operands(x, y)
+    check_floating("y", y)
+    return _real_power(x, y, times[product])
+
+
+def _multiple(e: Array, f: Array, n: int) -> tuple[Array, Array]:
+    """(k, t) with n (e + f) = k + t, k whole, 0 <= t < 1, for n >= 0: by doubling and adding, exactly."""
+    k, t = 0 * e, 0 * f
+    for digit in f"{n:b}":
+        k, t = _carried(k + k, t + t)
+        if digit == "1":
+            k, t = _carried(k + e, t + f)
+    return k, t
+
+
+def _carried(k: Array, t: Array) -> tuple[Array, Array]:
+    """(k, t) with the whole part of t < 2 in k."""
+    xp, carry = namespace(t), ~bits.below(t, 1)
+    return xp.where(carry, k + 1, k), xp.where(carry, t - 1, t)
+
+
+def _whole_power(x: Array, n: int) -> Array:
+    (e, f), zero, edges = bits.split(x), _is_zero(x), dialects["ieee"]
+    k, t = _multiple(e, f, abs(n))
+    size = bits.scaled(1 + t, k) if n >= 0 else bits.scaled(2 - t, -k - 1)
+    if n:
+        size = _without_infinity(size, *((zero, _infinite(x)) if n > 0 else (_infinite(x), zero)), edges)
+    return _signed(x, namespace(x).abs(x) if n % 2 else x, size, edges)
+
+
+def _real_power(x: Array, y: Array, times: Callable[[Array, Array], Array]) -> Array:
+    xp, fmt, (e, f), none = namespace(x, y), bits.float_format(x), bits.split(x), _is_zero(y)
+    finite, far = y, _infinite(y)
+    if fmt is not None:  # 2^(2 digits) times the least logarithm, 2^(1 - digits), is beyond every exponent
+        far, limit = far | xp.isnan(y), 4.0**fmt.digits
+        finite = xp.minimum(xp.maximum(xp.where(far, 0.0, y), -limit), limit)
+    a, b = times(finite, e + 0 * f), times(finite, f)
+    whole = bits.whole_part(a)
+    rest = (a - whole) + b
+    carry = bits.whole_part(rest)
+    m = xp.where(_is_zero(rest - carry), exact(1.0, rest), rest - (carry - 1))  # 1 + rest - ⌊rest⌋ with one rounding
+    size = bits.scaled(m, whole + carry)
+    falls, zero, infinite = bits.negative(finite), _is_zero(x) & ~none, _infinite(x) & ~none
+    vanishes, grows = (zero & ~falls) | (infinite & falls), (infinite & ~falls) | (zero & falls)
+    size = _without_infinity(size, vanishes, grows, dialects["ieee"])
+    size = xp.where(bits.negative(x) & ~_is_zero(x), exact(math.nan, x), size)
+    return size if is_ball(x) else xp.where(xp.isnan(x) | far, xp.nan, size)
+
+
 # --- bit patterns -------------------------------------------------------------------------------------------------------------------
 
 
@@ -558,8 +645,6 @@ def _wide_true_product(a: Array, b: Array) -> Array:
 
 # --- whole numbers ------------------------------------------------------------------------------------------------------------------
 
-_TOP = 1 << 63
-
 
 def _width(a: Array, b: Array) -> tuple[int, bool]:
     """Bits of the wider operand, and whether they are signed."""
@@ -567,30 +652,38 @@ def _width(a: Array, b: Array) -> tuple[int, bool]:
     return max(int(name.removeprefix("u").removeprefix("int")) for name in names), names[0].startswith("int")
 
 
-def _magnitude(x: Array) -> tuple[Array, Array]:
-    """|x| as uint64, also of the most negative number, and where x is negative."""
-    xp, below = namespace(x), x < 0
+def _magnitude(x: Array, width: int) -> tuple[Array, Array]:
+    """|x| in a word, which is uint32 for operands of up to 16 bits and uint64 for wider ones, also of the most negative number; and where x < 0."""
+    xp, below, word = namespace(x), x < 0, 32 if width <= 16 else 64
+    unsigned = getattr(xp, f"uint{word}")
     if "uint" in str(x.dtype):
-        return xp.astype(x, xp.uint64), below
-    wide = xp.astype(x, xp.int64)
-    size = xp.astype(xp.where(below, -(wide + 1), wide), xp.uint64)
+        return xp.astype(x, unsigned), below
+    wide = xp.astype(x, getattr(xp, f"int{word}"))
+    size = xp.astype(xp.where(below, -(wide + 1), wide), unsigned)
     return xp.where(below, size + 1, size), below
 
 
-def _normalised(n: Array) -> tuple[Array, Array]:
-    """(e, F) with n = 2^e (1 + F/2^63) for uint64 n > 0; (0, 0) for 0, as for 1."""
-    xp = namespace(n)
-    place, some = bits.leading_one(n), xp.where(n == 0, 1, n)
-    return place, (xp.astype(some, xp.uint64) << (63 - place)) - _TOP
+def _normalised(n: Array) -> tuple[Array, Array, int]:
+    """(e, F, t) with n = 2^e (1 + F/2^t) for n > 0, 2^t being the highest bit of the word; e = F = 0 for 0, as for 1."""
+    t = 31 if str(n.dtype).endswith("uint32") else 63
+    place, some = bits.leading_one(n), namespace(n).where(n == 0, 1, n)
+    return place, (some << (t - place)) - (1 << t), t
 
 
-def _whole_words(a: Array, b: Array) -> tuple[Array, Array]:
-    """(2) for the uint64 magnitudes a and b as high and low words: M 2^(k-63), where M in [2^63, 2^64) holds every bit."""
+def _one_word(a: Array, b: Array) -> Array:
+    """(2) for magnitudes of half a word: M 2^(k-t), where M in [2^t, 2^(t+1)) holds every bit. f + g has bit t exactly where it carries."""
+    (e, f, t), (h, g, _) = _normalised(a), _normalised(b)
+    total = f + g
+    size = (total | (1 << t)) >> (t - (e + h + (total >> t)))
+    return namespace(a, b).where((a == 0) | (b == 0), 0, size)
+
+
+def _two_words(a: Array, b: Array) -> tuple[Array, Array]:
+    """(2) for the uint64 magnitudes a and b as high and low words: M 2^(k-63), as above."""
     xp = namespace(a, b)
-    (e, f), (h, g) = _normalised(a), _normalised(b)
-    total = f + g  # below 2^64
-    carry = total >= _TOP
-    m, k = xp.where(carry, total, total | _TOP), e + h + xp.astype(carry, xp.uint64)
+    (e, f, t), (h, g, _) = _normalised(a), _normalised(b)
+    total = f + g
+    m, k = total | (1 << t), e + h + (total >> t)
     long = k > 63
     below, above = xp.where(long, 63, k), xp.where(long, k, 64)
     low = xp.where(long, (m << (above - 64)) << 1, m >> (63 - below))
@@ -601,13 +694,13 @@ def _whole_words(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _whole_product(a: Array, b: Array) -> Array:
     xp, (width, signed) = namespace(a, b), _width(a, b)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    high, low = _whole_words(x, y)
-    opposite = minus ^ other
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
     if width < 64:
-        return _of_sign(low, opposite, 2 * width, signed)
+        return _of_sign(_one_word(x, y), minus ^ other, 2 * width, signed)
+    high, low = _two_words(x, y)
     if not signed:
         return high, low
+    opposite = minus ^ other
     high, some = xp.astype(high, xp.int64), xp.astype(low != 0, xp.int64)  # high <= 2^62
     high = xp.where(opposite, -high - some, high)
     return high, xp.where(opposite & (low != 0), ~low + xp.astype(some, xp.uint64), low)
@@ -617,7 +710,7 @@ def _of_sign(size: Array, minus: Array, width: int, signed: bool) -> Array:
     """± size as a whole number of that width, which holds it."""
     xp = namespace(size)
     if not signed:
-        return xp.astype(size, getattr(xp, f"uint{width}"))
+        return xp.astype(size, getattr(xp, f"uint{width}"), copy=False)
     value = xp.astype(size, xp.int64)
     return xp.astype(xp.where(minus, -value, value), getattr(xp, f"int{width}"))
 
@@ -625,19 +718,17 @@ def _of_sign(size: Array, minus: Array, width: int, signed: bool) -> Array:
 def _whole_quotient(a: Array, b: Array) -> Array:
     xp, (width, signed) = namespace(a, b), _width(a, b)
     _check_divisible(a, b, width, signed)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    (e, f), (h, g) = _normalised(x), _normalised(y)
-    borrow = f < g
-    gap = xp.where(borrow, g, f) - xp.where(borrow, f, g)
-    m = xp.where(borrow, (2 * _TOP - 1) - (xp.where(borrow, gap, 1) - 1), gap | _TOP)
-    h = h + xp.astype(borrow, xp.uint64)  # the answer is m 2^(e-h-63): below 1 where e < h
-    whole = (e >= h) & (x != 0)
-    shift = 63 - (xp.where(whole, e, h) - h)
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
+    (e, f, t), (h, g, _) = _normalised(x), _normalised(y)
+    rest = ((1 << t) + f) - g  # 1 + f - g, which has bit t exactly where nothing is borrowed; else 2 + f - g has it
+    up, down, m = e + (rest >> t), h + 1, rest | (1 << t)  # the answer is m 2^(up-down-t): below 1 where up < down
+    whole = (up >= down) & (x != 0)
+    shift = t - (xp.where(whole, up, down) - down)
     size = xp.where(whole, m >> shift, 0)
-    inexact = (x != 0) & (~whole | ((size << shift) != m))
-    opposite = minus ^ other
-    size = xp.where(opposite & inexact, size + 1, size)  # the floor of what is negative
-    return _of_sign(size, opposite, width, signed)
+    if signed:  # the floor of what is negative
+        inexact = (x != 0) & (~whole | ((size << shift) != m))
+        size = xp.where((minus ^ other) & inexact, size + 1, size)
+    return _of_sign(size, minus ^ other, width, signed)
 
 
 def _check_divisible(a: Array, b: Array, width: int, signed: bool) -> None:
@@ -662,13 +753,15 @@ def _corrected_whole(a: Array, b: Array) -> Array:
     if width > 32:
         expected = "8 to 32 bits"
         raise DtypeError("no correction for wider numbers", where="corrected_multiply", expected=expected, got=a.dtype)
-    (x, minus), (y, other) = _magnitude(a), _magnitude(b)
-    (e, f), (h, g) = _normalised(x), _normalised(y)
-    carry, rests = f + g >= _TOP, []
+    (x, minus), (y, other) = _magnitude(a, width), _magnitude(b, width)
+    (e, f, t), (h, g, _) = _normalised(x), _normalised(y)
+    below, above = [], []
     for n, place in ((x, e), (y, h)):
-        lead, some = (xp.zeros_like(n) + 1) << place, xp.where(n == 0, 1, n)
-        rests.append(xp.where(carry, 2 * lead - some, some - lead))
-    return _of_sign(_whole_words(x, y)[1] + _whole_words(*rests)[1], minus ^ other, 2 * width, signed)
+        lead, some = xp.ones_like(n) << place, xp.where(n == 0, 1, n)
+        below.append(some - lead)
+        above.append(2 * lead - some)
+    rest = xp.where(f + g >= (1 << t), _one_word(*above), _one_word(*below))
+    return _of_sign(_one_word(x, y) + rest, minus ^ other, 2 * width, signed)
 
 
 # --- sums of products ---------------------------------------------------------------------------------------------------------------
@@ -739,3 +832,93 @@ def matmul(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n, k
 def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
     got = f"{tuple(a.shape)}, {tuple(b.shape)}"
     raise ShapeError("the shapes do not contract", where=where, expected=expected, got=got)
+
+
+def einsum(
+    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee"
+) -> Array:  # any shapes -> those of the output's indices
+    """C_out = Σ P(a_.., b_..), P as `multiply`, over all indices that are not in the output: as one `matmul` of transposed and reshaped operands.
+
+    Parameters
+    ----------
+    subscripts : as NumPy has them for two operands, "bij,bjk->bik": a letter for each axis. One that an operand has twice takes its diagonal. Without
+        an arrow the output has the letters that occur once, in alphabetical order
+    a, b : as for `matmul`
+    dialect : as for `multiply`
+
+    Returns
+    -------
+    array, as `matmul` returns it. Terms are added up in row-major order of the summed indices, which are ordered as they first occur. An index of one
+    operand alone that is summed counts too: the sum is of products, P(a_ij, b_k) over j, not a product of sums
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        if the subscripts cannot be read, or do not fit the shapes. Lengths are never broadcast.
+    DtypeError, UndecidedError
+        as `matmul`.
+    """
+    left, right, out = _subscripts(subscripts)
+    (left, a), (right, b) = (_diagonals(letters, x, subscripts) for letters, x in ((left, a), (right, b)))
+    lengths = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+    if any(
+        lengths[index] != n for letters, x in ((left, a), (right, b)) for index, n in zip(letters, x.shape, strict=True)
+    ):
+        _refuse_shapes(f"einsum({subscripts!r})", "one length for each index", a, b)
+    batch = [index for index in out if index in left and index in right]
+    rows, columns = ([index for index in out if index in one and index not in batch] for one in (left, right))
+    summed = [index for index in dict.fromkeys(left + right) if index not in out]
+    x = _arranged(a, left, (batch, rows, summed), lengths)
+    y = _arranged(b, right, (batch, summed, columns), lengths)
+    order = [*batch, *rows, *columns]
+    answer = namespace(a, b).reshape(matmul(x, y, dialect=dialect), tuple(lengths[index] for index in order))
+    return namespace(a, b).permute_dims(answer, tuple(order.index(index) for index in out))
+
+
+def _subscripts(given: str) -> tuple[str, str, str]:
+    """The letters of both operands and of the output."""
+    inputs, arrow, out = given.replace(" ", "").partition("->")
+    operands = inputs.split(",")
+    letters = inputs.replace(",", "")
+    if not arrow:
+        out = "".join(sorted(index for index in set(letters) if letters.count(index) == 1))
+    wrong = {
+        "an ellipsis is not supported": "..." in given,
+        "subscripts have letters, one comma, and at most one arrow": not (letters + out + "a").isalpha(),
+        "subscripts of two operands are needed": len(operands) != 2,
+        "an index of the output occurs in no operand": not set(out) <= set(letters),
+        "an index occurs twice in the output": len(set(out)) < len(out),
+    }
+    for what, so in wrong.items():
+        if so:
+            raise ConfigError(what, where="einsum(subscripts)", expected='such as "ij,jk->ik"', got=repr(given))
+    return operands[0], operands[1], out
+
+
+def _diagonals(letters: str, x: Array, subscripts: str) -> tuple[str, Array]:
+    """The operand with each index once: of two axes with one index, the diagonal, as every (n + 1)th element of n x n."""
+    xp = namespace(x)
+    if len(letters) != x.ndim:
+        expected = f"{len(letters)} axes for {letters!r}"
+        raise ShapeError(
+            "subscripts do not fit", where=f"einsum({subscripts!r})", expected=expected, got=tuple(x.shape)
+        )
+    for index in dict.fromkeys(letters):
+        while letters.count(index) > 1:
+            i, j = [k for k, other in enumerate(letters) if other == index][:2]
+            if x.shape[i] != x.shape[j]:
+                _refuse_shapes(f"einsum({subscripts!r})", f"one length for {index!r}", x, x)
+            x = xp.permute_dims(x, (*(k for k in range(x.ndim) if k not in (i, j)), i, j))
+            x = xp.reshape(x, (*x.shape[:-2], x.shape[-1] ** 2))[..., :: x.shape[-1] + 1]
+            letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + index
+    return letters, x
+
+
+def _arranged(x: Array, letters: str, groups: Iterable[list[str]], lengths: dict[str, int]) -> Array:
+    """`x` with one axis for each group of indices, in row-major order; repeated along indices that it lacks."""
+    xp, groups = namespace(x), list(groups)
+    order = [index for group in groups for index in group]
+    x = xp.permute_dims(x, tuple(letters.index(index) for index in order if index in letters))
+    x = xp.reshape(x, tuple(lengths[index] if index in letters else 1 for index in order))
+    x = xp.broadcast_to(x, tuple(lengths[index] for index in order))
+    return xp.reshape(x, tuple(math.prod(lengths[index] for index in group) for group in groups))

@@ -167,6 +167,13 @@ def _mitchell_cases() -> list[Case]:
         Case("mitchell-exp2", mitchell.exp2_approx, ((2 * np.arange(-8, 8.0) + 0.75) / 4,)),
         Case("mitchell-dot", mitchell.dot, pairs),
         Case("mitchell-matmul", lambda x, y: mitchell.matmul(x, y.T), pairs),
+        Case("mitchell-cube", lambda x: mitchell.power(x, 3), ((16 + k) / 16,)),
+        Case(
+            "mitchell-power",
+            functools.partial(mitchell.power, product="exact"),
+            ((16 + k) / 16, (33 + 2 * k[::-1]) / 32),
+        ),
+        Case("mitchell-einsum", functools.partial(mitchell.einsum, "ij,kj->ki"), pairs),
     ]
 
 

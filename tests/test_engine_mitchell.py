@@ -329,6 +329,95 @@ def test_roots_are_powers_of_half_the_logarithm_rounded_once(dtype: str, system:
         assert np.signbit(found[:2]).tolist() == [False, True]
 
 
+def _power(x: Fraction, n: int) -> Fraction:
+    """2^≈(n (e + f)) in exact fractions."""
+    e, f = _split(x)
+    whole = math.floor(n * (e + f))
+    return Fraction(2) ** whole * (1 + n * (e + f) - whole)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_whole_powers_are_products_of_so_many_numbers_rounded_once(dtype: str, system: System) -> None:
+    if dtype not in system.dtypes:
+        pytest.skip("no such dtype there")
+    x = _patterns(dtype, 60)
+    x = x[np.isfinite(x.astype(np.float64)) & (x != 0)]
+    x = x[np.abs(np.log2(np.abs(x.astype(np.float64)))) < 9]
+    with truth.precision(128):
+        for n in (3, -2) if system.name.startswith("strict") else (0, 1, 2, 3, 7, -1, -2, -5, 3.0):
+            answers = np.asarray(system.back(mitchell.power(system.to(x), n)), np.float64)
+            for value, got in zip(x.astype(np.float64).tolist(), answers.tolist(), strict=True):
+                exact = _power(abs(Fraction(value)), int(n))
+                wanted = _nearest(exact, bits.FORMATS[dtype])
+                assert abs(got) == (math.inf if wanted is None else float(wanted)), (value, n)
+                assert math.copysign(1, got) == math.copysign(1, value) ** n
+    product = mitchell.multiply(mitchell.multiply(system.to(x), system.to(x)), system.to(x))
+    if not system.is_ball and dtype == "float64":
+        assert _same(system.back(mitchell.power(system.to(x), 3)), system.back(product))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_powers_of_one_half_are_roots_and_those_of_minus_one_are_quotients(dtype: str, floating_system: System) -> None:
+    system = floating_system
+    if dtype not in system.dtypes:
+        pytest.skip("no such dtype there")
+    x = system.to(_patterns(dtype, 100))
+    xp = system.xp
+    with np.errstate(all="ignore"):
+        ones, positive = xp.ones_like(x), x > 0
+        for product in ("mitchell", "exact")[: 1 if system.name.startswith("strict") else 2]:
+            halves = (mitchell.power(x, 0.5, product=product), mitchell.power(x, ones * 0.5, product=product))
+            root = xp.where(x == 0, xp.abs(x), mitchell.square_root(x))  # of -0 too
+            assert all(_same(system.back(half), system.back(root)) for half in halves)
+            inverse = mitchell.power(x, -ones, product=product)
+            assert _same(system.back(inverse[positive]), system.back(mitchell.divide(ones, x)[positive]))
+        assert _same(system.back(mitchell.power(x, -1)), system.back(mitchell.divide(ones, x)))
+
+
+@pytest.mark.parametrize(
+    ("y", "answers"),  # of 0, -0, infinity, -infinity, NaN, -2, 4
+    [
+        (3, [0.0, -0.0, np.inf, -np.inf, np.nan, -8.0, 64.0]),
+        (2, [0.0, 0.0, np.inf, np.inf, np.nan, 4.0, 16.0]),
+        (-3, [np.inf, -np.inf, 0.0, -0.0, np.nan, -0.125, 2.0**-6]),
+        (0, [1.0, 1.0, 1.0, 1.0, np.nan, 1.0, 1.0]),
+        (2**70 + 1, [0.0, -0.0, np.inf, -np.inf, np.nan, -np.inf, np.inf]),
+        (-(2**70), [np.inf, np.inf, 0.0, 0.0, np.nan, 0.0, 0.0]),
+        (1.5, [0.0, 0.0, np.inf, np.nan, np.nan, np.nan, 8.0]),
+        (-1.5, [np.inf, np.inf, 0.0, np.nan, np.nan, np.nan, 0.125]),
+        (1e300, [0.0, 0.0, np.inf, np.nan, np.nan, np.nan, np.inf]),
+        (math.inf, [np.nan] * 7),
+        (math.nan, [np.nan] * 7),
+    ],
+)
+def test_the_edges_of_powers(y: float, answers: list[float]) -> None:
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -2.0, 4.0])
+    given = np.full(7, y) if isinstance(y, float) and not (math.isfinite(y) and abs(y) < 1e9) else y
+    with np.errstate(all="ignore"):
+        assert _same(mitchell.power(x, given), np.array(answers))
+        if isinstance(y, float):
+            assert _same(mitchell.power(x, np.full(7, y), product="exact"), np.array(answers))
+
+
+def test_large_powers_of_numbers_near_1_are_not_those_of_smaller_powers() -> None:
+    x = np.array([1 - 2.0**-53, 1 + 2.0**-52])  # logarithms -2^-52 and 2^-52
+    for product in ("mitchell", "exact"):
+        assert mitchell.power(x, np.full(2, 2.0**60), product=product).tolist() == [2.0**-256, 2.0**256]
+    assert mitchell.power(x, 2**60).tolist() == [2.0**-256, 2.0**256]
+
+
+@given(FRACTIONS, st.integers(-64, 64).map(lambda n: n / 16))
+def test_powers_of_balls_are_those_of_the_sum_of_both_products(x: float, y: float) -> None:
+    with truth.precision(256):
+        ball, e = truth.balls(np.array([x])), Fraction(_split(Fraction(x))[0])
+        f = _split(Fraction(x))[1]
+        product = mitchell.power(ball, truth.balls(np.array([y])))[0]
+        parts = [Fraction(0) if not y * part else _product(abs(Fraction(y)), abs(part)) for part in (e, f)]
+        total = (parts[0] if (e < 0) == (y < 0) else -parts[0]) + (parts[1] if y > 0 else -parts[1])
+        whole = math.floor(total)
+        assert Fraction(float(product)) == Fraction(2) ** whole * (1 + total - whole)
+
+
 # --- bits -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -513,6 +602,87 @@ def test_whole_products_are_added_up_in_64_bits(dtype: str, floating_system: Sys
     assert str(answer.dtype).endswith("uint64" if dtype[0] == "u" else "int64")
 
 
+SHAPES = {"i": 2, "j": 3, "k": 4, "l": 2, "m": 3}
+
+
+@st.composite
+def _subscripts(draw: Any) -> str:
+    """Subscripts of two operands of up to four indices, some twice in one operand, with and without an output."""
+    left, right = ("".join(draw(st.lists(st.sampled_from("ijklm"), max_size=4))) for _ in "ab")
+    out = "".join(draw(st.lists(st.sampled_from(sorted(set(left + right))), unique=True))) if left + right else ""
+    return f"{left},{right}" + draw(st.sampled_from([f"->{out}", f" -> {out}", ""]))
+
+
+@example("ij,jk->ik")
+@example("bij,bjk->kbi")
+@example("bij,bjk")
+@example("ii,jj->ij")
+@example("iij,kkj->ik")
+@example("i,i->")
+@example("ij,k->i")
+@example("i,j->ji")
+@example(",->")
+@given(_subscripts())
+def test_indices_are_those_of_numpy_where_every_product_and_sum_is_exact(subscripts: str) -> None:
+    rng, shapes = np.random.default_rng(len(subscripts)), SHAPES | {"b": 2}
+    left, right = subscripts.replace(" ", "").partition("->")[0].split(",")
+    a, b = (np.ldexp(1.0, rng.integers(-8, 9, [shapes[index] for index in each])) for each in (left, right))
+    found = mitchell.einsum(subscripts, a, b)
+    assert np.array_equal(found, np.einsum(subscripts, a, b))
+    assert found.shape == np.einsum(subscripts, a, b).shape
+
+
+def test_einsum_is_matmul_in_order_and_products_are_summed_not_multiplied_sums(system: System) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (system.floats(rng.normal(size=(2, 2, 3)), "float32" if not system.is_ball else "float64") for _ in "ab")
+    plain = mitchell.matmul(a, system.xp.permute_dims(b, (0, 2, 1)))
+
+    def same(one: Any, other: Any) -> bool:
+        return bool(np.array_equal(system.back(one), system.back(other)))
+
+    assert same(mitchell.einsum("bik,bjk->bij", a, b), plain)
+    assert same(mitchell.einsum("bik,bjk->jbi", a, b), system.xp.permute_dims(plain, (2, 0, 1)))
+    row, column = a[0, 0, :], b[0, :, 0]
+    terms = mitchell.multiply(row[:, None], column[None, :])
+    expected = 0 * terms[:1, :1]
+    for k in range(3):
+        for j in range(2):
+            expected = expected + terms[k : k + 1, j : j + 1]
+    assert same(mitchell.einsum("k,j->", row, column), system.xp.reshape(expected, ()))
+
+
+def test_einsum_of_whole_numbers_and_dialects() -> None:
+    a, b = np.array([[200, 3], [7, 255]], np.uint8), np.array([5, 60], np.uint8)
+    found = mitchell.einsum("ii,i->i", a, b)
+    assert found.tolist() == [_whole_product(200, 5), _whole_product(255, 60)]
+    assert found.dtype == np.uint64
+    tiny = np.array([2.0**-130], np.float32)
+    assert mitchell.einsum("i,i", tiny, 2.0**20 + 0 * tiny, dialect="flush") == 0
+
+
+def test_subscripts_that_make_no_sense_are_refused_in_words() -> None:
+    a, b = np.ones((2, 3)), np.ones((3, 4))
+    for subscripts, what in [
+        ("...ij,jk", "an ellipsis is not supported"),
+        ("ij", "two operands"),
+        ("ij,jk,kl", "two operands"),
+        ("i1,1k->ik", "letters, one comma, and at most one arrow"),
+        ("ij,jk->ik->i", "at most one arrow"),
+        ("ij,jk->iz", "an index of the output occurs in no operand"),
+        ("ij,jk->ii", "an index occurs twice in the output"),
+    ]:
+        with _refused(errors.ConfigError, what, "einsum(subscripts)", '"ij,jk->ik"', repr(subscripts)):
+            mitchell.einsum(subscripts, a, b)
+    with _refused(errors.ShapeError, "subscripts do not fit", "einsum('ijk,jk')", "3 axes for 'ijk'", "(2, 3)"):
+        mitchell.einsum("ijk,jk", a, b)
+    with _refused(errors.ShapeError, "do not contract", "one length for each index", "(2, 3), (3, 4)"):
+        mitchell.einsum("ij,ik->jk", a, b)
+    with _refused(errors.ShapeError, "do not contract", "one length for 'i'", "(2, 3)"):
+        mitchell.einsum("ii,jk->ik", a, b)
+    with _refused(errors.DtypeError, "of one kind"):
+        mitchell.einsum("ij,jk", a, b.astype(np.int8))
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +717,18 @@ def test_bad_input_is_refused_in_words() -> None:
         mitchell.multiply_bits(floats, floats, dialect="ieee")
     with _refused(errors.DtypeError, "1e37", "float32 or wider", "float16"):
         mitchell.multiply_bits(floats.astype(np.float16), floats.astype(np.float16), dialect="pam")
+
+
+def test_bad_powers_are_refused_in_words() -> None:
+    x = np.ones(2, np.float32)
+    with _refused(errors.ConfigError, "unknown product", "power(product=)", "mitchell, exact", "'true'"):
+        mitchell.power(x, 2.5, product="true")
+    with _refused(errors.DtypeError, "x must be real floating point", "int8"):
+        mitchell.power(x.astype(np.int8), 2)
+    with _refused(errors.DtypeError, "of one kind", "float32 and float64"):
+        mitchell.power(x, np.ones(2))
+    with _refused(errors.DtypeError, "of one kind", "float32 and int64"):
+        mitchell.power(x, np.ones(2, np.int64))
 
 
 def test_whole_numbers_without_an_answer_are_refused_in_words() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -17,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from refimpl import bits, mitchell
-from validation import tolerance, truth
+from validation import pairs, tolerance, truth
 from validation.claims.registry import Outcome, Setting, claim
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ def _pairs(setting: Setting, function: Callable[..., Any], x: Any, y: Any) -> An
         yield rows, _on(setting, function, x[rows, None], y[None, :])
 
 
+def _exhausted(setting: Setting, identifier: str) -> tuple[int, str, str]:
+    """All pairs of 12-bit whole numbers, in `validation.pairs`: how many, what is wrong, and what was recorded of all pairs of 16 bits."""
+    chosen, record = pairs.subject(identifier, 12), pairs.recorded(identifier)
+    functions = tuple(partial(_on, setting, getattr(mitchell, name)) for name in chosen.functions)
+    found, wrong = pairs.tally(chosen, 12, 0, 1 << 12, functions)
+    if wrong:
+        return 0, f"12 bits: {wrong}", ""
+    other = [f"12 bits: {name} is {found[name]}, not {n}" for name, n in chosen.theory(12).items() if found[name] != n]
+    same = record.get("definition") == pairs.definition(chosen)
+    told = f"recorded: all {record['tally']['pairs']:,} pairs of 16 bits" if record else "no record of 16 bits"
+    return found["pairs"], "; ".join(other), told + ", by an earlier text of the definition" * bool(record and not same)
+
+
 SIXTEEN = ((np.dtype(np.float16), 11), (np.dtype(ml_dtypes.bfloat16), 8))
 
 
@@ -80,9 +94,9 @@ SIXTEEN = ((np.dtype(np.float16), 11), (np.dtype(ml_dtypes.bfloat16), 8))
     "0 <= (xy - product)/(xy) <= 1/9; equality on the right exactly at f = g = 1/2; the error is zero exactly when f g = 0",
     source=SOURCE,
     method="xy - product is 2^(e+h) times fg, or (1-f)(1-g) after a carry; 1/9 by two identities of polynomials, e.g. (1+f)(1+g) - 9fg = "
-    "(1-s)(1+2s) + 2(f-g)^2, s = f+g; the source on all pairs of fractions of float16 and bfloat16 and all pairs x <= y of 12-bit whole numbers",
+    "(1-s)(1+2s) + 2(f-g)^2, s = f+g; the source on all pairs of fractions of float16 and bfloat16 and all pairs of 12-bit whole numbers",
     expected="proved",
-    cases=4 * 9 + 2**20 + 2**14 + 2**11 * (2**12 + 1) - 2**12,
+    cases=4 * 9 + 2**20 + 2**14 + 2**24,
 )
 def _product_error(setting: Setting) -> Outcome:
     if not _identities(_left_out, _left_out_with_carry, _product_bound, _product_bound_with_carry):
@@ -102,20 +116,10 @@ def _product_error(setting: Setting) -> Outcome:
             if not right.all():
                 i, j = (int(k[0]) for k in np.nonzero(~right))
                 return Outcome("refuted", cases, f"{dtype}: {x[rows][i]} times {x[j]} gives {answer[i, j]}")
-    n = np.arange(1, 4096, dtype=np.uint16)
-    odd = n >> np.array([(int(k) & -int(k)).bit_length() - 1 for k in n], np.uint16)  # 1: a power of two; 3: f = 1/2
-    for start in range(0, len(n), ROWS):
-        x, y = n[start : start + ROWS, None], n[None, start:]
-        exact = x.astype(np.int64) * y
-        error = exact - _on(setting, mitchell.multiply, x, y).astype(np.int64)
-        left, other = odd[start : start + ROWS, None], odd[None, start:]
-        right = (error >= 0) & (9 * error <= exact) & ((error == 0) == ((left == 1) | (other == 1)))
-        right &= (9 * error == exact) == ((left == 3) & (other == 3))
-        cases += int(np.count_nonzero(x <= y))
-        if not right.all():
-            i, j = (int(k[0]) for k in np.nonzero(~right))
-            return Outcome("refuted", cases, f"12 bits: {x[i, 0]} times {y[0, j]} is short by {error[i, j]}")
-    return Outcome("proved", cases, "1/9 at 1.5 times 1.5, which gives 2 for 2.25", 1.0)
+    whole, wrong, record = _exhausted(setting, "MITCHELL-1")
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    return Outcome("proved", cases + whole, f"1/9 at 1.5 times 1.5, which gives 2 for 2.25; {record}", 1.0)
 
 
 def _quotient_bound(f: Fraction, g: Fraction) -> tuple[Fraction, Fraction]:
@@ -179,28 +183,17 @@ def _quotient_error(setting: Setting) -> Outcome:
     "MITCHELL-2.integer",
     "the quotient of whole numbers, which is floored, lies between the floor of x/y and that of 9x/(8y), both of which occur",
     source="MITCHELL-2; rounding down is monotone",
-    method="x/y <= quotient <= 9x/(8y) before the floor; the source on all pairs of 10-bit whole numbers, and both ends found",
+    method="x/y <= quotient <= 9x/(8y) before the floor; the source on all pairs of 12-bit whole numbers with divisors above 0, and both ends found; "
+    "their sum is that of 2^12 - P(n, y) over products P(n, y) below 2^12, since the floor is the largest n with P(n, y) <= x",
     expected="proved",
-    cases=1023**2,
+    cases=2**12 * (2**12 - 1),
 )
 def _whole_quotient(setting: Setting) -> Outcome:
-    n = np.arange(1, 1024, dtype=np.uint16)
-    cases, above, shown = 0, 0, ""
-    for rows, answer in _pairs(setting, mitchell.divide, n, n):
-        x, y = n[rows, None].astype(np.int64), n[None, :].astype(np.int64)
-        low, high = x // y, 9 * x // (8 * y)
-        right, cases = (low <= answer) & (answer <= high), cases + answer.size
-        if not right.all():
-            i, j = (int(k[0]) for k in np.nonzero(~right))
-            return Outcome("refuted", cases, f"{x[i, 0]} over {y[0, j]} gives {answer[i, j]}")
-        ends = (answer == high) & (answer > low)
-        above += int(np.count_nonzero(answer > low))
-        if ends.any() and not shown:
-            i, j = (int(k[0]) for k in np.nonzero(ends))
-            shown = f"{x[i, 0]} over {y[0, j]} gives {answer[i, j]}, the floor of 9/8 of it"
-    return Outcome(
-        "proved" if shown else "refuted", cases, f"{shown}; {above / cases:.1%} of the answers are above x // y"
-    )
+    eight = _on(setting, mitchell.divide, *(np.array([n], np.uint16) for n in (8, 3))).tolist()
+    cases, wrong, record = _exhausted(setting, "MITCHELL-2.integer")
+    if wrong or eight != [3]:
+        return Outcome("refuted", cases, wrong or f"8 over 3 gives {eight}")
+    return Outcome("proved", cases, f"8 over 3 gives 3, the floor of 9/8 of it; {record}")
 
 
 ROOTS = (  # in f alone: the excess of (answer)²/x over 1, and what keeps it below 9/8, for even e and for odd e
@@ -237,6 +230,85 @@ def _root_error(setting: Setting) -> Outcome:
             if not right.all():
                 return Outcome("refuted", cases, f"{x[~right][0]!r} has the root {answer[~right][0]!r}")
     return Outcome("proved", cases, "9/8 at x = 2, which has the root 1.5", 1.0)
+
+
+TWO = Fraction(2, 3)
+CUBES = (  # in f alone, of degree 3: what the cube falls short of x³ by, and what it exceeds (27/32) x³ by, for f up to 1/3, 2/3 and 1
+    lambda f: ((1 + f) ** 3 - (1 + 3 * f), f * f * (3 + f)),
+    lambda f: ((1 + f) ** 3 - 6 * f, (1 - f) ** 3 + 2 * f**3),
+    lambda f: ((1 + f) ** 3 - 4 * (3 * f - 1), (1 - f) ** 2 * (5 + f)),
+    lambda f: (32 * (1 + 3 * f) - 27 * (1 + f) ** 3, (1 - 3 * f) * (5 + 30 * f + 9 * f * f)),
+    lambda f: (32 * 6 * f - 27 * (1 + f) ** 3, (3 * f - 1) * (3 + (TWO - f) * (42 - 9 * (TWO - f)))),
+    lambda f: (128 * (3 * f - 1) - 27 * (1 + f) ** 3, 3 + (f - TWO) * (159 - 135 * (f - TWO) - 27 * (f - TWO) ** 2)),
+)
+
+
+@claim(
+    "MITCHELL-2.power",
+    "x^y by the product y (e + f) is between x^y 2^(-yδ) and x^y 2^δ for y >= 0, between x^y and x^y 2^((1-y)δ) for y < 0, δ = 0.0860713...; by "
+    "Mitchell's product the exponent is off by at most |y|(|e| + f)/9 more. x² is in [8/9, 1] x², x³ in [27/32, 1] x³; x^n is the product of n "
+    "numbers x, x^0.5 the square root, and x^-1 the quotient 1/x, bit for bit",
+    source=f"{SOURCE}, whose logarithm is multiplied; this project",
+    method="MITCHELL-3 for the logarithm and for its inverse, MITCHELL-1 for both parts of the product: 40 x 48 exact balls in both; squares "
+    "by MITCHELL-1 and cubes by six identities of degree 3; the source on all positive float16 numbers",
+    expected="proved",
+    cases=6 * 4 + 2 * 40 * 48 + 5 * 31743,
+)
+def _power_error(setting: Setting) -> Outcome:
+    if not all(left == right for side in CUBES for left, right in map(side, map(Fraction, range(4)))):
+        return Outcome("refuted", 0, "an identity of the proof")
+    cases, (wrong, worst) = len(CUBES) * 4 + 2 * 40 * 48, _powers_of_balls(setting)
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    x = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16)
+    power, product = (partial(_on_one, setting, f) for f in (mitchell.power, mitchell.multiply))
+    same = {
+        "x²": (power(x, 2), product(x, x)),
+        "x³": (power(x, 3), product(product(x, x), x)),
+        "√x": (power(x, 0.5), _on_one(setting, mitchell.square_root, x)),
+        "1/x": (power(x, -1), _on_one(setting, mitchell.divide, np.ones_like(x), x)),
+        "√x, exactly": (power(x, 0.5, product="exact"), _on_one(setting, mitchell.square_root, x)),
+    }
+    for name, (one, other) in same.items():
+        differ = one.view(np.uint16) != other.view(np.uint16)
+        if differ.any():
+            return Outcome("refuted", cases, f"{name} of {x[differ][0]}: {one[differ][0]} and {other[differ][0]}")
+    whole = np.arange(1024, 2048, dtype=np.int64)
+    cubes = (power((whole / 1024.0).astype(np.float16), 3).astype(np.float64) * 1024).astype(np.int64) << 20
+    if not ((32 * cubes >= 27 * whole**3) & (cubes <= whole**3)).all():
+        return Outcome("refuted", cases, "a cube of a number from 1 to 2")
+    least = (cubes / whole**3).min()
+    return Outcome(
+        "proved", cases + 5 * x.size, f"{worst:.3f} of a bound; x³ down to {least:.6f} x³, 27/32 = 0.84375", worst
+    )
+
+
+def _on_one(setting: Setting, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    moved = [setting.backend.asarray(x) if isinstance(x, np.ndarray) else x for x in given]
+    with np.errstate(all="ignore"):
+        return setting.backend.to_numpy(function(*moved, **options))
+
+
+def _powers_of_balls(setting: Setting) -> tuple[str, float]:
+    """What is wrong of powers of exact balls, and the largest share of a bound that was found."""
+    rng, worst = np.random.default_rng(setting.seed), 0.0
+    x = np.ldexp(1 + rng.integers(0, 1 << 20, 40) / 2.0**20, rng.integers(-20, 21, 40))
+    y = np.concatenate(
+        [rng.integers(-(1 << 14), 1 << 14, 36) / 2.0**12, [0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, -1.5, 0.25]]
+    )
+    e = np.floor(np.log2(x))
+    with truth.precision(256):
+        delta = 1 - (1 + flint.arb.const_log2().log()) / flint.arb.const_log2()
+        for product in ("exact", "mitchell"):
+            answers = mitchell.power(truth.balls(x)[:, None], truth.balls(y)[None, :], product=product)
+            for (i, j), answer in np.ndenumerate(answers):
+                off = (answer.log() - flint.arb(y[j]) * flint.arb(x[i]).log()) / flint.arb.const_log2()
+                more = abs(y[j]) * (abs(e[i]) + x[i] / 2 ** e[i] - 1) / 9 if product == "mitchell" else 0.0
+                low, high = (-y[j] * delta - more, delta + more) if y[j] >= 0 else (-more, (1 - y[j]) * delta + more)
+                if not (off > low - 1e-60 and off < high + 1e-60):
+                    return f"{x[i]} to the power {y[j]}, {product}: {answer.str(9)}", worst
+                worst = max(worst, float(off / (high if off > 0 else low)) if off.abs_lower() > 1e-50 else 0.0)
+    return "", worst
 
 
 @claim(
@@ -537,25 +609,15 @@ def _complements(p: Fraction, q: Fraction) -> tuple[Fraction, Fraction]:
     "with one correction step (P(f, g) is added, or P(1-f, 1-g) after a carry) the relative error is in [0, 1/121], and 1/121 exactly at f = g = 3/8",
     source=f"the correction: {SOURCE}, section on error reduction; the bound: this project",
     method="the residues are 2^-i (1+u) and 2^-j (1+v): for each pair (i, j) a polynomial inequality, by six identities "
-    "(docs/mitchell.md); the source on all "
-    "pairs of 11-bit fractions, as whole numbers, and on all pairs of 8-bit numbers",
+    "(docs/mitchell.md); the source on all pairs of 12-bit whole numbers, whose errors sum to those of the products of the residues",
     expected="proved",
-    cases=6 * 9 + 2**20 + 255**2,
+    cases=6 * 9 + 2**24,
 )
 def _corrected_error(setting: Setting) -> Outcome:
     sides = (_corrected, _corrected_with_carry, _first_octave, _wide_apart, _wide_apart_with_carry, _complements)
     if not _identities(*sides):
         return Outcome("refuted", 0, "an identity of the proof")
-    cases = 6 * len(GRID)
-    for n in (np.arange(1024, 2048, dtype=np.uint16), np.arange(1, 256, dtype=np.uint16)):
-        eleven = n // (n & (~n + 1)) == 11  # 11 · 2^k: f = 3/8
-        for rows, answer in _pairs(setting, mitchell.corrected_multiply, n, n):
-            exact = n[rows, None].astype(np.int64) * n
-            error = exact - answer.astype(np.int64)
-            right = (error >= 0) & (121 * error <= exact)
-            right &= (121 * error == exact) == (eleven[rows, None] & eleven)
-            cases += right.size
-            if not right.all():
-                i, j = (int(k[0]) for k in np.nonzero(~right))
-                return Outcome("refuted", cases, f"{n[rows][i]} times {n[j]} gives {answer[i, j]}")
-    return Outcome("proved", cases, "1/121 at 11 times 11, which gives 120", 1.0)
+    cases, wrong, record = _exhausted(setting, "MITCHELL-7")
+    if wrong:
+        return Outcome("refuted", cases, wrong)
+    return Outcome("proved", 6 * len(GRID) + cases, f"1/121 at 11 times 11, which gives 120; {record}", 1.0)
