@@ -303,7 +303,8 @@ def test_no_check_gets_lost():
     )
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += (
-        " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-2.root MITCHELL-2.power MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor MITCHELL-5 MITCHELL-6 "
+        " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-2.root MITCHELL-2.power MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor "
+        "MITCHELL-5 MITCHELL-6 "
         "MITCHELL-6.hardware MITCHELL-7 SYSTEMS.mitchell_multiply SYSTEMS.mitchell_divide SYSTEMS.mitchell_log2 SYSTEMS.mitchell_exp2 "
         "SYSTEMS.mitchell_corrected SYSTEMS.mitchell_matmul SYSTEMS.mitchell_square_root "
         "SYSTEMS.mitchell_multiply_patterns SYSTEMS.mitchell_divide_patterns "
