@@ -306,7 +306,7 @@ def test_no_check_gets_lost():
         " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-2.root MITCHELL-2.power MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor "
         "MITCHELL-5 MITCHELL-6 "
         "MITCHELL-6.hardware MITCHELL-7 SYSTEMS.mitchell_multiply SYSTEMS.mitchell_divide SYSTEMS.mitchell_log2 SYSTEMS.mitchell_exp2 "
-        "SYSTEMS.mitchell_corrected SYSTEMS.mitchell_matmul SYSTEMS.mitchell_square_root "
+        "SYSTEMS.mitchell_corrected SYSTEMS.mitchell_matmul SYSTEMS.mitchell_power SYSTEMS.mitchell_square_root "
         "SYSTEMS.mitchell_multiply_patterns SYSTEMS.mitchell_divide_patterns "
         "SYSTEMS.mitchell_multiply_words "
         "SYSTEMS.mitchell_multiply_integer SYSTEMS.mitchell_divide_integer"

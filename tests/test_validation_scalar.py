@@ -604,6 +604,7 @@ BUGS = [
     ),
     ("mitchell_corrected", "no correction", _definition("mitchell_corrected", lambda a, b: mitchell.multiply(a, b))),
     ("mitchell_matmul", "exact", _definition("mitchell_matmul", lambda a, b, dialect: a @ b)),
+    ("mitchell_power", "exact", _definition("mitchell_power", lambda x, y, product: x**y)),
     ("mitchell_square_root", "exact", _definition("mitchell_square_root", lambda x: x**0.5)),
     (
         "mitchell_multiply_patterns",

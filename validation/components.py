@@ -1153,6 +1153,15 @@ COMPONENTS: dict[str, Component] = {
             chosen=logarithmic.corrected_chosen,
         ),
         Component(
+            "mitchell_power",
+            "f(x, y, product)        (n,1) twice -> (n,1); x > 0, product of y with both parts of the logarithm",
+            logarithmic.power,
+            logarithmic.power_cases,
+            logarithmic.PRODUCTS,
+            chosen=logarithmic.power_chosen,
+            documented=mitchell.power,
+        ),
+        Component(
             "mitchell_matmul",
             "f(a, b, dialect)        (n,k), (k,m) -> (n,m)",
             logarithmic.matmul,

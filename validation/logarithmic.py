@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIALECTS",
+    "PRODUCTS",
     "WHOLE",
     "WORDS",
     "corrected_cases",
@@ -51,10 +52,14 @@ __all__ = [
     "multiply_whole_cases",
     "multiply_words",
     "multiply_words_cases",
+    "power",
+    "power_cases",
+    "power_chosen",
     "square_root_cases",
     "square_root_chosen",
 ]
 
+PRODUCTS = ("mitchell", "exact")  # what multiplies an exponent and a logarithm
 DIALECTS = ("ieee", "pam")  # those that are defined without a dtype's range
 Forms = tuple["Callable[..., Any]", ...]
 
@@ -284,6 +289,46 @@ def matmul_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     }
     return [Case(name, hard, (x, y), {"dialect": "ieee"}) for name, (hard, x, y) in places.items()] + [
         Case("ordinary, pam", "unit normal", (b.T, a.T), {"dialect": "pam"})
+    ]
+
+
+def power(x: Any, y: Any, product: str) -> Any:
+    """Mitchell's power."""
+    return mitchell.power(x, y, product=product)
+
+
+def power_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+    """Powers of positive numbers: both signs of the exponent, squares, cubes, roots and reciprocals, numbers near 1, both ends of the range."""
+    fmt = FORMATS[dtype]
+    k, many = np.arange(1, 9) / 8, 0.25 * fmt.highest
+    spread = 2.0 ** rng.integers(-2, 3, (16, 1))
+    places = {
+        "ordinary": (
+            "a few binades, exponents of both signs",
+            spread * rng.uniform(1, 2, (16, 1)),
+            rng.uniform(-2, 2, (16, 1)),
+        ),
+        "small exponents": (
+            "squares, cubes, roots, reciprocals",
+            np.repeat(1 + k[:6], 6),
+            np.tile([2, 3, 0.5, -1, -2, 1.5], 6),
+        ),
+        "large": (
+            "towards both ends of the range",
+            np.array([1.25, 2.75, 1.25, 2.75]),
+            np.array([1, 0.5, -1, -0.5]) * many,
+        ),
+        "below 1": (
+            "negative logarithms: the whole part is below",
+            0.5 + k[:7] / 2,
+            np.array([0.75, 1.5, 3, -0.75, -1.5, -3, 2.25]),
+        ),
+        "near 1": ("large exponents of small logarithms", 1 + 2.0 ** -np.arange(2, 7), 2.0 ** np.arange(1, 6) * 1.25),
+    }
+    return [
+        Case(f"{name}, {product}", hard, (_column(x), _column(y)), {"product": product})
+        for product in PRODUCTS
+        for name, (hard, x, y) in places.items()
     ]
 
 
@@ -539,6 +584,24 @@ def exp2_chosen(x: Any) -> Forms:
     """The power on the intervals of the exact numbers, its significand as 1 + (x - n) and as x + (1 - n)."""
     whole = np.floor(x)
     return (lambda y: bits.scaled(1 + (y - whole), whole), lambda y: bits.scaled(y + (1 - whole), whole))
+
+
+def power_chosen(x: Any, y: Any, product: str) -> Forms:
+    """The power on the binade, the pieces of both products and the whole part of their sum that the exact operands choose."""
+    e, f = bits.split(x)
+
+    def exactly(a: Any, b: Any, dialect: str) -> Any:
+        return a * b
+
+    (first,), (second,) = (multiply_chosen(y, z, "ieee") if product == "mitchell" else (exactly,) for z in (e, f))
+    whole = np.floor(first(y, e, "ieee"))
+    carry = np.floor((first(y, e, "ieee") - whole) + second(y, f, "ieee"))
+
+    def form(base: Any, exponent: Any, product: str) -> Any:
+        rest = (first(exponent, e, "ieee") - whole) + second(exponent, _fraction(base, e), "ieee")
+        return bits.scaled(1 + (rest - carry), whole + carry)
+
+    return (form,)
 
 
 def matmul_chosen(a: Any, b: Any, dialect: str) -> Forms:

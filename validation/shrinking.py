@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, str]] = {
     **dict.fromkeys((f"mitchell_{name}" for name in _OF_WHOLE), _WHOLE),
     **dict.fromkeys(("mitchell_log2", "mitchell_exp2", "mitchell_square_root"), _COLUMN),
     "mitchell_matmul": {"a": "n k", "b": "k m"},
+    "mitchell_power": {"x": "n 1", "y": "n 1"},
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},

@@ -334,6 +334,13 @@ def _mitchell_matrices(draw: Draw, subject: components.Component, dtype: str, di
     return (a, b), {"dialect": dialect or draw(st.sampled_from(subject.dialects))}
 
 
+def _mitchell_raised(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    count = draw(st.integers(1, 4))
+    x = np.abs(_array(draw, dtype, 4.0, (count, 1)))
+    x = np.where(x < 2.0**-4, 1.5, x)
+    return (x, _array(draw, dtype, 3.0, (count, 1))), {"product": dialect or draw(st.sampled_from(subject.dialects))}
+
+
 def _mitchell_patterns(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
     name, chosen = draw(st.sampled_from(tuple(FORMATS))), dialect or draw(st.sampled_from(subject.dialects))
     fmt, count = FORMATS[name], draw(st.integers(1, 4))
@@ -413,6 +420,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "mitchell_log2": _mitchell_log,
     "mitchell_exp2": _mitchell_power,
     "mitchell_corrected": _mitchell_corrected,
+    "mitchell_power": _mitchell_raised,
     "mitchell_matmul": _mitchell_matrices,
     "mitchell_square_root": _mitchell_log,
     **dict.fromkeys(("mitchell_multiply_patterns", "mitchell_divide_patterns"), _mitchell_patterns),

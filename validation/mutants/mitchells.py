@@ -386,6 +386,50 @@ _CORRECTED = (
 )
 
 
+def _raised(
+    x: Any, y: Any, product: str, *, times: Any = None, parts: Any = _parts, anti: Any = _exp2, sign: int = 1
+) -> Any:
+    """2^(y e + y f), the whole parts apart."""
+    e, f = parts(x)
+    by = times or (lambda a, b: _multiply(a, b, "ieee") if product == "mitchell" else a * b)
+    y = sign * y
+    first, second = by(y, e.astype(x.dtype)), by(y, f.astype(x.dtype))
+    whole = np.floor(first)
+    size = anti(((first - whole) + second).astype(x.dtype))
+    return np.ldexp(size, np.clip(whole, -4000, 4000).astype(int))
+
+
+_of_raised = family("mitchell_power", _raised)
+_RAISED = (
+    _of_raised("exact power", "exact-operation", function=lambda x, y, product: np.power(x, y)),
+    _of_raised("exact products throughout", "parameter-ignored", times=lambda a, b: a * b),
+    _of_raised("Mitchell's products throughout", "parameter-ignored", times=lambda a, b: _multiply(a, b, "ieee")),
+    _of_raised("minus", "sign", sign=-1),
+    _of_raised("no fraction", "missing-term", parts=lambda x: (_parts(x)[0], 0 * x)),
+    _of_raised("exponent one too large", "off-by-one", parts=lambda x: (_parts(x)[0] + 1, _parts(x)[1])),
+    _of_raised("cut off towards zero", "off-by-one", anti=functools.partial(_exp2, whole=np.trunc)),
+    _of_raised("no leading one", "missing-term", anti=functools.partial(_exp2, fraction=lambda f: f - 1)),
+    _of_raised("operands exchanged", "exchanged", function=lambda x, y, product: _raised(np.abs(y), x, product)),
+    _of_raised("exact power of two at the end", "exact-operation", anti=np.exp2),
+    _of_raised(
+        "exact logarithm",
+        "exact-operation",
+        function=lambda x, y, product: _exp2(
+            (_multiply(y, np.log2(x), "ieee") if product == "mitchell" else y * np.log2(x)).astype(x.dtype)
+        ),
+    ),
+    _of_raised(
+        "one product with the whole logarithm",
+        "dialect",
+        function=lambda x, y, product: _exp2(
+            (_multiply(y, _log2(x), "ieee") if product == "mitchell" else y * _log2(x)).astype(x.dtype)
+        ),
+    ),
+    _of_raised("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_raised)),
+    _of_raised("answers in float64", "dtype-leak", dtypes=SHORT, entire=leaking(_raised)),
+)
+
+
 def _matmul(a: Any, b: Any, dialect: str, *, product: Any = _multiply, added: Any = None) -> Any:
     terms = product(a[:, :, None], b[None, :, :], dialect).astype(a.dtype)
     return np.sum(terms, axis=1) if added is None else added(terms)
@@ -960,6 +1004,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_LOGARITHMS,
     *_POWERS,
     *_CORRECTED,
+    *_RAISED,
     *_MATRICES,
     *_ROOTS,
     *_WHOLE_PRODUCTS,
@@ -974,6 +1019,7 @@ TWINS = {
     "mitchell_log2": wide(_log2),
     "mitchell_exp2": wide(_exp2),
     "mitchell_corrected": wide(_corrected_multiply),
+    "mitchell_power": wide(_raised),
     "mitchell_matmul": wide(_matmul),
     "mitchell_square_root": wide(_square_root),
     "mitchell_multiply_integer": _multiply_whole,

@@ -70,6 +70,7 @@ SCALAR: dict[str, Callable[..., Any]] = {
         mitchell.mitchell_corrected,
         mitchell.mitchell_square_root,
         mitchell.mitchell_matmul,
+        mitchell.mitchell_power,
         mitchell.mitchell_multiply_patterns,
         mitchell.mitchell_divide_patterns,
         mitchell.mitchell_multiply_words,

@@ -31,6 +31,7 @@ __all__ = [
     "mitchell_multiply_integer",
     "mitchell_multiply_patterns",
     "mitchell_multiply_words",
+    "mitchell_power",
     "mitchell_square_root",
 ]
 
@@ -148,6 +149,30 @@ def mitchell_corrected(a: Any, b: Any) -> Any:
         return _of_signs(x, y, _anti(e + h, m + n - 2) + rest)
 
     return _pairwise(rule, a, b)
+
+
+def _times(x: Any, y: Any) -> Any:
+    """The product of two numbers by their logarithms."""
+    if x * y == 0:
+        return mpf(0)
+    (e, m), (h, n) = _halvings(abs(x)), _halvings(abs(y))
+    return _of_signs(x, y, _anti(e + h, m + n - 2))
+
+
+@scalar
+def mitchell_power(x: Any, y: Any, product: str) -> Any:
+    """The number whose approximate logarithm is that of x, in its two parts, by y."""
+
+    def rule(base: Any, exponent: Any) -> Any:
+        e, m = _halvings(base)
+        parts = (
+            [exponent * e, exponent * (m - 1)]
+            if product == "exact"
+            else [_times(exponent, mpf(e)), _times(exponent, m - 1)]
+        )
+        return _anti(0, sum(parts))
+
+    return _pairwise(rule, x, y)
 
 
 @scalar

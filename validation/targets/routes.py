@@ -159,6 +159,14 @@ def _mitchell_corrected(a: Any, b: Any, *, xp: Any) -> Any:
     return _with_sign(a, b, size, xp.astype(a, xp.float64) * xp.astype(b, xp.float64), "ieee", xp)
 
 
+def _mitchell_power(x: Any, y: Any, product: str, *, xp: Any) -> Any:
+    e, f = _binade(x, xp)
+    parts = [xp.astype(e, x.dtype), f]
+    first, second = (y * part if product == "exact" else _mitchell_multiply(y, part, "ieee", xp=xp) for part in parts)
+    whole = xp.floor(first)
+    return _times_power(_mitchell_exp2((first - whole) + second, xp=xp), xp.astype(whole, xp.int32), xp)
+
+
 def _mitchell_matmul(a: Any, b: Any, dialect: str, *, xp: Any) -> Any:
     return xp.sum(_mitchell_multiply(a[:, :, None], b[None, :, :], dialect, xp=xp), axis=1)
 
@@ -480,6 +488,7 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "mitchell_log2": _mitchell_log2,
     "mitchell_corrected": _mitchell_corrected,
     "mitchell_matmul": _mitchell_matmul,
+    "mitchell_power": _mitchell_power,
     "mitchell_square_root": _mitchell_square_root,
     "mitchell_multiply_patterns": pattern_routes.multiply,
     "mitchell_divide_patterns": pattern_routes.divide,
