@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from refimpl import mitchell, special
 from refimpl.errors import ConfigError, DtypeError, NotBuiltYetError
+from refimpl.inference import mitchell as inference
 from refimpl.number_system import Array, device_of, is_ball, kind_of_products, namespace, whole_number
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class Arithmetic:
         if self.form not in FORMS:
             expected = ", ".join(FORMS)
             raise ConfigError("unknown arithmetic", where="Arithmetic(form)", expected=expected, got=repr(self.form))
-        kinds: Iterable[str] = (self.kinds,) if isinstance(self.kinds, str) else self.kinds
-        object.__setattr__(self, "kinds", frozenset(kinds))
+        object.__setattr__(self, "kinds", frozenset((self.kinds,) if isinstance(self.kinds, str) else self.kinds))
         unknown = sorted(map(repr, self.kinds - set(KINDS)))
         if unknown or not self.kinds:
             got = ", ".join(unknown) or "none at all"
@@ -98,7 +98,9 @@ class Arithmetic:
 def named_arithmetic(arithmetic: str | Arithmetic, kinds: Iterable[str] | None = None) -> Arithmetic:
     """The arithmetic of that name, one of `FORMS`, or the one given; `kinds` in place of its own. Raises ConfigError for unknown names."""
     chosen = arithmetic if isinstance(arithmetic, Arithmetic) else Arithmetic(arithmetic)
-    return chosen if kinds is None else Arithmetic(chosen.form, frozenset(kinds))
+    return (
+        chosen if kinds is None else Arithmetic(chosen.form, frozenset((kinds,) if isinstance(kinds, str) else kinds))
+    )
 
 
 def plain(x: Any) -> Any:
@@ -115,25 +117,32 @@ def _is_floating(x: Array) -> bool:
     return "float" in str(x.dtype)
 
 
+FLUSH = "flush"  # the dialect of products and quotients: bare additions of patterns, with the usual guards; corrected ones have "ieee" alone
+
+
 def _product(a: Array, b: Array, form: str) -> Array:
-    """P(a, b). Products of Mitchell's have the dialect "flush", that of bare additions of patterns; corrected ones have that of IEEE 754 alone."""
+    """P(a, b)."""
     return mitchell.corrected_multiply(a, b) if form == "mitchell-corrected" else mitchell.multiply(a, b, dialect=FLUSH)
 
 
 def _quotient(a: Array, b: Array, form: str) -> Array:
+    """Q(a, b), which has one form."""
     return mitchell.divide(a, b, dialect=FLUSH)
 
 
 def _sums_of_products(a: Array, b: Array, form: str) -> Array:
-    """Σ_k P(a_ik, b_kj): the one place where sums of products are made."""
+    """Σ_k P(a_ik, b_kj): the one place where sums of products are made, fast where that is possible, and the same bits either way."""
+    matmul = inference.matmul if _has_fast_products(a, b) else mitchell.matmul
     if form == "mitchell-corrected":
-        return mitchell.matmul(a, b, corrected=True)
+        return matmul(a, b, corrected=True)
     if form == "mitchell-centred":  # P(P(a, b), c) = P(P(a, c), b): one product an operand, not one a term
         a = mitchell.multiply(a, _number(CENTRE, a), dialect=FLUSH)
-    return mitchell.matmul(a, b, dialect=FLUSH)
+    return matmul(a, b, dialect=FLUSH)
 
 
-FLUSH = "flush"
+def _has_fast_products(a: Array, b: Array) -> bool:
+    library = namespace(a, b).__name__
+    return library == "array_api_compat.numpy" or (library == "array_api_compat.cupy" and str(a.dtype) != "float64")
 
 
 def _number(value: Any, like: Array) -> Array:
@@ -260,7 +269,7 @@ _SAME = frozenset(
         *("arange", "asarray", "astype", "broadcast_to", "concat", "expand_dims", "finfo", "flip", "full", "full_like"),
         *("iinfo", "isdtype", "matrix_transpose", "nonzero", "ones", "ones_like", "permute_dims", "reshape", "roll"),
         *("squeeze", "stack", "take", "take_along_axis", "where", "zeros", "zeros_like", "result_type"),
-        *("all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "max", "min", "sort", "sum"),
+        *("all", "any", "argmax", "argmin", "argsort", "cumulative_sum", "max", "min", "sort"),
         *("abs", "add", "ceil", "clip", "equal", "floor", "greater", "greater_equal", "isfinite", "isinf", "isnan"),
         *("less", "less_equal", "logical_and", "logical_not", "logical_or", "maximum", "minimum", "negative"),
         *("not_equal", "round", "sign", "signbit", "subtract", "trunc"),
@@ -362,13 +371,23 @@ class Namespace:
         array = plain(x)
         return self._made(self.inner.sqrt(array) if self._form(array) == "exact" else mitchell.square_root(array))
 
-    def mean(self, x: Any, *, axis: int | None = None, keepdims: bool = False) -> Array:  # -> the axis reduced
+    def sum(self, x: Any, *, axis: int | None = None, keepdims: bool = False) -> Array:  # -> the axis reduced
+        """Σ x: where products are replaced, from the first term to the last, so that the answer is the same for every layout and library."""
+        array = plain(x)
+        if self._form(array) == "exact" or axis is None:
+            return self._made(self.inner.sum(array, axis=axis, keepdims=keepdims))
+        before = (slice(None),) * (axis % array.ndim)
+        total = array[(*before, slice(0, 1))]
+        for k in range(1, array.shape[axis]):
+            total = total + array[(*before, slice(k, k + 1))]
+        return self._made(total if keepdims else self.inner.squeeze(total, axis=axis))
+
+    def mean(self, x: Any, *, axis: int, keepdims: bool = False) -> Array:  # -> the axis reduced
         """Q(Σ x, n)."""
         array = plain(x)
         if self._form(array) == "exact":
             return self._made(self.inner.mean(array, axis=axis, keepdims=keepdims))
-        total = self.inner.sum(array, axis=axis, keepdims=keepdims)
-        return self.divide(self._made(total), math.prod(array.shape) if axis is None else array.shape[axis])
+        return self.divide(self.sum(x, axis=axis, keepdims=keepdims), array.shape[axis])
 
     def exp(self, x: Any) -> Array:  # (...) -> (...)
         """e^x, or 2^P(x, log2 e) ≈ `exp2_approx`(P(x, log2 e)) where exponentials are replaced."""
