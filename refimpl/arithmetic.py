@@ -3,10 +3,11 @@
     ab -> P(a, b)     Σ_k a_ik b_kj -> Σ_k P(a_ik, b_kj)     a/b -> Q(a, b)     √a -> R(a)     mean_n -> Q(Σ, n)
 
 P, Q and R are `refimpl.mitchell`'s product, quotient and square root. A definition takes its namespace from its arguments, so it runs unchanged on
-an `ArithmeticArray`: a float array whose `*`, `/`, `@`, `**`, `sqrt` and `mean` are those. Sums, differences, comparisons, maxima and moving elements
-are the array library's own. So are whole numbers (token ids, positions, masks) and Python's numbers among each other (1/√d is worked out once, the
-product with it is not). Exponentials, logarithms, hyperbolic tangents and the error function are no products: they stay exact unless the kind
-"exponential" is asked for.
+an `ArithmeticArray`: a float array whose `*`, `/`, `@`, `**`, `sqrt` and `mean` are those, and whose sums are added up from the first term to the
+last. Differences, comparisons, maxima and moving elements are the array library's own, and so are whole numbers (token ids, positions, masks) and
+Python's numbers among each other: √d is worked out exactly, and what is divided by it is a quotient Q. Exponentials, logarithms, hyperbolic tangents
+and the error function are no products. They stay exact unless the kind "exponential" is asked for, which has e^x and tanh. With these replaced too,
+only additions, comparisons and whole numbers are left, and every array library gives the same bits.
 
 Where a product is replaced, a *kind of layer* says: `number_system.products_of`, a line above each definition of a layer, names it.
 
@@ -98,9 +99,9 @@ class Arithmetic:
 def named_arithmetic(arithmetic: str | Arithmetic, kinds: Iterable[str] | None = None) -> Arithmetic:
     """The arithmetic of that name, one of `FORMS`, or the one given; `kinds` in place of its own. Raises ConfigError for unknown names."""
     chosen = arithmetic if isinstance(arithmetic, Arithmetic) else Arithmetic(arithmetic)
-    return (
-        chosen if kinds is None else Arithmetic(chosen.form, frozenset((kinds,) if isinstance(kinds, str) else kinds))
-    )
+    if kinds is None:
+        return chosen
+    return Arithmetic(chosen.form, frozenset((kinds,) if isinstance(kinds, str) else kinds))
 
 
 def plain(x: Any) -> Any:
@@ -117,12 +118,14 @@ def _is_floating(x: Array) -> bool:
     return "float" in str(x.dtype)
 
 
-FLUSH = "flush"  # the dialect of products and quotients: bare additions of patterns, with the usual guards; corrected ones have "ieee" alone
+FLUSH = "flush"  # bare additions of patterns with the usual guards, for products and quotients; corrected products have "ieee" alone
 
 
 def _product(a: Array, b: Array, form: str) -> Array:
     """P(a, b)."""
-    return mitchell.corrected_multiply(a, b) if form == "mitchell-corrected" else mitchell.multiply(a, b, dialect=FLUSH)
+    if form == "mitchell-corrected":
+        return inference.multiply(a, b, corrected=True)
+    return inference.multiply(a, b, dialect=FLUSH)
 
 
 def _quotient(a: Array, b: Array, form: str) -> Array:
@@ -131,12 +134,12 @@ def _quotient(a: Array, b: Array, form: str) -> Array:
 
 
 def _sums_of_products(a: Array, b: Array, form: str) -> Array:
-    """Σ_k P(a_ik, b_kj): the one place where sums of products are made, fast where that is possible, and the same bits either way."""
+    """Σ_k P(a_ik, b_kj), fast where that is possible, and the same bits either way."""
     matmul = inference.matmul if _has_fast_products(a, b) else mitchell.matmul
     if form == "mitchell-corrected":
         return matmul(a, b, corrected=True)
     if form == "mitchell-centred":  # P(P(a, b), c) = P(P(a, c), b): one product an operand, not one a term
-        a = mitchell.multiply(a, _number(CENTRE, a), dialect=FLUSH)
+        a = _product(a, _number(CENTRE, a), form)
     return matmul(a, b, dialect=FLUSH)
 
 

@@ -48,10 +48,14 @@ def _refused(kind: type[Exception], *words: str) -> Any:
 
 
 def _logits(
-    number: Arithmetic | None, system: System = NUMPY, dtype: str = "float32", config: Any = models.TINY
+    number: Arithmetic | None,
+    system: System = NUMPY,
+    dtype: str = "float32",
+    config: Any = models.TINY,
+    rows: list[list[int]] = IDS,
 ) -> Any:
     weights = models.weights(config, system, dtype)
-    ids = system.to(np.array(IDS))
+    ids = system.to(np.array(rows))
     if number is not None:
         weights, ids = number.wrap((weights, ids))
     return system.back(plain(gpt2.logits(weights, config, ids)))
@@ -234,12 +238,12 @@ SMALL = gpt2.GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_hea
 def test_every_layout_and_library_gives_the_same_bits(form: str) -> None:
     """With exponentials replaced nothing is left that libraries may round differently."""
     everything = Arithmetic(form, frozenset(KINDS))
-    expected = _logits(everything, config=SMALL)
+    expected = _logits(everything, config=SMALL, rows=[IDS[0][:3]])
     others = [
         each for each in HOST[1:] if "strict" not in each.name or (each.name, form) == ("strict-device1", "mitchell")
     ]
     for system in others:
-        assert _logits(everything, system, config=SMALL).tobytes() == expected.tobytes(), system.name
+        assert _logits(everything, system, config=SMALL, rows=[IDS[0][:3]]).tobytes() == expected.tobytes(), system.name
     assert len(others) == (4 if form == "mitchell" else 3)
 
 
@@ -327,7 +331,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     for name in ("multiply", "corrected_multiply", "divide", "square_root", "matmul", "exp2_approx"):
         monkeypatch.setattr(mitchell, name, noted(getattr(mitchell, name)))
-    monkeypatch.setattr(arithmetic.inference, "matmul", noted(arithmetic.inference.matmul))
+    for name in ("multiply", "matmul"):
+        monkeypatch.setattr(arithmetic.inference, name, noted(getattr(arithmetic.inference, name)))
     Watched.seen.clear()
     yield calls
     Watched.seen.clear()

@@ -46,17 +46,10 @@ if TYPE_CHECKING:
 
 __all__ = ["matmul", "multiply"]
 
-PRODUCTS, COLUMNS, STEPS = (
-    65536,
-    1024,
-    64,
-)  # of a block, at most; its columns; the k for which operands are prepared at a time
+PRODUCTS, COLUMNS, STEPS = 65536, 1024, 64  # of a block, at most; its columns; the k for which operands are prepared at a time
 NARROW = 256  # fewer columns than this, and than rows: C is computed as the transpose of B^T A^T
 PIECE = 16384  # products that are computed again at a time
-_REST = {
-    "float32": 26,
-    "float64": 55,
-}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
+_REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
 
 
 @dataclass(frozen=True)
@@ -74,9 +67,7 @@ class _Form:
     least: int  # least <= |x|, least <= |y|
     low: int  # low <= |x| + |y| < high
     high: int
-    zero: (
-        int  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
-    )
+    zero: int  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
 
     def sizes(self, x: Array) -> Array:
         """The patterns of |x|."""
@@ -112,13 +103,7 @@ def _form(name: str, dialect: str, corrected: bool = False) -> _Form:
 
     return _Form(
         *(name, dialect, corrected, getattr(np, name), getattr(np, f"int{fmt.width}"), getattr(np, f"uint{fmt.width}")),
-        *(
-            at(0),
-            at(fmt.highest + 1),
-            at(fmt.lowest + rest if corrected else fmt.lowest),
-            at(0) + at(low),
-            at(0) + at(high),
-        ),
+        *(at(0), at(fmt.highest + 1), at(fmt.lowest + rest if corrected else fmt.lowest), at(0) + at(low), at(0) + at(high)),
         {"ieee": 1, "flush": at(fmt.lowest)}.get(dialect, 0),
     )
 
@@ -144,9 +129,7 @@ def _guarded(a: Array, b: Array, form: _Form) -> Array:
     return mitchell.multiply(a, b, dialect=form.dialect)
 
 
-def _again(
-    terms: Array, a: Array, b: Array, rows: Array, form: _Form
-) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
+def _again(terms: Array, a: Array, b: Array, rows: Array, form: _Form) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
     """Write the products of these rows into `terms`, some at a time."""
     p, i = np.nonzero(rows)
     step = max(1, PIECE // terms.shape[-1])
@@ -275,9 +258,7 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
         target[...] = total
 
 
-def _sequential(
-    a: Array, b: Array, out: Array, form: _Form
-) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
+def _sequential(a: Array, b: Array, out: Array, form: _Form) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
     """Write the product to `out`, one stack of matrices after the other. NumPy's settings are those of this thread, and are restored."""
     if out.shape[-1] < min(NARROW, out.shape[-2]):
         a, b, out = (x.swapaxes(-1, -2) for x in (b, a, out))
@@ -286,9 +267,7 @@ def _sequential(
     size = np.getbufsize()
     with np.errstate(all="ignore"):
         try:
-            np.setbufsize(
-                16
-            )  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
+            np.setbufsize(16)  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
             for index in np.ndindex(*stacks):
                 _stack(a[index], columns[index], out[index], form)
         finally:
@@ -372,9 +351,7 @@ def _whole_product(a: Array, b: Array, form: Callable[[str], _Form], threads: in
     name, steps = ("float32", 2**8) if max(a.itemsize, b.itemsize) == 1 else ("float64", 2**21)
     total = np.zeros(_shape_of_product(a, b), _sum_dtype(a))
     for k in _pieces(a.shape[-1], steps):
-        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(
-            total.dtype
-        )
+        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(total.dtype)
     return total
 
 
