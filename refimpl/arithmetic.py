@@ -175,11 +175,13 @@ class ArithmeticArray:
     def __array_namespace__(self, *, api_version: str | None = None) -> Namespace:
         return Namespace(namespace(self.array), self.arithmetic)
 
-    shape = property(lambda self: self.array.shape)
-    dtype = property(lambda self: self.array.dtype)
-    ndim = property(lambda self: self.array.ndim)
-    size = property(lambda self: self.array.size)
-    device = property(lambda self: device_of(self.array))
+    shape = property(
+        lambda self: self.array.shape, doc="The array's own, as are the dtype, number of axes, size and device."
+    )
+    dtype = property(lambda self: self.array.dtype, doc="The array's own.")
+    ndim = property(lambda self: self.array.ndim, doc="The array's own.")
+    size = property(lambda self: self.array.size, doc="The array's own.")
+    device = property(lambda self: device_of(self.array), doc="The array's own.")
 
     def __repr__(self) -> str:
         return f"{self.array!r} in {self.arithmetic}"
