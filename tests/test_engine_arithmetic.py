@@ -451,6 +451,22 @@ def test_operators_and_functions() -> None:
     assert (whole // 2).array.tolist() == [1, 2]
 
 
+def test_sums_are_added_up_from_the_first_term_to_the_last() -> None:
+    """NumPy adds in pairs where a row is contiguous and long, and in order where it is not: two answers for one sum."""
+    x = np.random.default_rng(3).standard_normal((40, 300)).astype(np.float32)
+    expected = np.add.accumulate(x, axis=-1)[:, -1]
+    assert not np.array_equal(np.sum(x, axis=-1), expected)
+    for layout in (x, np.asfortranarray(x), x[::-1][::-1]):
+        wrapped = Arithmetic("mitchell").wrap(layout)
+        xp = namespace(wrapped)
+        assert np.array_equal(xp.sum(wrapped, axis=-1).array, expected)
+        assert np.array_equal(xp.sum(wrapped, axis=1, keepdims=True).array[:, 0], expected)
+        assert np.array_equal(xp.mean(wrapped, axis=-1).array, mitchell.divide(expected, np.float32(300)[None]))
+    exact = Arithmetic("exact").wrap(x)
+    assert np.array_equal(namespace(exact).sum(exact, axis=-1).array, np.sum(x, axis=-1))
+    assert float(namespace(wrapped).sum(wrapped)) == pytest.approx(float(np.sum(x)), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["exp", "tanh"])
 def test_exponentials_are_near_the_functions(name: str) -> None:
     x = np.linspace(-12, 12, 4001, dtype=np.float32)
@@ -598,10 +614,14 @@ def test_a_loaded_encoder_computes_in_its_arithmetic() -> None:
     exact, moved = (refimpl.load(folder, backend="numpy", arithmetic=each) for each in ("exact", "mitchell"))
     none = refimpl.load(folder, backend="numpy")
     ids, mask = [[2, 5, 7, 3]], np.array([[True, True, True, False]])
-    for name in ("encode", "logits", "pooled"):
+    weights, rows, real = Arithmetic("mitchell").wrap((none.weights, np.array(ids), mask))
+    hidden = bert.encode(weights, none.config, rows, mask=real)
+    expected = (hidden, bert.masked_lm_logits(weights, none.config, hidden), bert.pooled(weights, hidden))
+    for name, by_definition in zip(("encode", "logits", "pooled"), expected, strict=True):
         right, same, other = (getattr(model, name)(ids, mask=mask) for model in (none, exact, moved))
         assert right.tobytes() == same.tobytes()
         assert type(other) is np.ndarray
+        assert np.array_equal(other, by_definition.array)
         assert not np.array_equal(other, right)
     assert "arithmetic mitchell" in repr(moved)
 
@@ -672,12 +692,17 @@ def _invoke(*arguments: Any) -> Any:
     return CliRunner().invoke(cli.app, [str(each) for each in arguments], env=PLAIN)
 
 
-def test_generate_in_an_arithmetic_is_the_library_call(tang: refimpl.Model) -> None:
-    done = _invoke(
-        "generate", "墙角", "--max-new-tokens", 3, "--arithmetic", "mitchell", "--approximate", "head", "--seed", 2
-    )
-    model = tang.with_arithmetic("mitchell", ["head"])
-    assert done.stdout == model.generate("墙角", max_new_tokens=3, seed=2) + "\n"
+def test_generate_in_an_arithmetic_is_the_library_call(tang: refimpl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, few = "春眠不觉晓，", {"max_new_tokens": 3, "seed": 3}
+    done = _invoke("generate", opening, "--max-new-tokens", 3, "--seed", 3, "--arithmetic", "mitchell")
+    assert done.stdout == tang.with_arithmetic("mitchell").generate(opening, **few) + "\n"
+    assert done.stdout != tang.generate(opening, **few) + "\n"
+    asked: list[Any] = []
+    monkeypatch.setattr(refimpl, "load", lambda path, **options: asked.append(options["arithmetic"]) or tang)
+    kinds = ("--approximate", "head", "--approximate", "attention")
+    for arguments in (("--arithmetic", "mitchell-corrected", *kinds), ()):
+        assert _invoke("generate", opening, "--max-new-tokens", 1, *arguments).exit_code == 0
+    assert asked == [named_arithmetic("mitchell-corrected", ["head", "attention"]), None]
 
 
 def test_score_compares_with_exact_arithmetic(tmp_path: Path, tang: refimpl.Model) -> None:
@@ -754,5 +779,6 @@ def test_the_example_poems_are_read_whole() -> None:
 def test_every_array_of_the_arithmetic_says_what_it_is() -> None:
     x = Arithmetic("mitchell").wrap(np.ones(2, np.float32))
     assert isinstance(x, ArithmeticArray)
-    assert Arithmetic("exact").wrap(x).arithmetic.form == "exact"  # an array has one arithmetic, the last
+    again = Arithmetic("exact").wrap(x)  # an array has one arithmetic, the last
+    assert (again.arithmetic.form, type(again.array)) == ("exact", np.ndarray)
     assert plain([x, (x, 1)])[1][0] is x.array
