@@ -3,27 +3,29 @@
     pattern(P(x, y)) = pattern(x) + pattern(y) - pattern(1.0)      modulo 2^32 (2^64), the signs included                         (1)
     C_ij <- C_ij + P(a_ik, b_kj)      for k = 0, 1, ... in this order, beginning with C_ij = -0                                   (2)
 
-(1) holds wherever x, y and P(x, y) are normal numbers (claim MITCHELL-4): the sum of the sign bits is their exclusive or, since nothing is carried
-into or out of them. A product is then one addition of whole numbers, and a step k of (2) two additions of a block that stays in the cache: no array of
-n · k · m products is ever made. -0 is the number to begin with, because -0 + x = x for every x, -0 too; sums in another order, or of several k before
-they are added to C, would be rounded differently, so there are none.
+(1) holds wherever x, y and P(x, y) are normal numbers (claim MITCHELL-4): the sum of the sign bits is their exclusive or, since nothing
+is carried into or out of them. A product is then one addition of whole numbers, and a step k of (2) two additions of a block that stays in
+the cache: no array of n · k · m products is ever made. -0 is the number to begin with, because -0 + x = x for every x, -0 too; sums in another
+order, or of several k before they are added to C, would be rounded differently, so there are none.
 
-Where (1) does not hold is decided from the smallest and the largest pattern of the operands of a step in a block. If their sums are in the range, all are.
-If not, the rows or the columns that can leave it are computed again, whichever are fewer:
+Where (1) does not hold is decided from the smallest and the largest pattern of the operands, of some steps, then of each, in a block. If their
+sums are in the range, all are. If not, the rows or the columns that can leave it are computed again, whichever are fewer:
 
-* where an operand is 0, infinite or NaN (in the dialect "flush", also subnormal), P(x, y) is IEEE 754's product xy;
-* subnormal operands, answers below and beyond the range: float32 is widened to float64, in whose range (1) holds, and rounded back, once; all else is
-  computed by the definition.
+* where an operand is 0, infinite or NaN (in the dialect "flush", also subnormal), P(x, y) is IEEE 754's product xy. For zeros that is the sign
+  of 1.0 y, kept by a mask;
+* subnormal operands, answers below and beyond the range: float32 is widened to float64, in whose range (1) holds, and rounded back, once; all
+  else is computed by the definition.
 
 The dialects "pam" and "semimul" are computed by the definition wherever their thresholds could matter, zeros included. float16 and bfloat16 are
-widened to float32 once, and rounded once at the end; whole numbers of 8 and 16 bits are exact in float32 and float64, as are sums of 256 and 2^21 of
-their products, which are added up in 64 bits.
+widened to float32 once, and rounded once at the end; whole numbers of 8 and 16 bits are exact in float32 and float64, as are sums of 256 and
+2^21 of their products, which are added up in 64 bits.
 
-The corrected form is P(x, y) + P(u, v), with the rests u = x - 2^e, v = y - 2^h, or u = 2^(e+1) - x, v = 2^(h+1) - y after a carry (equation (4) of
-`refimpl.mitchell`). P is monotone and f + g < 1 says f < 1 - g and g < 1 - f: so the second product is the smaller of the two, and three additions of
-patterns, a minimum and two additions of floats make a step.
+The corrected form is P(x, y) + P(u, v), with the rests u = x - 2^e, v = y - 2^h, or u = 2^(e+1) - x, v = 2^(h+1) - y after a carry (equation
+(4) of `refimpl.mitchell`). P is monotone, and f + g < 1 says f < 1 - g and g < 1 - f: so the second product is the smaller of the two, and
+three additions of patterns, a minimum and two additions of floats make a step.
 
-NaN has many patterns: where the definition's answer is NaN so is the one here, but its sign and payload may differ. Floating-point warnings are not given.
+NaN has many patterns: where the definition's answer is NaN so is the one here, but its sign and payload may differ. Floating-point warnings
+are not given.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ import numpy as np
 from refimpl import mitchell
 from refimpl.bits import FORMATS
 from refimpl.errors import ConfigError, DtypeError, ShapeError
+from refimpl.inference import mitchell_cupy
 from refimpl.number_system import Array, namespace, rounded_once
 
 if TYPE_CHECKING:
@@ -46,10 +49,17 @@ if TYPE_CHECKING:
 
 __all__ = ["matmul", "multiply"]
 
-PRODUCTS, COLUMNS, STEPS = 131072, 1024, 64  # of a block, at most; its columns; the k for which operands are prepared at a time
+PRODUCTS, COLUMNS, STEPS = (
+    131072,
+    1024,
+    64,
+)  # of a block, at most; its columns; the k for which operands are prepared at a time
 NARROW = 256  # fewer columns than this, and than rows: C is computed as the transpose of B^T A^T
 GROUP = PIECE = 16384  # products of several steps that are formed at a time; products that are computed again at a time
-_REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
+_REST = {
+    "float32": 26,
+    "float64": 55,
+}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,9 @@ class _Form:
     least: Any  # least <= |x|, least <= |y|
     low: Any  # low <= |x| + |y| < high
     high: Any
-    zero: Any  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
+    zero: (
+        Any  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
+    )
 
     def sizes(self, x: Array) -> Array:
         """The patterns of |x|."""
@@ -131,7 +143,9 @@ def _guarded(a: Array, b: Array, form: _Form) -> Array:
     return mitchell.multiply(a, b, dialect=form.dialect)
 
 
-def _again(terms: Array, a: Array, b: Array, rows: Array, form: _Form) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
+def _again(
+    terms: Array, a: Array, b: Array, rows: Array, form: _Form
+) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
     """Write the products of these rows into `terms`, some at a time."""
     p, i = np.nonzero(rows)
     step = max(1, PIECE // terms.shape[-1])
@@ -213,8 +227,9 @@ class _Part:
         return np.where(self.special, form.sign, ~form.unsigned(0)).view(form.signed)
 
 
-def _correct(terms: Array, above: Array, below: Array, form: _Form) -> None:
+def _correct(terms: Array, rests: list[Array], form: _Form) -> None:
     """Add the smaller of the two corrections, which are patterns, to the products."""
+    above, below = rests
     np.minimum(above.view(form.unsigned), below.view(form.unsigned), out=above.view(form.unsigned))
     np.add(terms, above.view(form.dtype), out=terms)
 
@@ -230,8 +245,10 @@ def _terms(a: _Part, b: _Part, space: list[Array], form: _Form) -> Iterator[Arra
         some = slice(start, start + size)
         np.add(x[some], y[some], sums[: len(x) - start])
         if form.corrected:
-            rests = [np.add(u[some], v[some], t[: len(x) - start]) for (u, v), t in zip(pairs[1:], space[1:], strict=True)]
-            _correct(terms[: len(x) - start], *rests, form)
+            rests = [
+                np.add(u[some], v[some], t[: len(x) - start]) for (u, v), t in zip(pairs[1:], space[1:], strict=True)
+            ]
+            _correct(terms[: len(x) - start], rests, form)
         for mask in masks:
             np.bitwise_and(sums[: len(x) - start], mask[some], sums[: len(x) - start])
         yield from terms[: len(x) - start]
@@ -291,7 +308,9 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
         target[...] = total
 
 
-def _sequential(a: Array, b: Array, out: Array, form: _Form) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
+def _sequential(
+    a: Array, b: Array, out: Array, form: _Form
+) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
     """Write the product to `out`, one stack of matrices after the other. NumPy's settings are those of this thread, and are restored."""
     if out.shape[-1] < min(NARROW, out.shape[-2]):
         a, b, out = (x.swapaxes(-1, -2) for x in (b, a, out))
@@ -300,7 +319,9 @@ def _sequential(a: Array, b: Array, out: Array, form: _Form) -> None:  # (..., n
     size = np.getbufsize()
     with np.errstate(all="ignore"):
         try:
-            np.setbufsize(16)  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
+            np.setbufsize(
+                16
+            )  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
             for index in np.ndindex(*stacks):
                 _stack(a[index], columns[index], out[index], form)
         finally:
@@ -384,7 +405,9 @@ def _whole_product(a: Array, b: Array, form: Callable[[str], _Form], threads: in
     name, steps = ("float32", 2**8) if max(a.itemsize, b.itemsize) == 1 else ("float64", 2**21)
     total = np.zeros(_shape_of_product(a, b), _sum_dtype(a))
     for k in _pieces(a.shape[-1], steps):
-        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(total.dtype)
+        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(
+            total.dtype
+        )
     return total
 
 
@@ -401,8 +424,8 @@ def matmul(
 
     Parameters
     ----------
-    a, b : NumPy arrays, (..., n, k) and (..., k, m), whose other axes broadcast: floats of one dtype, or whole numbers of 8 or 16 bits; of any strides
-        (rows of `b` that are contiguous are fastest). Or CuPy arrays: float16, bfloat16 or float32, in the dialects "ieee" and "flush"
+    a, b : NumPy arrays, (..., n, k) and (..., k, m), whose other axes broadcast: floats of one dtype, or whole numbers of 8 or 16 bits; of
+        any strides (rows of `b` that are contiguous are fastest). Or CuPy arrays: float16, bfloat16 or float32, in the dialects "ieee" and "flush"
     dialect : as for `refimpl.mitchell.multiply`
     corrected : whether P is `refimpl.mitchell.corrected_multiply`, which has the dialect "ieee" alone
     out : array, (..., n, m), of the dtype of the product, to write it to
@@ -423,12 +446,10 @@ def matmul(
     mitchell._accumulable(a, b)
     shape = _shape_of_product(a, b)
     _check_rules(a, dialect, corrected)
+    _check_out(out, shape, a)
     if namespace(a, b).__name__ == "array_api_compat.cupy":
-        from refimpl.inference import mitchell_cupy
-
         return mitchell_cupy.matmul(a, b, dialect=dialect, corrected=corrected, out=out)
     _check_fast(a)
-    _check_out(out, shape, a)
     form = functools.partial(_form, dialect="ieee" if mitchell._is_whole(a) else dialect, corrected=corrected)
     if mitchell._is_whole(a):
         return _delivered(_whole_product(a, b, form, _counted(threads)), out)
@@ -469,7 +490,7 @@ def _flat_products(a: Array, b: Array, form: _Form) -> Array:  # (n), (n) -> (n)
     terms = [one + (other - form.signed(form.one)) for one, other in pairs]
     answer = terms[0].view(form.dtype)
     if form.corrected:
-        _correct(answer, *terms[1:], form)
+        _correct(answer, terms[1:], form)
     if not form.inside(*x.range, *y.range):
         outside = ~form.inside(x.sizes, x.sizes, y.sizes, y.sizes)
         answer[outside] = _guarded(a[outside], b[outside], form)
