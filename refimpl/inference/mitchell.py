@@ -53,13 +53,11 @@ PRODUCTS, COLUMNS, STEPS = (
     131072,
     1024,
     64,
-)  # of a block, at most; its columns; the k for which operands are prepared at a time
-NARROW = 256  # fewer columns than this, and than rows: C is computed as the transpose of B^T A^T
-GROUP = PIECE = 16384  # products of several steps that are formed at a time; products that are computed again at a time
-_REST = {
-    "float32": 26,
-    "float64": 55,
-}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
+)  # of a block; of its columns; of the k for which operands are prepared at a time: at most
+GROUP = 16384  # products of several steps of a small block that are formed at a time
+PIECE = 16384  # products that are computed again at a time
+NARROW = 256  # with fewer columns than this, and than rows, C is computed as the transpose of B^T A^T
+_REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): beside a product it is rounded away
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ class _Form:
     least: Any  # least <= |x|, least <= |y|
     low: Any  # low <= |x| + |y| < high
     high: Any
-    zero: (
-        Any  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
-    )
+    zero: Any  # an operand below this is a zero; 0 leaves zeros, infinities and NaN to the definition
 
     def sizes(self, x: Array) -> Array:
         """The patterns of |x|."""
