@@ -19,12 +19,13 @@ int current;
 void __syncthreads() { swapcontext(&thread_of[current], &scheduler); }
 
 float __fadd_rn(float a, float b) { return a + b; }
+float __fsub_rn(float a, float b) { return a - b; }
 
 struct Arguments {
     const unsigned int *a, *b;
     float *c;
     const long long *starts, *strides;
-    int n, m, depth, flush;
+    int n, m, depth, form;
 } given;
 
 void begin();
@@ -56,7 +57,7 @@ extern "C" void mitchell_matmul(const unsigned int *, const unsigned int *, floa
 namespace {
 void begin() {
     const long long *s = given.strides;
-    mitchell_matmul(given.a, given.b, given.c, given.starts, given.n, given.m, given.depth, s[0], s[1], s[2], s[3], given.flush);
+    mitchell_matmul(given.a, given.b, given.c, given.starts, given.n, given.m, given.depth, s[0], s[1], s[2], s[3], given.form);
     ended[current] = true;
 }
 }  // namespace

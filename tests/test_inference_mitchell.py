@@ -266,7 +266,6 @@ def test_what_only_the_fast_form_refuses() -> None:
     for dtype, options, words in (
         ("float64", {}, "float16, bfloat16, float32"),
         ("float32", {"dialect": "pam"}, "'pam'"),
-        ("float32", {"corrected": True}, "the corrected form"),
     ):
         with _refused(errors.RefimplError, "no kernel", words, "refimpl.mitchell.matmul"):
             mitchell_cupy.matmul(x.astype(dtype), x.astype(dtype), **options)
@@ -277,7 +276,7 @@ def test_what_only_the_fast_form_refuses() -> None:
 
 @pytest.fixture(scope="module")
 def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The kernel as a function of NumPy arrays of float32 and the dialect."""
+    """The kernel as a function of NumPy arrays of float32 and the form."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to compile the kernel with")
@@ -289,11 +288,11 @@ def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert done.returncode == 0, done.stderr
     library = ctypes.CDLL(str(folder / "kernel.so"))
 
-    def matmul(a: Any, b: Any, dialect: str) -> Any:
+    def matmul(a: Any, b: Any, form: str) -> Any:
         stacks = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         starts = np.stack([mitchell_cupy._beginnings(x, stacks) for x in (a, b)], axis=1)
         c = np.full((*stacks, a.shape[-2], b.shape[-1]), np.nan, np.float32)
-        grid, numbers = mitchell_cupy._launch(a, b, len(starts), dialect == "flush")
+        grid, numbers = mitchell_cupy._launch(a, b, len(starts), form)
         strides, sizes = np.array(numbers[3:7], np.int64), np.array([*numbers[:3], numbers[7]], np.int32)
         arrays = (a, b, c, starts, strides, sizes, np.array(grid, np.int32))
         library.run(*(ctypes.c_void_p(x.ctypes.data) for x in arrays))
@@ -302,7 +301,11 @@ def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return matmul
 
 
-@pytest.mark.parametrize("dialect", ["ieee", "flush"])
+def _defined(a: Any, b: Any, form: str) -> Any:
+    return _sum(a, b) if form == "corrected" else mitchell.matmul(a, b, dialect=form)
+
+
+@pytest.mark.parametrize("form", mitchell_cupy.FORMS)
 @pytest.mark.parametrize(
     ("shapes", "wild"),
     [
@@ -313,12 +316,12 @@ def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (((64, 16), (16, 64)), 0.0),
     ],
 )
-def test_the_kernel_gives_the_bits_of_the_definition(on_the_host: Any, shapes: Any, wild: float, dialect: str) -> None:
+def test_the_kernel_gives_the_bits_of_the_definition(on_the_host: Any, shapes: Any, wild: float, form: str) -> None:
     rng = np.random.default_rng(len(shapes[0]))
     a, b = (_numbers(rng, shape, "float32", wild) for shape in shapes)
-    expected = mitchell.matmul(a, b, dialect=dialect)
+    expected = _defined(a, b, form)
     for layout in ("plain", "fortran", "reversed", "gaps") if a.ndim > 2 else ("plain",):
-        assert _same(on_the_host(_laid_out(a, layout), _laid_out(b, layout), dialect), expected)
+        assert _same(on_the_host(_laid_out(a, layout), _laid_out(b, layout), form), expected)
 
 
 def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: Any) -> None:
@@ -330,9 +333,8 @@ def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: 
     near = (np.arange(100, dtype=np.uint32) * np.uint32(0x151515)) & np.uint32(0x03FFFFFF)
     x = np.concatenate([ends, ends | np.uint32(1 << 31), near, rng.integers(0, 2**32, 228, dtype=np.uint32)])
     x = np.concatenate([x, (near & np.uint32(0xFFFF)) + np.uint32(0x3F7FF000)]).view(np.float32)
-    for dialect in ("ieee", "flush"):
-        answer = on_the_host(x[:, None], x[None, :], dialect)
-        assert _same(answer, mitchell.multiply(x[:, None], x[None, :], dialect=dialect))
+    for form in mitchell_cupy.FORMS:
+        assert _same(on_the_host(x[:, None], x[None, :], form), _defined(x[:, None], x[None, :], form))
 
 
 def test_on_a_gpu_the_bits_are_those_of_numpy() -> None:
