@@ -24,8 +24,7 @@ float __fsub_rn(float a, float b) { return a - b; }
 struct Arguments {
     const unsigned int *a, *b;
     float *c;
-    const long long *starts, *strides;
-    int n, m, depth, form;
+    const long long *starts, *numbers;
 } given;
 
 void begin();
@@ -56,18 +55,19 @@ extern "C" void mitchell_matmul(const unsigned int *, const unsigned int *, floa
 
 namespace {
 void begin() {
-    const long long *s = given.strides;
-    mitchell_matmul(given.a, given.b, given.c, given.starts, given.n, given.m, given.depth, s[0], s[1], s[2], s[3], given.form);
+    const long long *s = given.numbers;
+    mitchell_matmul(given.a, given.b, given.c, given.starts, static_cast<int>(s[0]), static_cast<int>(s[1]), static_cast<int>(s[2]), s[3], s[4],
+                    s[5], s[6], static_cast<int>(s[7]));
     ended[current] = true;
 }
 }  // namespace
 
-extern "C" void run(const unsigned int *a, const unsigned int *b, float *c, const long long *starts, const long long *strides,
-                    const int *sizes, const int *grid) {
-    given = {a, b, c, starts, strides, sizes[0], sizes[1], sizes[2], sizes[3]};
-    for (int z = 0; z < grid[2]; z++)
-        for (int y = 0; y < grid[1]; y++)
-            for (int x = 0; x < grid[0]; x++) {
+// numbers: n, m, depth, four strides, the form, and the three lengths of the grid
+extern "C" void run(const unsigned int *a, const unsigned int *b, float *c, const long long *starts, const long long *numbers) {
+    given = {a, b, c, starts, numbers};
+    for (long long z = 0; z < numbers[10]; z++)
+        for (long long y = 0; y < numbers[9]; y++)
+            for (long long x = 0; x < numbers[8]; x++) {
                 blockIdx = {static_cast<unsigned int>(x), static_cast<unsigned int>(y), static_cast<unsigned int>(z)};
                 run_block();
             }

@@ -6,8 +6,10 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import array_api_strict
@@ -275,8 +277,8 @@ def test_what_only_the_fast_form_refuses() -> None:
 
 
 @pytest.fixture(scope="module")
-def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The kernel as a function of NumPy arrays of float32 and the form."""
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The kernel, compiled for the host: called as CuPy's are, with NumPy arrays."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to compile the kernel with")
@@ -288,17 +290,31 @@ def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert done.returncode == 0, done.stderr
     library = ctypes.CDLL(str(folder / "kernel.so"))
 
-    def matmul(a: Any, b: Any, form: str) -> Any:
-        stacks = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        starts = np.stack([mitchell_cupy._beginnings(x, stacks) for x in (a, b)], axis=1)
-        c = np.full((*stacks, a.shape[-2], b.shape[-1]), np.nan, np.float32)
-        grid, numbers = mitchell_cupy._launch(a, b, len(starts), form)
-        strides, sizes = np.array(numbers[3:7], np.int64), np.array([*numbers[:3], numbers[7]], np.int32)
-        arrays = (a, b, c, starts, strides, sizes, np.array(grid, np.int32))
-        library.run(*(ctypes.c_void_p(x.ctypes.data) for x in arrays))
-        return c
+    def launched(grid: Any, block: Any, arguments: Any) -> None:
+        kinds = [np.float32] * 3 + [np.int64] + [np.int32] * 3 + [np.int64] * 4 + [np.int32]
+        assert [x.dtype for x in arguments] == kinds
+        assert block == (16, 16, 1)
+        numbers = np.array([int(x) for x in (*arguments[4:], *grid)], np.int64)
+        library.run(*(ctypes.c_void_p(x.ctypes.data) for x in (*arguments[:4], numbers)))
 
-    return matmul
+    return launched
+
+
+@pytest.fixture
+def on_the_host(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The matrix product for GPUs with NumPy in place of CuPy."""
+
+    def compiled(source: str, name: str, **_: Any) -> Any:
+        assert (source, name) == (mitchell_cupy.SOURCE, "mitchell_matmul")
+        return kernel
+
+    cupy = SimpleNamespace(empty=np.empty, asarray=np.asarray, RawKernel=compiled)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    mitchell_cupy._kernel.cache_clear()
+    yield lambda a, b, form, **options: mitchell_cupy.matmul(
+        a, b, dialect="ieee" if form == "corrected" else form, corrected=form == "corrected", **options
+    )
+    mitchell_cupy._kernel.cache_clear()
 
 
 def _defined(a: Any, b: Any, form: str) -> Any:
@@ -322,6 +338,19 @@ def test_the_kernel_gives_the_bits_of_the_definition(on_the_host: Any, shapes: A
     expected = _defined(a, b, form)
     for layout in ("plain", "fortran", "reversed", "gaps") if a.ndim > 2 else ("plain",):
         assert _same(on_the_host(_laid_out(a, layout), _laid_out(b, layout), form), expected)
+
+
+def test_stacks_of_many_matrices_take_several_launches_and_other_dtypes_are_rounded_once(
+    on_the_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mitchell_cupy, "PAIRS", 4)
+    rng = np.random.default_rng(2)
+    for dtype in ("float16", "bfloat16", "float32"):
+        a, b = _numbers(rng, (2, 1, 3, 5), dtype, 0.1), _numbers(rng, (5, 5, 4), dtype, 0.1)
+        out = np.zeros((2, 5, 3, 4), a.dtype)
+        assert on_the_host(a, b, "ieee", out=out) is out
+        assert _same(out, mitchell.matmul(a, b))
+    assert on_the_host(np.ones((0, 2, 3), np.float32), np.ones((3, 4), np.float32), "flush").shape == (0, 2, 4)
 
 
 def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: Any) -> None:

@@ -203,7 +203,7 @@ extern "C" __global__ void mitchell_matmul(
 
 
 @functools.cache
-def _kernel(device: int) -> Any:
+def _kernel() -> Any:
     import cupy
 
     return cupy.RawKernel(SOURCE, "mitchell_matmul", options=("--fmad=false",))
@@ -242,7 +242,7 @@ def _product(a: Array, b: Array, stacks: tuple[int, ...], form: str) -> Array:
         some = c[first : first + PAIRS]
         grid, numbers = _launch(a, b, len(some), form)
         where = cupy.asarray(starts[first : first + PAIRS])
-        _kernel(c.device.id)(grid, (THREADS, THREADS, 1), (a, b, some, where, *numbers))
+        _kernel()(grid, (THREADS, THREADS, 1), (a, b, some, where, *numbers))
     return c.reshape(*stacks, *c.shape[1:])
 
 
