@@ -3,27 +3,29 @@
     pattern(P(x, y)) = pattern(x) + pattern(y) - pattern(1.0)      modulo 2^32 (2^64), the signs included                         (1)
     C_ij <- C_ij + P(a_ik, b_kj)      for k = 0, 1, ... in this order, beginning with C_ij = -0                                   (2)
 
-(1) holds wherever x, y and P(x, y) are normal numbers (claim MITCHELL-4): the sum of the sign bits is their exclusive or, since nothing is carried
-into or out of them. A product is then one addition of whole numbers, and a step k of (2) two additions of a block that stays in the cache: no array of
-n · k · m products is ever made. -0 is the number to begin with, because -0 + x = x for every x, -0 too; sums in another order, or of several k before
-they are added to C, would be rounded differently, so there are none.
+(1) holds wherever x, y and P(x, y) are normal numbers (claim MITCHELL-4): the sum of the sign bits is their exclusive or, since nothing
+is carried into or out of them. A product is then one addition of whole numbers, and a step k of (2) two additions of a block that stays in
+the cache: no array of n · k · m products is ever made. -0 is the number to begin with, because -0 + x = x for every x, -0 too; sums in another
+order, or of several k before they are added to C, would be rounded differently, so there are none.
 
-Where (1) does not hold is decided from the smallest and the largest pattern of the operands of a step in a block. If their sums are in the range, all are.
-If not, the rows or the columns that can leave it are computed again, whichever are fewer:
+Where (1) does not hold is decided from the smallest and the largest pattern of the operands, of some steps, then of each, in a block. If their
+sums are in the range, all are. If not, the rows or the columns that can leave it are computed again, whichever are fewer:
 
-* where an operand is 0, infinite or NaN (in the dialect "flush", also subnormal), P(x, y) is IEEE 754's product xy;
-* subnormal operands, answers below and beyond the range: float32 is widened to float64, in whose range (1) holds, and rounded back, once; all else is
-  computed by the definition.
+* where an operand is 0, infinite or NaN (in the dialect "flush", also subnormal), P(x, y) is IEEE 754's product xy. For zeros that is the sign
+  of 1.0 y, kept by a mask;
+* subnormal operands, answers below and beyond the range: float32 is widened to float64, in whose range (1) holds, and rounded back, once; all
+  else is computed by the definition.
 
 The dialects "pam" and "semimul" are computed by the definition wherever their thresholds could matter, zeros included. float16 and bfloat16 are
-widened to float32 once, and rounded once at the end; whole numbers of 8 and 16 bits are exact in float32 and float64, as are sums of 256 and 2^21 of
-their products, which are added up in 64 bits.
+widened to float32 once, and rounded once at the end; whole numbers of 8 and 16 bits are exact in float32 and float64, as are sums of 256 and
+2^21 of their products, which are added up in 64 bits.
 
-The corrected form is P(x, y) + P(u, v), with the rests u = x - 2^e, v = y - 2^h, or u = 2^(e+1) - x, v = 2^(h+1) - y after a carry (equation (4) of
-`refimpl.mitchell`). P is monotone and f + g < 1 says f < 1 - g and g < 1 - f: so the second product is the smaller of the two, and three additions of
-patterns, a minimum and two additions of floats make a step.
+The corrected form is P(x, y) + P(u, v), with the rests u = x - 2^e, v = y - 2^h, or u = 2^(e+1) - x, v = 2^(h+1) - y after a carry (equation
+(4) of `refimpl.mitchell`). P is monotone, and f + g < 1 says f < 1 - g and g < 1 - f: so the second product is the smaller of the two, and
+three additions of patterns, a minimum and two additions of floats make a step.
 
-NaN has many patterns: where the definition's answer is NaN so is the one here, but its sign and payload may differ. Floating-point warnings are not given.
+NaN has many patterns: where the definition's answer is NaN so is the one here, but its sign and payload may differ. Floating-point warnings
+are not given.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ import numpy as np
 from refimpl import mitchell
 from refimpl.bits import FORMATS
 from refimpl.errors import ConfigError, DtypeError, ShapeError
+from refimpl.inference import mitchell_cupy
 from refimpl.number_system import Array, namespace, rounded_once
 
 if TYPE_CHECKING:
@@ -46,10 +49,15 @@ if TYPE_CHECKING:
 
 __all__ = ["matmul", "multiply"]
 
-PRODUCTS, COLUMNS, STEPS = 65536, 1024, 64  # of a block, at most; its columns; the k for which operands are prepared at a time
-NARROW = 256  # fewer columns than this, and than rows: C is computed as the transpose of B^T A^T
+PRODUCTS, COLUMNS, STEPS = (
+    131072,
+    1024,
+    64,
+)  # of a block; of its columns; of the k for which operands are prepared at a time: at most
+GROUP = 16384  # products of several steps of a small block that are formed at a time
 PIECE = 16384  # products that are computed again at a time
-_REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): added to a product, it is rounded away
+NARROW = 256  # with fewer columns than this, and than rows, C is computed as the transpose of B^T A^T
+_REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): beside a product it is rounded away
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,13 @@ class _Form:
     dtype: Any
     signed: Any  # the type of whole numbers that patterns are added in
     unsigned: Any
-    one: int  # the pattern of 1.0
-    infinity: int
-    least: int  # least <= |x|, least <= |y|
-    low: int  # low <= |x| + |y| < high
-    high: int
-    zero: int  # below this an operand is a zero; 0 where the definition is to decide what zeros, infinities and NaN give
+    sign: Any  # the sign bit, of the unsigned type as all below
+    one: Any  # the pattern of 1.0
+    infinity: Any
+    least: Any  # least <= |x|, least <= |y|
+    low: Any  # low <= |x| + |y| < high
+    high: Any
+    zero: Any  # an operand below this is a zero; 0 leaves zeros, infinities and NaN to the definition
 
     def sizes(self, x: Array) -> Array:
         """The patterns of |x|."""
@@ -101,11 +110,12 @@ def _form(name: str, dialect: str, corrected: bool = False) -> _Form:
     def at(e: int) -> int:
         return (e + fmt.highest) << (fmt.digits - 1)
 
-    return _Form(
-        *(name, dialect, corrected, getattr(np, name), getattr(np, f"int{fmt.width}"), getattr(np, f"uint{fmt.width}")),
-        *(at(0), at(fmt.highest + 1), at(fmt.lowest + rest if corrected else fmt.lowest), at(0) + at(low), at(0) + at(high)),
-        {"ieee": 1, "flush": at(fmt.lowest)}.get(dialect, 0),
-    )
+    unsigned = getattr(np, f"uint{fmt.width}")
+    least = at(fmt.lowest + rest if corrected else fmt.lowest)
+    zero = {"ieee": 1, "flush": at(fmt.lowest)}.get(dialect, 0)
+    sizes = (1 << (fmt.width - 1), at(0), at(fmt.highest + 1), least, at(0) + at(low), at(0) + at(high), zero)
+    types = (getattr(np, name), getattr(np, f"int{fmt.width}"), unsigned)
+    return _Form(name, dialect, corrected, *types, *map(unsigned, sizes))
 
 
 # --- what (1) does not say -----------------------------------------------------------------------------------------------------------
@@ -114,7 +124,7 @@ def _form(name: str, dialect: str, corrected: bool = False) -> _Form:
 def _widened(a: Array, b: Array, form: _Form) -> Array:
     """P of float32 numbers other than 0, infinity and NaN, by (1) in float64, whose range holds the product; rounded to float32 once."""
     x, y = a.astype(np.float64).view(np.int64), b.astype(np.float64).view(np.int64)
-    total = (x - _form("float64", "ieee").one + y).view(np.float64)
+    total = (x - np.int64(_form("float64", "ieee").one) + y).view(np.float64)
     if form.dialect == "flush":
         total = np.where(np.abs(total) < float(np.finfo(np.float32).tiny), np.copysign(0.0, total), total)
     return total.astype(np.float32)
@@ -129,7 +139,9 @@ def _guarded(a: Array, b: Array, form: _Form) -> Array:
     return mitchell.multiply(a, b, dialect=form.dialect)
 
 
-def _again(terms: Array, a: Array, b: Array, rows: Array, form: _Form) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
+def _again(
+    terms: Array, a: Array, b: Array, rows: Array, form: _Form
+) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
     """Write the products of these rows into `terms`, some at a time."""
     p, i = np.nonzero(rows)
     step = max(1, PIECE // terms.shape[-1])
@@ -156,10 +168,11 @@ def _out_of_range(terms: Array, a: Array, b: Array, form: _Form) -> None:  # (p,
         _again(terms.swapaxes(1, 2), b, a, columns, form)
 
 
-def _of_ieee(terms: Array, a: Array, b: Array, special: Array) -> None:  # (p, n, m), (p, n), (p, m), bool (p, n)
-    """Write xy for zeros, infinities and NaN in `a` into `terms`."""
-    p, i = np.nonzero(np.broadcast_to(special, terms.shape[:2]))
-    terms[p, i] = a[p if len(a) > 1 else 0, i][:, None] * b[p if len(b) > 1 else 0]
+def _of_ieee(terms: Array, a: Array, b: Array, special: Array | None, k: int) -> None:  # (p, n, m), (p, n), (p, m)
+    """Write xy for zeros, infinities and NaN in `a`, which `special`, (k, p, n), tells, into `terms`."""
+    if special is not None and special[k].any():
+        p, i = np.nonzero(np.broadcast_to(special[k], terms.shape[:2]))
+        terms[p, i] = a[p if len(a) > 1 else 0, i][:, None] * b[p if len(b) > 1 else 0]
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------------------------
@@ -167,60 +180,93 @@ def _of_ieee(terms: Array, a: Array, b: Array, special: Array) -> None:  # (p, n
 
 @dataclass(frozen=True)
 class _Part:
-    """One operand of some steps k: numbers (k, p, n), and of each k the least and the largest size, zeros, infinities and NaN apart."""
+    """One operand of some steps k: its numbers, (k, p, n), and their sizes, but 1.0 for zeros, infinities and NaN."""
 
     numbers: Array
-    smallest: Array  # (k,)
-    largest: Array
-    special: Array | None  # bool (k, p, n); None if there are none
+    sizes: Array
+    range: tuple[Array, Array]  # the least and the largest size
+    special: Array | None = None  # which are zeros, infinities and NaN, bool (k, p, n); None if there are none
+    finite: bool = True
 
     @classmethod
     def of(cls, x: Array, form: _Form) -> _Part:
         """Of these numbers, (k, p, n)."""
         sizes = form.sizes(x)
-        smallest, largest = sizes.min(axis=(1, 2)), sizes.max(axis=(1, 2))
-        if not (form.special(smallest) | form.special(largest)).any():
-            return cls(x, smallest, largest, None)
-        special, one = form.special(sizes), form.unsigned(form.one)
-        smallest = np.where(special, one, sizes).min(axis=(1, 2))  # 1.0 is always in the range
-        return cls(form.flushed(x), smallest, np.where(special, one, sizes).max(axis=(1, 2)), special)
+        low, high = sizes.min(), sizes.max()
+        if not form.zero or (form.zero <= low and high < form.infinity):
+            return cls(x, sizes, (low, high))
+        special = form.special(sizes)
+        sizes = np.where(special, form.one, sizes)
+        return cls(form.flushed(x), sizes, (sizes.min(), sizes.max()), special, bool(high < form.infinity))
+
+    def ranges(self) -> tuple[Array, Array]:
+        """The same of each step."""
+        return self.sizes.min(axis=(1, 2)), self.sizes.max(axis=(1, 2))
 
     def patterns(self, form: _Form) -> list[Array]:
         """What (1) adds: the patterns of the numbers, and in the corrected form those of both rests too."""
+        numbers = self.numbers
+        if self.special is not None:  # x in place of 1.0 x has the sign of 0 x
+            numbers = np.where(self.special, np.copysign(form.dtype(1), numbers), numbers)
         if not form.corrected:
-            return [self.numbers.view(form.signed)]
-        field = form.unsigned(form.infinity | np.iinfo(form.signed).max + 1)
-        power = (self.numbers.view(form.unsigned) & field).view(form.dtype)
-        above = self.numbers - power
+            return [numbers.view(form.signed)]
+        power = (numbers.view(form.unsigned) & (form.infinity | form.sign)).view(form.dtype)
+        above = numbers - power
         below = power - above
         above = np.where(above == 0, power * form.dtype(2.0 ** -_REST[form.name]), above)
-        return [each.view(form.signed) for each in (self.numbers, above, below)]
+        return [each.view(form.signed) for each in (numbers, above, below)]
+
+    def kept(self, form: _Form) -> Array | None:
+        """Which bits of the products by (1) to keep: of zeros' the sign; None for all of all."""
+        if self.special is None:
+            return None
+        return np.where(self.special, form.sign, ~form.unsigned(0)).view(form.signed)
 
 
-def _corrected(terms: list[Array], form: _Form) -> Array:
-    """P(x, y) and the smaller of the two corrections, added up in the first of three arrays of patterns."""
-    product, above, below = terms
+def _correct(terms: Array, rests: list[Array], form: _Form) -> None:
+    """Add the smaller of the two corrections, which are patterns, to the products."""
+    above, below = rests
     np.minimum(above.view(form.unsigned), below.view(form.unsigned), out=above.view(form.unsigned))
-    return np.add(product.view(form.dtype), above.view(form.dtype), out=product.view(form.dtype))
+    np.add(terms, above.view(form.dtype), out=terms)
+
+
+def _terms(a: _Part, b: _Part, space: list[Array], form: _Form) -> Iterator[Array]:
+    """The products of each step, (p, n, m), by (1), in `space`, which holds those of a few: (k, p, n, m), and in the corrected form the others."""
+    pairs = [(x - form.signed(form.one), y) for x, y in zip(a.patterns(form), b.patterns(form), strict=True)]
+    pairs = [(x[:, :, :, None], y[:, :, None, :]) for x, y in pairs]
+    kept = (a.kept(form), -1), (b.kept(form), -2)
+    masks = [np.expand_dims(mask, axis) for mask, axis in kept if mask is not None]
+    size, (x, y), sums, terms = len(space[0]), pairs[0], space[0], space[0].view(form.dtype)
+    for start in range(0, len(x), size):
+        some = slice(start, start + size)
+        np.add(x[some], y[some], sums[: len(x) - start])
+        if form.corrected:
+            rests = [
+                np.add(u[some], v[some], t[: len(x) - start]) for (u, v), t in zip(pairs[1:], space[1:], strict=True)
+            ]
+            _correct(terms[: len(x) - start], rests, form)
+        for mask in masks:
+            np.bitwise_and(sums[: len(x) - start], mask[some], sums[: len(x) - start])
+        yield from terms[: len(x) - start]
+
+
+def _plain(a: _Part, b: _Part, form: _Form) -> list[bool]:
+    """For each step whether (1) holds for all its products but those of zeros, infinities and NaN."""
+    if form.inside(*a.range, *b.range):
+        return [True] * len(a.numbers)
+    return [bool(held) for held in form.inside(*a.ranges(), *b.ranges())]
 
 
 def _steps(total: Array, a: _Part, b: _Part, space: list[Array], form: _Form) -> None:
-    """(2) for some steps: add their products to `total`, (p, n, m), in order. `space` holds a few steps' products, (k, p, n, m)."""
-    plain = form.inside(a.smallest, a.largest, b.smallest, b.largest).tolist()
-    pairs = list(zip(a.patterns(form), b.patterns(form), strict=True))
-    pairs = [((x - form.signed(form.one))[:, :, :, None], y[:, :, None, :]) for x, y in pairs]
-    for start in range(0, len(plain), len(space[0])):
-        some = slice(start, min(start + len(space[0]), len(plain)))
-        sums = [np.add(x[some], y[some], out=t[: some.stop - start]) for (x, y), t in zip(pairs, space, strict=True)]
-        terms = _corrected(sums, form) if form.corrected else sums[0].view(form.dtype)
-        for k, term in enumerate(terms, start):
-            if not plain[k]:
-                _out_of_range(term, a.numbers[k], b.numbers[k], form)
-            if a.special is not None and a.special[k].any():
-                _of_ieee(term, a.numbers[k], b.numbers[k], a.special[k])
-            if b.special is not None and b.special[k].any():
-                _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special[k])
-            np.add(total, term, out=total)
+    """(2) for some steps: add their products to `total`, (p, n, m), in order."""
+    plain = _plain(a, b, form)
+    for k, term in enumerate(_terms(a, b, space, form)):
+        if not plain[k]:
+            _out_of_range(term, a.numbers[k], b.numbers[k], form)
+        if not (plain[k] and a.finite and b.finite):
+            _of_ieee(term, a.numbers[k], b.numbers[k], a.special, k)
+            _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special, k)
+        np.add(total, term, total)
 
 
 def _pieces(length: int, step: int) -> Iterator[slice]:
@@ -244,7 +290,7 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
     m = min(m, COLUMNS)
     n = min(n, products // m)
     p = min(p, products // (m * n))
-    steps = min(STEPS, max(1, products // (m * n * p)), a.shape[-1])
+    steps = min(STEPS, max(1, GROUP // (m * n * p)), a.shape[-1])
     room = [np.empty(steps * p * n * m, form.signed) for _ in range(3 if form.corrected else 1)]
     totals = np.empty(p * n * m, form.dtype)
     for batch, columns, rows in itertools.product(*map(_pieces, out.shape[::2], (p, m)), _pieces(out.shape[1], n)):
@@ -258,7 +304,9 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
         target[...] = total
 
 
-def _sequential(a: Array, b: Array, out: Array, form: _Form) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
+def _sequential(
+    a: Array, b: Array, out: Array, form: _Form
+) -> None:  # (..., n, k), (..., k, m), (..., n, m), of as many axes
     """Write the product to `out`, one stack of matrices after the other. NumPy's settings are those of this thread, and are restored."""
     if out.shape[-1] < min(NARROW, out.shape[-2]):
         a, b, out = (x.swapaxes(-1, -2) for x in (b, a, out))
@@ -267,7 +315,9 @@ def _sequential(a: Array, b: Array, out: Array, form: _Form) -> None:  # (..., n
     size = np.getbufsize()
     with np.errstate(all="ignore"):
         try:
-            np.setbufsize(16)  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
+            np.setbufsize(
+                16
+            )  # rows shorter than half of this buffer are copied to it, which takes four times as long as adding them
             for index in np.ndindex(*stacks):
                 _stack(a[index], columns[index], out[index], form)
         finally:
@@ -351,7 +401,9 @@ def _whole_product(a: Array, b: Array, form: Callable[[str], _Form], threads: in
     name, steps = ("float32", 2**8) if max(a.itemsize, b.itemsize) == 1 else ("float64", 2**21)
     total = np.zeros(_shape_of_product(a, b), _sum_dtype(a))
     for k in _pieces(a.shape[-1], steps):
-        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(total.dtype)
+        total += _float_product(a[..., k].astype(name), b[..., k, :].astype(name), None, form, threads).astype(
+            total.dtype
+        )
     return total
 
 
@@ -368,8 +420,8 @@ def matmul(
 
     Parameters
     ----------
-    a, b : NumPy arrays, (..., n, k) and (..., k, m), whose other axes broadcast: floats of one dtype, or whole numbers of 8 or 16 bits; of any strides
-        (rows of `b` that are contiguous are fastest). Or CuPy arrays: float16, bfloat16 or float32, in the dialects "ieee" and "flush"
+    a, b : NumPy arrays, (..., n, k) and (..., k, m), whose other axes broadcast: floats of one dtype, or whole numbers of 8 or 16 bits; of
+        any strides (rows of `b` that are contiguous are fastest). Or CuPy arrays: float16, bfloat16 or float32, in the dialects "ieee" and "flush"
     dialect : as for `refimpl.mitchell.multiply`
     corrected : whether P is `refimpl.mitchell.corrected_multiply`, which has the dialect "ieee" alone
     out : array, (..., n, m), of the dtype of the product, to write it to
@@ -390,12 +442,10 @@ def matmul(
     mitchell._accumulable(a, b)
     shape = _shape_of_product(a, b)
     _check_rules(a, dialect, corrected)
+    _check_out(out, shape, a)
     if namespace(a, b).__name__ == "array_api_compat.cupy":
-        from refimpl.inference import mitchell_cupy
-
         return mitchell_cupy.matmul(a, b, dialect=dialect, corrected=corrected, out=out)
     _check_fast(a)
-    _check_out(out, shape, a)
     form = functools.partial(_form, dialect="ieee" if mitchell._is_whole(a) else dialect, corrected=corrected)
     if mitchell._is_whole(a):
         return _delivered(_whole_product(a, b, form, _counted(threads)), out)
@@ -431,17 +481,17 @@ def _check_fast(a: Array) -> None:
 
 
 def _flat_products(a: Array, b: Array, form: _Form) -> Array:  # (n), (n) -> (n)
-    x, y = (_Part(each, each, each, None).patterns(form) for each in (a, b))
-    terms = [one + (other - form.signed(form.one)) for one, other in zip(x, y, strict=True)]
-    answer = _corrected(terms, form) if form.corrected else terms[0].view(form.dtype)
-    sizes, others = form.sizes(a), form.sizes(b)
-    if form.inside(sizes.min(), sizes.max(), others.min(), others.max()):
-        return answer
-    special = form.special(sizes) | form.special(others)
-    answer[special] = form.flushed(a[special]) * form.flushed(b[special])
-    rest = ~(special | form.inside(sizes, sizes, others, others))
-    if rest.any():
-        answer[rest] = _guarded(a[rest], b[rest], form)
+    x, y = _Part.of(a, form), _Part.of(b, form)
+    pairs = zip(x.patterns(form), y.patterns(form), strict=True)
+    terms = [one + (other - form.signed(form.one)) for one, other in pairs]
+    answer = terms[0].view(form.dtype)
+    if form.corrected:
+        _correct(answer, terms[1:], form)
+    if not form.inside(*x.range, *y.range):
+        outside = ~form.inside(x.sizes, x.sizes, y.sizes, y.sizes)
+        answer[outside] = _guarded(a[outside], b[outside], form)
+    for special in (part.special for part in (x, y) if part.special is not None):
+        answer[special] = x.numbers[special] * y.numbers[special]
     return answer
 
 
