@@ -29,6 +29,8 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat
+
 from refimpl import mitchell, special
 from refimpl.errors import ConfigError, DtypeError, NotBuiltYetError
 from refimpl.inference import mitchell as inference
@@ -323,7 +325,7 @@ class Namespace:
         """`result` in this arithmetic, if it is an array or a tuple of them."""
         if isinstance(result, tuple):
             return tuple(map(self._made, result))
-        return ArithmeticArray(result, self.arithmetic) if hasattr(result, "__array_namespace__") else result
+        return ArithmeticArray(result, self.arithmetic) if array_api_compat.is_array_api_obj(result) else result
 
     def _form(self, *operands: Array) -> str:
         """How products of these operands are made here and now."""
