@@ -43,7 +43,8 @@ __all__ = ["FORMS", "KINDS", "PRODUCTS", "Arithmetic", "ArithmeticArray", "Names
 
 PRODUCTS = ("projection", "head", "attention", "activation", "normalization", "other")
 KINDS = (*PRODUCTS, "exponential")
-FORMS = ("exact", "mitchell", "mitchell-corrected", "mitchell-centred")
+FORMS = ("exact", "mitchell", "mitchell-centred", "mitchell-corrected", "mitchell-refined")
+CORRECTED = ("mitchell-corrected", "mitchell-refined")
 
 # A sum of products is too small on average, since every product is. P(P(a, b), 1 + c) adds the fraction c to the approximate logarithm, which costs
 # an addition; with this c the mean of P(P(a, b), 1 + c)/(ab) over uniform fractions is 1.
@@ -54,8 +55,9 @@ CENTRE = 1.0 + 0.0566
 class Arithmetic:
     """Which products are made how: those of the `kinds` by `form`, all others exactly.
 
-    form : "exact"; "mitchell", equations (2) and (3) of `refimpl.mitchell`; "mitchell-corrected", products by (4), quotients and roots as before;
-        "mitchell-centred", sums of products scaled so that they are right on average, all else as "mitchell"
+    form : "exact"; "mitchell", equations (2) and (3) of `refimpl.mitchell`; "mitchell-centred", sums of products scaled so that
+        they are right on average, all else as "mitchell"; "mitchell-corrected", products by (4), quotients and roots as "mitchell";
+        "mitchell-refined", products by (4), quotients and roots refined by one step that is made of these
     kinds : of `KINDS`; all kinds of products, `PRODUCTS`, unless given
     """
 
@@ -125,20 +127,45 @@ FLUSH = "flush"  # bare additions of patterns with the usual guards, for product
 
 def _product(a: Array, b: Array, form: str) -> Array:
     """P(a, b)."""
-    if form == "mitchell-corrected":
+    if form in CORRECTED:
         return inference.multiply(a, b, corrected=True)
     return inference.multiply(a, b, dialect=FLUSH)
 
 
 def _quotient(a: Array, b: Array, form: str) -> Array:
-    """Q(a, b), which has one form."""
-    return mitchell.divide(a, b, dialect=FLUSH)
+    """Q(a, b), or q + Q(a - P(q, b), b) for q = Q(a, b)."""
+    q = mitchell.divide(a, b, dialect=FLUSH)
+    if form != "mitchell-refined":
+        return q
+    near = _finite(q)
+    return _corrected(q, near, a - _product(near, b, form), b)
+
+
+def _root(x: Array, form: str) -> Array:
+    """R(x), or r + Q(x - P(r, r), 2r) for r = R(x): Newton's step."""
+    r = mitchell.square_root(x)
+    if form != "mitchell-refined":
+        return r
+    near = _finite(r)
+    return _corrected(r, near, x - _product(near, near, form), near + near)
+
+
+def _finite(x: Array) -> Array:
+    """`x`, 0 where it is no number or infinite: nothing is added to infinity, which would be no number."""
+    xp = namespace(x)
+    return xp.where(xp.isfinite(x), x, 0.0)
+
+
+def _corrected(answer: Array, near: Array, rest: Array, divisor: Array) -> Array:
+    """near + Q(rest, divisor); where that is no number, as at 0 and infinity, the answer that was there."""
+    xp, better = namespace(answer), near + mitchell.divide(rest, divisor, dialect=FLUSH)
+    return xp.where(xp.isfinite(better), better, answer)
 
 
 def _sums_of_products(a: Array, b: Array, form: str) -> Array:
     """Σ_k P(a_ik, b_kj), fast where that is possible, and the same bits either way."""
     matmul = inference.matmul if _has_fast_products(a, b) else mitchell.matmul
-    if form == "mitchell-corrected":
+    if form in CORRECTED:
         return matmul(a, b, corrected=True)
     if form == "mitchell-centred":  # P(P(a, b), c) = P(P(a, c), b): one product an operand, not one a term
         a = _product(a, _number(CENTRE, a), form)
@@ -376,7 +403,8 @@ class Namespace:
     def sqrt(self, x: Any) -> Array:  # (...) -> (...)
         """R(x)."""
         array = plain(x)
-        return self._made(self.inner.sqrt(array) if self._form(array) == "exact" else mitchell.square_root(array))
+        form = self._form(array)
+        return self._made(self.inner.sqrt(array) if form == "exact" else _root(array, form))
 
     def sum(self, x: Any, *, axis: int | None = None, keepdims: bool = False) -> Array:  # -> the axis reduced
         """Σ x: where products are replaced, from the first term to the last, so that the answer is the same for every layout and library."""
@@ -410,7 +438,7 @@ class Namespace:
         if not self.arithmetic.replaces("exponential"):
             return self._made(self.inner.tanh(array))
         growing = 1 + self.exp(self._made(abs(array) + abs(array)))
-        size = 1 - mitchell.divide(_number(2.0, array), growing.array, dialect=FLUSH)
+        size = 1 - _quotient(_number(2.0, array), growing.array, self.arithmetic.form)
         return self._made(self.inner.where(array < 0, -size, size))
 
     @property

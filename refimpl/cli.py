@@ -208,7 +208,8 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     backend: BackendOption = "auto",
     arithmetic: Annotated[
-        str | None, typer.Option(help="exact, mitchell, mitchell-corrected or mitchell-centred: how products are made.")
+        str | None,
+        typer.Option(help="mitchell, mitchell-centred, -corrected or -refined, or exact: how products are made."),
     ] = None,
     approximate: ApproximateOption = None,
 ) -> None:
@@ -257,7 +258,7 @@ def score(
     arithmetic: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare with exact arithmetic: mitchell, mitchell-corrected, mitchell-centred or exact; may be repeated."
+            help="Compare with exact arithmetic: mitchell, mitchell-centred, -corrected, -refined, or exact; may be repeated."
         ),
     ] = None,
     approximate: ApproximateOption = None,

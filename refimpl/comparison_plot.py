@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["svg"]
 
 ROW, LEFT, WIDTH, TOP, COLUMN = 30, 170, 420, 96, 84  # pixels: height of a row, labels, axis, head, a column of figures
-MARKS = {"mitchell": ("a", "circle"), "mitchell-corrected": ("b", "square"), "mitchell-centred": ("c", "triangle")}
+MARKS = {
+    "mitchell": ("a", "circle"),
+    "mitchell-centred": ("c", "triangle"),
+    "mitchell-corrected": ("b", "square"),
+    "mitchell-refined": ("d", "diamond"),
+}
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: var(--ink) } .muted { fill: var(--muted) } .head { font-weight: 600 }
-.line { stroke: var(--grid); stroke-width: 1 } .a { --mark: #0b62a8 } .b { --mark: #b3440b } .c { --mark: #2f7d32 }
+.line { stroke: var(--grid); stroke-width: 1 } .a { --mark: #0b62a8 } .b { --mark: #b3440b } .c { --mark: #2f7d32 } .d { --mark: #7a3b9e }
 .mark { fill: var(--mark) } .reach { stroke: var(--mark); stroke-width: 1.5; opacity: .45 } .paper { fill: var(--paper) }
 :root, svg { --ink: #1b1b1b; --muted: #5c5c5c; --grid: #dcdcdc; --paper: #ffffff }
 @media (prefers-color-scheme: dark) { :root, svg { --ink: #ececec; --muted: #a8a8a8; --grid: #444; --paper: #161616 }
-.a { --mark: #6db3f2 } .b { --mark: #f0935b } .c { --mark: #7cc47f } }
+.a { --mark: #6db3f2 } .b { --mark: #f0935b } .c { --mark: #7cc47f } .d { --mark: #c58be6 } }
 """
 
 
@@ -37,7 +42,8 @@ def _mark(shape: str, x: float, y: float) -> str:
         return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
     if shape == "square":
         return f'<rect class="mark" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
-    return f'<path class="mark" d="M{x:.1f} {y - 5:.1f}l5 9h-10z"/>'
+    outline = "l5 5l-5 5l-5 -5z" if shape == "diamond" else "l5 9h-10z"
+    return f'<path class="mark" d="M{x:.1f} {y - 5:.1f}{outline}"/>'
 
 
 class _Axis:
@@ -81,8 +87,8 @@ def _legend(forms: Sequence[str]) -> list[str]:
     lines = []
     for number, form in enumerate(forms):
         kind, shape = MARKS.get(form, ("a", "circle"))
-        x = LEFT + 150 * number
-        lines += [f'<g class="{kind}">{_mark(shape, x, 52)}</g>', _text(x + 10, 56, form)]
+        x = LEFT + 108 * number
+        lines += [f'<g class="{kind}">{_mark(shape, x, 52)}</g>', _text(x + 10, 56, form.removeprefix("mitchell-"))]
     return lines
 
 
@@ -109,7 +115,7 @@ def svg(variants: Sequence[Variant], found: Sequence[Divergence]) -> str:
         parts.append(_text(LEFT - 14, y + 4, label, "", "end"))
         for variant, each in (pair for pair in pairs if pair[0].label == label):
             place = forms.index(variant.arithmetic.form)
-            parts.append(_entry(variant, each, axis, y + 7 * (place - (len(forms) - 1) / 2)))
+            parts.append(_entry(variant, each, axis, y + 6.5 * (place - (len(forms) - 1) / 2)))
             parts.append(_text(right + COLUMN * place, y + 4, _perplexity(each.perplexity)))
     wide, high = right + max(COLUMN * len(forms), 150), height + 30
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img">'

@@ -105,7 +105,7 @@ class Model:
 
         Parameters
         ----------
-        arithmetic : "mitchell", "mitchell-corrected", "mitchell-centred", "exact", an `Arithmetic`; or None, the array library's own
+        arithmetic : one of `refimpl.arithmetic.FORMS`, such as "mitchell", or an `Arithmetic`; or None, the array library's own
         kinds : of `refimpl.arithmetic.KINDS`, the kinds of layer whose products are replaced; None: those of the arithmetic, all products
 
         Raises
@@ -598,8 +598,8 @@ def load(
     residual_attention : of an encoder that was trained as RealFormer, which weights do not show: "sum" (or true), "mean" for the running mean,
         "none" (or false), as in `bert.BertConfig`; None: what config.json says (residual_attention_scores, as bert4keras calls it), otherwise none.
         The dialect "bert4keras" adds the previous layer's scores alone
-    arithmetic : "mitchell", "mitchell-corrected", "mitchell-centred", "exact" or an `Arithmetic`: how the network's products are made; None: by
-        the array library
+    arithmetic : "mitchell", "mitchell-centred", "mitchell-corrected", "mitchell-refined", "exact" or an `Arithmetic`: how the network's products
+        are made; None: by the array library
 
     Returns
     -------
