@@ -6,7 +6,8 @@ The embedded GPT-2 on the first texts of examples/later_poems.txt: the mean KL d
 quotients, or roots too, made exactly. Beside that, what scaling the exact logits by the mean of a product does alone. The figure of
 docs/mitchell.md is made by
 
-    refimpl score examples/later_poems.txt --arithmetic mitchell --arithmetic mitchell-corrected --arithmetic mitchell-centred --by-kind --report DIR
+    refimpl score examples/later_poems.txt --arithmetic mitchell --arithmetic mitchell-centred --arithmetic mitchell-corrected \\
+        --arithmetic mitchell-refined --by-kind --report DIR
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 
 import refimpl
-from refimpl import arithmetic, comparison, mitchell
+from refimpl import arithmetic, comparison
 from refimpl.arithmetic import named_arithmetic
 
 POEMS = Path(__file__).parent.parent / "examples" / "later_poems.txt"
@@ -30,6 +31,7 @@ CASES = {"as it is": (), "exact quotients": ("quotients",), "exact quotients and
 VARIANTS = {
     "mitchell": named_arithmetic("mitchell"),
     "mitchell-corrected": named_arithmetic("mitchell-corrected"),
+    "mitchell-refined": named_arithmetic("mitchell-refined"),
     "mitchell, attention alone": named_arithmetic("mitchell", ["attention"]),
     "mitchell-corrected, attention alone": named_arithmetic("mitchell-corrected", ["attention"]),
 }
@@ -41,7 +43,7 @@ def divergences(model: refimpl.Model, texts: list[str], exactly: tuple[str, ...]
         if "quotients" in exactly:
             stack.enter_context(patch.object(arithmetic, "_quotient", lambda a, b, form: operator.truediv(a, b)))
         if "roots" in exactly:
-            stack.enter_context(patch.object(mitchell, "square_root", np.sqrt))
+            stack.enter_context(patch.object(arithmetic, "_root", lambda x, form: np.sqrt(x)))
         found = comparison.compare(model, texts, list(VARIANTS.values()))
     return {name: comparison.together(parts).mean for name, parts in zip(VARIANTS, found, strict=True)}
 
