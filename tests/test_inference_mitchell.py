@@ -40,7 +40,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, wild: float) -> Any:
-    """Ordinary numbers; a share of them any patterns, zeros, infinities, NaN, subnormals, and neighbours of the ends of the range."""
+    """Ordinary numbers; a share of them any patterns, zeros, infinities, NaN, subnormals and ends of the range; if negative, what is small only."""
     kind = np.dtype(tolerance.DTYPES.get(dtype, dtype))
     if kind.kind in "iu":
         info = np.iinfo(kind)
@@ -48,9 +48,12 @@ def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, wild:
     tiny, top = (2.0**-14, 2.0**15) if dtype == "float16" else (2.0**-126, 2.0**127)
     ends = [0.0, -0.0, np.inf, -np.inf, np.nan, tiny, -tiny, 0.75 * tiny, 1.5 * tiny, tiny**0.5, 1.75 * top, top**0.5]
     words = rng.integers(0, 256, (*shape, kind.itemsize), dtype=np.uint8).view(kind)[..., 0]
+    if wild < 0:  # nothing that makes sums infinite or NaN: below 2 in magnitude
+        ends = [x for x in ends if abs(x) < 2]
+        words = (words.view(f"u{kind.itemsize}") & ~np.array(2.0, kind).view(f"u{kind.itemsize}")).view(kind)
     special = np.asarray(ends, np.float64).astype(kind)[rng.integers(0, len(ends), shape)]
     drawn = np.where(rng.random(shape) < 0.5, words, special)
-    return np.where(rng.random(shape) < wild, drawn, rng.normal(size=shape).astype(kind))
+    return np.where(rng.random(shape) < abs(wild), drawn, rng.normal(size=shape).astype(kind))
 
 
 def _laid_out(x: Any, layout: str) -> Any:
@@ -67,7 +70,7 @@ def _laid_out(x: Any, layout: str) -> Any:
 
 
 LAYOUTS = st.sampled_from(["plain", "fortran", "reversed", "gaps"])
-WILD = st.sampled_from([0.0, 0.03, 0.4, 1.0])
+WILD = st.sampled_from([0.0, 0.03, 0.4, 1.0, -0.03, -0.3, -1.0])
 STACKS = st.sampled_from([((), ()), ((3,), (3,)), ((2, 1), (3,)), ((), (2,)), ((4,), ()), ((1, 3, 2), (2, 1, 1))])
 
 
@@ -193,6 +196,26 @@ def test_empty_products_have_their_shape() -> None:
     for shape in ((0, 4), (3, 0, 4), (0, 2, 4)):
         assert fast.matmul(np.ones(shape, np.float32), np.ones((4, 5), np.float32)).shape == (*shape[:-1], 5)
         assert fast.multiply(np.ones(shape), np.ones(1)).shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dialect", [*DIALECTS, "corrected"])
+def test_just_within_and_just_beyond_the_range_of_plain_additions(dtype: str, dialect: str) -> None:
+    """Pairs of operands whose patterns' sums are around both bounds, each pair alone; and zeros with their signs."""
+    corrected = dialect == "corrected"
+    form = fast._form(dtype, "ieee" if corrected else dialect, corrected)
+    options = {"corrected": True} if corrected else {"dialect": dialect}
+    sums = [int(bound) + step for bound in (form.low, form.high) for step in (-2, -1, 0, 1)]
+    pairs = [(total // 2 + 12345, total - total // 2 - 12345) for total in sums]
+    pairs += [(int(form.least) - step, int(form.one)) for step in (0, 1)]
+    a, b = np.array(pairs, form.unsigned).T.view(form.dtype)
+    zeros = np.array([0.0, -0.0, 0.0, -0.0], form.dtype), np.array([-1.5, -1.5, -0.0, 2.5], form.dtype)
+    for x, y in zip(np.append(a, zeros[0]), np.append(-b, zeros[1]), strict=True):
+        for u, v in ((x, y), (y, x)):
+            u, v = u.reshape(1, 1), v.reshape(1, 1)
+            expected = mitchell.corrected_multiply(u, v) if corrected else mitchell.multiply(u, v, dialect=dialect)
+            assert _same(fast.matmul(u, v, **options), expected)
+            assert _same(fast.multiply(u, v, **options), expected)
 
 
 # --- single products ------------------------------------------------------------------------------------------------------------------
