@@ -160,6 +160,16 @@ def test_products_in_range_are_not_computed_by_the_definition(monkeypatch: pytes
         fast.matmul(tame[0] * 2.0**-600, tame[1] * 2.0**-600)
 
 
+def test_only_the_rows_or_columns_that_leave_the_range_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, again = np.random.default_rng(0), []
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 8), (8, 20)))
+    a[4, 3], b[5, 7] = 2.0**-126, 2.0**-126
+    guarded = fast._guarded
+    monkeypatch.setattr(fast, "_guarded", lambda x, y, form: again.append((x.shape, y.shape)) or guarded(x, y, form))
+    assert _same(fast.matmul(a, b), mitchell.matmul(a, b))
+    assert again == [((1, 1), (1, 20)), ((1, 1), (1, 9))]
+
+
 def test_long_sums_of_whole_numbers_are_exact() -> None:
     """More terms than float32 and one sum hold, all of the largest size."""
     for dtype in WHOLES:
@@ -171,7 +181,8 @@ def test_long_sums_of_whole_numbers_are_exact() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
-def test_out_is_written_and_returned(dtype: str) -> None:
+def test_out_is_written_and_returned(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(fast, "PRODUCTS", 8)  # several blocks, the first of which is written before the last is read
     rng = np.random.default_rng(1)
     a, b = _numbers(rng, (4, 6, 6), dtype, 0.1), _numbers(rng, (6, 6), dtype, 0.1)
     expected = mitchell.matmul(a, b)
