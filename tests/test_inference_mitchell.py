@@ -182,7 +182,8 @@ def test_long_sums_of_whole_numbers_are_exact() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 def test_out_is_written_and_returned(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    monkeypatch.setattr(fast, "PRODUCTS", 8)  # several blocks, the first of which is written before the last is read
+    monkeypatch.setattr(fast, "PRODUCTS", 8)
+    monkeypatch.setattr(fast, "COLUMNS", 4)  # several blocks, the first of which is written before the last is read
     rng = np.random.default_rng(1)
     a, b = _numbers(rng, (4, 6, 6), dtype, 0.1), _numbers(rng, (6, 6), dtype, 0.1)
     expected = mitchell.matmul(a, b)
