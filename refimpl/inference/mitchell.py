@@ -287,7 +287,7 @@ def _prepared(x: Array, k: slice, form: _Form) -> _Part:
 def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, k), (p or 1, m, k), (p, n, m)
     """Write the product of a and the transpose of b to `out`, block by block."""
     (p, n, m), products = out.shape, PRODUCTS // (2 if form.corrected else 1)
-    m = min(m, COLUMNS)
+    m = min(m, max(COLUMNS, GROUP // n))
     n = min(n, products // m)
     p = min(p, products // (m * n))
     steps = min(STEPS, max(1, GROUP // (m * n * p)), a.shape[-1])
