@@ -389,7 +389,7 @@ def test_stacks_of_many_matrices_take_several_launches_and_other_dtypes_are_roun
 
 
 def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: Any) -> None:
-    """All pairs of 350 patterns: the edges, the neighbours of 2^-149 to 2^-120 and of the largest numbers, and any."""
+    """All pairs of 450 patterns: the edges, the neighbours of 2^-149 to 2^-120 and of the largest numbers, and any."""
     rng = np.random.default_rng(5)
     ends = np.array(
         [0, 1, 2, 3, 0x7FFFFF, 0x800000, 0x800001, 0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x3F800000], np.uint32
