@@ -160,6 +160,21 @@ def test_products_in_range_are_not_computed_by_the_definition(monkeypatch: pytes
         fast.matmul(tame[0] * 2.0**-600, tame[1] * 2.0**-600)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_sums_of_zeros_have_the_sign_of_the_definition(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
+    """-0 only where all products are -0; also if NumPy's own sums were not in order, and steps are added one by one."""
+    assert fast._sums_in_order()
+    monkeypatch.setattr(fast, "_sums_in_order", lambda: ordered)
+    rng = np.random.default_rng(0)
+    a, b = rng.choice([0.0, -0.0, -(2.0**-140)], (30, 3)), rng.choice([0.0, -0.0, 2.0**-140], (3, 40))
+    for x, y in ((a, b), (np.zeros((5, 9)), -np.ones((9, 40)))):
+        u, v = x.astype(np.float32), y.astype(np.float32)
+        for options in ({}, {"dialect": "flush"}, {"corrected": True}):
+            expected = _sum(u, v) if options.get("corrected") else mitchell.matmul(u, v, **options)
+            assert _same(fast.matmul(u, v, **options), expected)
+            assert np.any(np.signbit(expected))
+
+
 def test_only_the_rows_or_columns_that_leave_the_range_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, again = np.random.default_rng(0), []
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 8), (8, 20)))

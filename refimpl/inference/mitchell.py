@@ -263,7 +263,7 @@ def _steps(total: Array, a: _Part, b: _Part, space: list[Array], form: _Form) ->
         if together and len(terms) > 1:
             before = space[0][: 1 + len(terms)].view(form.dtype)
             before[0] = total
-            np.add.reduce(before, axis=0, out=total)
+            np.add.reduce(before, axis=0, out=total, initial=-0.0)
             continue
         for k, term in enumerate(terms, start):
             if not plain[k]:
@@ -279,10 +279,11 @@ def _sums_in_order() -> bool:
     """Whether NumPy's sum over the first axis, of rows that are contiguous, adds row by row: it always did, and does not promise to."""
     for shape in ((3, 16), (64, 17), (130, 100), (17, 2000)):
         rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        rows[:, 0] = -0.0
         total = rows[0]
         for row in rows[1:]:
             total = total + row
-        if not np.array_equal(np.add.reduce(rows, axis=0), total):
+        if np.add.reduce(rows, axis=0, initial=-0.0).tobytes() != total.tobytes():
             return False
     return True
 
