@@ -14,6 +14,9 @@ of 1.0, and (3) the difference plus that of 1.0 (claim MITCHELL-4): `multiply_bi
 What (2) and (3) do not say are the edges, on which implementations differ. They are arguments with names, and `dialects` has the sets of them that
 are in use; see docs/mitchell.md. Whole numbers of 8 to 64 bits have their own form, by shifts: (2) is a whole number there, (3) is floored.
 
+Sums of products are part of the definition: k = 0, 1, ... in this order, beginning with the first product, in float32 (float64 of float64), never
+reassociated. So `refimpl.inference.mitchell`, which is fast, gives the bits of `matmul`, in NumPy and on a GPU.
+
 References: J. N. Mitchell, "Computer multiplication and division using binary logarithms", IRE Trans. Electronic Computers EC-11 (1962), 512-517,
 eqs. (1) to (4); T. Mogami, "Deep neural network training without multiplications", arXiv 2012.03458 (bit patterns); A. Kosson and M. Jaggi,
 "Multiplication-free transformer training via piecewise affine operations", arXiv 2305.17190 (the dialect "pam").

@@ -40,7 +40,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, wild: float) -> Any:
-    """Ordinary numbers; a share of them any patterns, zeros, infinities, NaN, subnormals, and neighbours of the ends of the range."""
+    """Ordinary numbers; a share of them any patterns, zeros, infinities, NaN, subnormals and ends of the range; if negative, what is small only."""
     kind = np.dtype(tolerance.DTYPES.get(dtype, dtype))
     if kind.kind in "iu":
         info = np.iinfo(kind)
@@ -48,9 +48,12 @@ def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, wild:
     tiny, top = (2.0**-14, 2.0**15) if dtype == "float16" else (2.0**-126, 2.0**127)
     ends = [0.0, -0.0, np.inf, -np.inf, np.nan, tiny, -tiny, 0.75 * tiny, 1.5 * tiny, tiny**0.5, 1.75 * top, top**0.5]
     words = rng.integers(0, 256, (*shape, kind.itemsize), dtype=np.uint8).view(kind)[..., 0]
+    if wild < 0:  # nothing that makes sums infinite or NaN: below 2 in magnitude
+        ends = [x for x in ends if abs(x) < 2]
+        words = (words.view(f"u{kind.itemsize}") & ~np.array(2.0, kind).view(f"u{kind.itemsize}")).view(kind)
     special = np.asarray(ends, np.float64).astype(kind)[rng.integers(0, len(ends), shape)]
     drawn = np.where(rng.random(shape) < 0.5, words, special)
-    return np.where(rng.random(shape) < wild, drawn, rng.normal(size=shape).astype(kind))
+    return np.where(rng.random(shape) < abs(wild), drawn, rng.normal(size=shape).astype(kind))
 
 
 def _laid_out(x: Any, layout: str) -> Any:
@@ -67,7 +70,7 @@ def _laid_out(x: Any, layout: str) -> Any:
 
 
 LAYOUTS = st.sampled_from(["plain", "fortran", "reversed", "gaps"])
-WILD = st.sampled_from([0.0, 0.03, 0.4, 1.0])
+WILD = st.sampled_from([0.0, 0.03, 0.4, 1.0, -0.03, -0.3, -1.0])
 STACKS = st.sampled_from([((), ()), ((3,), (3,)), ((2, 1), (3,)), ((), (2,)), ((4,), ()), ((1, 3, 2), (2, 1, 1))])
 
 
@@ -121,8 +124,8 @@ def test_blocks_pieces_and_groups_of_any_size_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, dtype: str, dialect: str
 ) -> None:
     """Blocks smaller than the matrices, on every side, and a narrow product, which is computed as a transpose."""
-    rng = np.random.default_rng(3)
-    a, b = _numbers(rng, (2, 11, 17), dtype, 0.02), _numbers(rng, (17, 20), dtype, 0.02)
+    rng, depth = np.random.default_rng(3), 6 if dialect == "pam" else 17
+    a, b = _numbers(rng, (2, 11, depth), dtype, 0.02), _numbers(rng, (depth, 20), dtype, 0.02)
     a[:, 3], b[:, 4] = 0, np.inf
     whole = mitchell.matmul(a, b, dialect=dialect)
     for products, columns, steps, group, narrow in ((64, 8, 5, 1, 0), (220, 20, 17, 900, 0), (50, 7, 4, 150, 99)):
@@ -134,7 +137,7 @@ def test_blocks_pieces_and_groups_of_any_size_give_the_same_bits(
         assert _same(fast.matmul(a, b, dialect=dialect), whole)
         assert _same(fast.matmul(a, b, dialect=dialect, threads=3), whole)
         if dialect == "ieee":
-            assert _same(fast.matmul(a, b, corrected=True), _sum(a, np.broadcast_to(b, (2, 17, 20))))
+            assert _same(fast.matmul(a, b, corrected=True), _sum(a, np.broadcast_to(b, (2, depth, 20))))
 
 
 def test_products_in_range_are_not_computed_by_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +160,31 @@ def test_products_in_range_are_not_computed_by_the_definition(monkeypatch: pytes
         fast.matmul(tame[0] * 2.0**-600, tame[1] * 2.0**-600)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_sums_of_zeros_have_the_sign_of_the_definition(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
+    """-0 only where all products are -0; also if NumPy's own sums were not in order, and steps are added one by one."""
+    assert fast._sums_in_order()
+    monkeypatch.setattr(fast, "_sums_in_order", lambda: ordered)
+    rng = np.random.default_rng(0)
+    a, b = rng.choice([0.0, -0.0, -(2.0**-140)], (30, 3)), rng.choice([0.0, -0.0, 2.0**-140], (3, 40))
+    for x, y in ((a, b), (np.zeros((5, 9)), -np.ones((9, 40)))):
+        u, v = x.astype(np.float32), y.astype(np.float32)
+        for options in ({}, {"dialect": "flush"}, {"corrected": True}):
+            expected = _sum(u, v) if options.get("corrected") else mitchell.matmul(u, v, **options)
+            assert _same(fast.matmul(u, v, **options), expected)
+            assert np.any(np.signbit(expected))
+
+
+def test_only_the_rows_or_columns_that_leave_the_range_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, again = np.random.default_rng(0), []
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 8), (8, 20)))
+    a[4, 3], b[5, 7] = 2.0**-126, 2.0**-126
+    guarded = fast._guarded
+    monkeypatch.setattr(fast, "_guarded", lambda x, y, form: again.append((x.shape, y.shape)) or guarded(x, y, form))
+    assert _same(fast.matmul(a, b), mitchell.matmul(a, b))
+    assert again == [((1, 1), (1, 20)), ((1, 1), (1, 9))]
+
+
 def test_long_sums_of_whole_numbers_are_exact() -> None:
     """More terms than float32 and one sum hold, all of the largest size."""
     for dtype in WHOLES:
@@ -168,7 +196,9 @@ def test_long_sums_of_whole_numbers_are_exact() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
-def test_out_is_written_and_returned(dtype: str) -> None:
+def test_out_is_written_and_returned(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(fast, "PRODUCTS", 8)
+    monkeypatch.setattr(fast, "COLUMNS", 4)  # several blocks, the first of which is written before the last is read
     rng = np.random.default_rng(1)
     a, b = _numbers(rng, (4, 6, 6), dtype, 0.1), _numbers(rng, (6, 6), dtype, 0.1)
     expected = mitchell.matmul(a, b)
@@ -193,6 +223,26 @@ def test_empty_products_have_their_shape() -> None:
     for shape in ((0, 4), (3, 0, 4), (0, 2, 4)):
         assert fast.matmul(np.ones(shape, np.float32), np.ones((4, 5), np.float32)).shape == (*shape[:-1], 5)
         assert fast.multiply(np.ones(shape), np.ones(1)).shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dialect", [*DIALECTS, "corrected"])
+def test_just_within_and_just_beyond_the_range_of_plain_additions(dtype: str, dialect: str) -> None:
+    """Pairs of operands whose patterns' sums are around both bounds, each pair alone; and zeros with their signs."""
+    corrected = dialect == "corrected"
+    form = fast._form(dtype, "ieee" if corrected else dialect, corrected)
+    options = {"corrected": True} if corrected else {"dialect": dialect}
+    sums = [int(bound) + step for bound in (form.low, form.high) for step in (-2, -1, 0, 1)]
+    pairs = [(total // 2 + 12345, total - total // 2 - 12345) for total in sums]
+    pairs += [(int(form.least) - step, int(form.one)) for step in (0, 1)]
+    a, b = np.array(pairs, form.unsigned).T.view(form.dtype)
+    zeros = np.array([0.0, -0.0, 0.0, -0.0], form.dtype), np.array([-1.5, -1.5, -0.0, 2.5], form.dtype)
+    for x, y in zip(np.append(a, zeros[0]), np.append(-b, zeros[1]), strict=True):
+        for u, v in ((x, y), (y, x)):
+            u, v = u.reshape(1, 1), v.reshape(1, 1)
+            expected = mitchell.corrected_multiply(u, v) if corrected else mitchell.multiply(u, v, dialect=dialect)
+            assert _same(fast.matmul(u, v, **options), expected)
+            assert _same(fast.multiply(u, v, **options), expected)
 
 
 # --- single products ------------------------------------------------------------------------------------------------------------------
@@ -354,7 +404,7 @@ def test_stacks_of_many_matrices_take_several_launches_and_other_dtypes_are_roun
 
 
 def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: Any) -> None:
-    """All pairs of 350 patterns: the edges, the neighbours of 2^-149 to 2^-120 and of the largest numbers, and any."""
+    """All pairs of 450 patterns: the edges, the neighbours of 2^-149 to 2^-120 and of the largest numbers, and any."""
     rng = np.random.default_rng(5)
     ends = np.array(
         [0, 1, 2, 3, 0x7FFFFF, 0x800000, 0x800001, 0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x3F800000], np.uint32

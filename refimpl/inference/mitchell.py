@@ -54,7 +54,7 @@ PRODUCTS, COLUMNS, STEPS = (
     1024,
     64,
 )  # of a block; of its columns; of the k for which operands are prepared at a time: at most
-GROUP = 16384  # products of several steps of a small block that are formed at a time
+GROUP = 65536  # products of several steps of a small block that are formed at a time
 PIECE = 16384  # products that are computed again at a time
 NARROW = 256  # with fewer columns than this, and than rows, C is computed as the transpose of B^T A^T
 _REST = {"float32": 26, "float64": 55}  # the rest 0 of 2^e is taken for 2^(e-26): beside a product it is rounded away
@@ -230,24 +230,22 @@ def _correct(terms: Array, rests: list[Array], form: _Form) -> None:
     np.add(terms, above.view(form.dtype), out=terms)
 
 
-def _terms(a: _Part, b: _Part, space: list[Array], form: _Form) -> Iterator[Array]:
-    """The products of each step, (p, n, m), by (1), in `space`, which holds those of a few: (k, p, n, m), and in the corrected form the others."""
+def _terms(a: _Part, b: _Part, space: list[Array], form: _Form) -> Iterator[tuple[int, Array]]:
+    """The products of some steps at a time, by (1): the first k, and the products, (k, p, n, m), which are in `space[0]` from its second place on."""
     pairs = [(x - form.signed(form.one), y) for x, y in zip(a.patterns(form), b.patterns(form), strict=True)]
     pairs = [(x[:, :, :, None], y[:, :, None, :]) for x, y in pairs]
     kept = (a.kept(form), -1), (b.kept(form), -2)
     masks = [np.expand_dims(mask, axis) for mask, axis in kept if mask is not None]
-    size, (x, y), sums, terms = len(space[0]), pairs[0], space[0], space[0].view(form.dtype)
-    for start in range(0, len(x), size):
+    size = len(space[0]) - 1
+    for start in range(0, len(a.numbers), size):
         some = slice(start, start + size)
-        np.add(x[some], y[some], sums[: len(x) - start])
+        places = slice(1, 1 + min(size, len(a.numbers) - start))
+        sums, *rests = [np.add(x[some], y[some], t[places]) for (x, y), t in zip(pairs, space, strict=True)]
         if form.corrected:
-            rests = [
-                np.add(u[some], v[some], t[: len(x) - start]) for (u, v), t in zip(pairs[1:], space[1:], strict=True)
-            ]
-            _correct(terms[: len(x) - start], rests, form)
+            _correct(sums.view(form.dtype), rests, form)
         for mask in masks:
-            np.bitwise_and(sums[: len(x) - start], mask[some], sums[: len(x) - start])
-        yield from terms[: len(x) - start]
+            np.bitwise_and(sums, mask[some], sums)
+        yield start, sums.view(form.dtype)
 
 
 def _plain(a: _Part, b: _Part, form: _Form) -> list[bool]:
@@ -259,14 +257,35 @@ def _plain(a: _Part, b: _Part, form: _Form) -> list[bool]:
 
 def _steps(total: Array, a: _Part, b: _Part, space: list[Array], form: _Form) -> None:
     """(2) for some steps: add their products to `total`, (p, n, m), in order."""
-    plain = _plain(a, b, form)
-    for k, term in enumerate(_terms(a, b, space, form)):
-        if not plain[k]:
-            _out_of_range(term, a.numbers[k], b.numbers[k], form)
-        if not (plain[k] and a.finite and b.finite):
-            _of_ieee(term, a.numbers[k], b.numbers[k], a.special, k)
-            _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special, k)
-        np.add(total, term, total)
+    plain, finite = _plain(a, b, form), a.finite and b.finite
+    together = finite and all(plain) and total.size >= 16 and _sums_in_order()
+    for start, terms in _terms(a, b, space, form):
+        if together and len(terms) > 1:
+            before = space[0][: 1 + len(terms)].view(form.dtype)
+            before[0] = total
+            np.add.reduce(before, axis=0, out=total, initial=-0.0)
+            continue
+        for k, term in enumerate(terms, start):
+            if not plain[k]:
+                _out_of_range(term, a.numbers[k], b.numbers[k], form)
+            if not (plain[k] and finite):
+                _of_ieee(term, a.numbers[k], b.numbers[k], a.special, k)
+                _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special, k)
+            np.add(total, term, total)
+
+
+@functools.cache
+def _sums_in_order() -> bool:
+    """Whether NumPy's sum over the first axis, of rows that are contiguous, adds row by row: it always did, and does not promise to."""
+    for shape in ((3, 16), (64, 17), (130, 100), (17, 2000)):
+        rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        rows[:, 0] = -0.0
+        total = rows[0]
+        for row in rows[1:]:
+            total = total + row
+        if np.add.reduce(rows, axis=0, initial=-0.0).tobytes() != total.tobytes():
+            return False
+    return True
 
 
 def _pieces(length: int, step: int) -> Iterator[slice]:
@@ -291,13 +310,13 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
     n = min(n, products // m)
     p = min(p, products // (m * n))
     steps = min(STEPS, max(1, GROUP // (m * n * p)), a.shape[-1])
-    room = [np.empty(steps * p * n * m, form.signed) for _ in range(3 if form.corrected else 1)]
+    room = [np.empty((1 + steps) * p * n * m, form.signed) for _ in range(3 if form.corrected else 1)]
     totals = np.empty(p * n * m, form.dtype)
     for batch, columns, rows in itertools.product(*map(_pieces, out.shape[::2], (p, m)), _pieces(out.shape[1], n)):
         target = out[batch, rows, columns]
         total = totals[: target.size].reshape(target.shape)
         total.fill(-0.0)
-        space = [each[: steps * target.size].reshape(steps, *target.shape) for each in room]
+        space = [each[: (1 + steps) * target.size].reshape(1 + steps, *target.shape) for each in room]
         x, y = _side(a, batch, rows), _side(b, batch, columns)
         for k in _pieces(a.shape[-1], STEPS):
             _steps(total, _prepared(x, k, form), _prepared(y, k, form), space, form)
@@ -362,12 +381,13 @@ def _shape_of_product(a: Array, b: Array) -> tuple[int, ...]:
     return (*stacks, a.shape[-2], b.shape[-1])
 
 
-def _check_rules(a: Array, dialect: str, corrected: bool) -> None:
+@functools.cache
+def _check_rules(whole: bool, dialect: str, corrected: bool) -> None:
     """Raise ConfigError where the definition does."""
     if corrected and dialect != "ieee":
         what = "corrected products have one set of edges"
         raise ConfigError(what, where="refimpl.mitchell", expected='dialect="ieee"', got=repr(dialect))
-    if mitchell._is_whole(a):
+    if whole:
         mitchell._check_whole(dialect, {})
     else:
         mitchell._edges(dialect, {})
@@ -441,7 +461,7 @@ def matmul(
     """
     mitchell._accumulable(a, b)
     shape = _shape_of_product(a, b)
-    _check_rules(a, dialect, corrected)
+    _check_rules(mitchell._is_whole(a), dialect, corrected)
     _check_out(out, shape, a)
     if namespace(a, b).__name__ == "array_api_compat.cupy":
         return mitchell_cupy.matmul(a, b, dialect=dialect, corrected=corrected, out=out)
@@ -514,7 +534,7 @@ def multiply(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = Fal
         as the definition.
     """
     mitchell._check_operands(a, b)
-    _check_rules(a, dialect, corrected)
+    _check_rules(mitchell._is_whole(a), dialect, corrected)
     if str(a.dtype) not in _REST or not _is_numpy(a):
         return mitchell.corrected_multiply(a, b) if corrected else mitchell.multiply(a, b, dialect=dialect)
     form, (a, b) = _form(str(a.dtype), dialect, corrected), np.broadcast_arrays(a, b)
