@@ -14,13 +14,25 @@ from fractions import Fraction
 from typing import Literal
 
 from refimpl.errors import ConfigError
-from refimpl.number_system import Array, check_floating, clamp, exact, is_ball, namespace, pi, rounded_once, square_root
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    clamp,
+    exact,
+    is_ball,
+    namespace,
+    pi,
+    products_of,
+    rounded_once,
+    square_root,
+)
 from refimpl.special import erfc
 
 __all__ = ["gelu", "relu", "sigmoid", "tanh"]
 
 
 @rounded_once
+@products_of("activation")
 def gelu(x: Array, approximate: Literal["tanh", "none"] = "tanh") -> Array:  # (...) -> (...)
     """GELU(x) = x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) for "tanh", or x/2 · erfc(-x/√2) for "none".
 
@@ -52,6 +64,7 @@ def gelu(x: Array, approximate: Literal["tanh", "none"] = "tanh") -> Array:  # (
 
 
 @rounded_once
+@products_of("activation")
 def relu(x: Array) -> Array:  # (...) -> (...)
     """relu(x) = max(x, 0), elementwise. On a ball that straddles 0 this is (x + |x|)/2, which encloses both branches."""
     check_floating("x", x)
@@ -60,6 +73,7 @@ def relu(x: Array) -> Array:  # (...) -> (...)
 
 
 @rounded_once
+@products_of("activation")
 def sigmoid(x: Array) -> Array:  # (...) -> (...)
     """σ(x) = 1/(1 + exp(-x)), elementwise; on floats as exp(x)/(1 + exp(x)) for x < 0. Dtypes and errors as `gelu`."""
     check_floating("x", x)
@@ -71,6 +85,7 @@ def sigmoid(x: Array) -> Array:  # (...) -> (...)
 
 
 @rounded_once
+@products_of("activation")
 def tanh(x: Array) -> Array:  # (...) -> (...)
     """tanh(x), elementwise. Dtypes and errors as `gelu`."""
     check_floating("x", x)

@@ -19,7 +19,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import Array, check_floating, namespace, rounded_once, square_root, whole_number
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    namespace,
+    products_of,
+    rounded_once,
+    square_root,
+    whole_number,
+)
 from refimpl.softmax import masked_softmax
 
 __all__ = ["HandedOn", "causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
@@ -165,6 +173,7 @@ def _rowwise(x: Array, table: Array) -> Array:  # (..., n, k), (n, k, m) -> (...
 
 
 @rounded_once
+@products_of("attention")
 def scaled_dot_product_attention(
     q: Array,
     k: Array,

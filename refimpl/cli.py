@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,12 +16,17 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import vectors_cli, weights_cli
+from refimpl import comparison, vectors_cli, weights_cli
+from refimpl.arithmetic import named_arithmetic
+from refimpl.comparison_plot import svg
 from refimpl.console import JsonOption, ReportOption, err, out, print_json, validation_module
 from refimpl.errors import ConfigError, RefimplError, TextError
+from refimpl.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from refimpl.comparison import Variant
 
 __all__ = ["app", "main"]
 
@@ -38,6 +44,13 @@ BackendOption = Annotated[
     str, typer.Option("--backend", help="numpy, cupy or auto; auto reads REFIMPL_BACKEND and prints its choice.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+ApproximateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Replace only the products of this kind of layer: projection, head, attention, activation, normalization, other; "
+        "or exponential. May be repeated; without it, all products."
+    ),
+]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
 
 
@@ -204,10 +217,17 @@ def generate(
     samples: Annotated[int, typer.Option(help="How many continuations, with seeds seed, seed + 1, ...")] = 1,
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     backend: BackendOption = "auto",
+    arithmetic: Annotated[
+        str | None,
+        typer.Option(help="mitchell, mitchell-centred, -corrected or -refined, or exact: how products are made."),
+    ] = None,
+    approximate: ApproximateOption = None,
 ) -> None:
     """Continue a text, streaming: refimpl generate "春眠不觉晓，"."""
+    numbers = None if arithmetic is None else named_arithmetic(arithmetic, approximate or None)
+    _check_approximate(approximate, arithmetic is not None)
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    loaded = refimpl.load(model, backend=backend, dtype=dtype)
+    loaded = refimpl.load(model, backend=backend, dtype=dtype, arithmetic=numbers)
     for number in range(samples):
         pieces = loaded.stream(
             text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + number
@@ -217,6 +237,13 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n" if number == samples - 1 else "\n\n")
+
+
+def _check_approximate(kinds: list[str] | None, arithmetic: bool) -> None:
+    """Raise ConfigError for kinds without an arithmetic that would replace them."""
+    if kinds and not arithmetic:
+        expected, got = "--arithmetic mitchell, or another", f"--approximate {' '.join(kinds)} alone"
+        raise ConfigError("in which arithmetic?", where="--approximate", expected=expected, got=got)
 
 
 def _texts(file: str, *, whole_file: bool = False) -> list[str]:
@@ -238,10 +265,28 @@ def score(
     model: ModelOption = "tang",
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     backend: BackendOption = "auto",
+    arithmetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare with exact arithmetic: mitchell, mitchell-centred, -corrected, -refined, or exact; may be repeated."
+        ),
+    ] = None,
+    approximate: ApproximateOption = None,
+    by_kind: Annotated[
+        bool, typer.Option("--by-kind", help="Each kind of layer alone, and all but each, in that arithmetic.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write arithmetic.json and arithmetic.svg into this folder.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the perplexity of each text in a file, and of all together."""
+    """Print the perplexity of each text in a file, and of all together; with --arithmetic, and its divergence from exact arithmetic."""
+    _check_approximate(approximate, bool(arithmetic))
+    variants = _variants(arithmetic or [], approximate, by_kind, report)
     loaded, texts = refimpl.load(model, backend=backend, dtype=dtype), _texts(file)
+    if variants:
+        _compare(loaded, texts, variants, report, as_json)
+        return
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
     tokens, total = sum(each.tokens for each in scores), sum(each.negative_log_likelihood for each in scores)
@@ -265,6 +310,69 @@ def score(
         f"[bold]{whole.perplexity:.2f}", f"[bold]{tokens}", f"[bold]{whole.unknown}", f"[bold]all {len(texts)} texts"
     )
     out.print(table)
+
+
+def _variants(forms: list[str], kinds: list[str] | None, by_kind: bool, report: Path | None) -> list[Variant]:
+    """The arithmetics to compare with the exact one; what makes no sense is refused before anything is computed."""
+    alone = [name for name, given in (("--by-kind", by_kind), ("--report", report is not None)) if given and not forms]
+    if alone:
+        expected = "--arithmetic mitchell, or another"
+        raise ConfigError("in which arithmetic?", where=", ".join(alone), expected=expected, got="none")
+    if by_kind and kinds:
+        expected = "one of the two"
+        raise ConfigError("--by-kind goes through all kinds", where="--approximate", expected=expected, got="both")
+    if report is not None and report.exists() and not report.is_dir():
+        raise ConfigError("the report needs a folder", where="--report", expected="a folder, or no file", got=report)
+    if by_kind:
+        return [variant for form in dict.fromkeys(forms) for variant in comparison.by_kind(form)]
+    chosen = [named_arithmetic(form, kinds or None) for form in dict.fromkeys(forms)]
+    return [comparison.Variant(", ".join(kinds) if kinds else "all products", each) for each in chosen]
+
+
+def _compare(loaded: Any, texts: list[str], variants: list[Variant], report: Path | None, as_json: bool) -> None:
+    """Compare arithmetics on the texts, print the figures, and write the report if there is to be one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("comparing", total=len(texts) * len(variants))
+        arithmetics = [variant.arithmetic for variant in variants]
+        found = comparison.compare(loaded, texts, arithmetics, advance=lambda: progress.advance(task))
+    whole = [comparison.together(parts) for parts in found]
+    answer = comparison.as_json(loaded, texts, variants, found)
+    if report is not None:
+        _write_comparison(report, json.dumps(answer, ensure_ascii=False, indent=1) + "\n", svg(variants, whole))
+    if as_json:
+        print_json(answer)
+        return
+    out.print(f"exact: perplexity {whole[0].exact_perplexity:.2f}, {whole[0].tokens} tokens", highlight=False)
+    if len(variants) == 1:
+        first = [escape(text.splitlines()[0][:40]) for text in texts]
+        out.print(_divergence_table("text", [*zip(first, found[0], strict=True)]))
+    names = [f"{variant.arithmetic.form}: {variant.label}" for variant in variants]
+    out.print(_divergence_table("arithmetic", [*zip(names, whole, strict=True)]))
+    if report is not None:
+        out.print(f"Report: {escape(str(report / 'arithmetic.svg'))}", highlight=False, soft_wrap=True)
+
+
+def _divergence_table(what: str, rows: list[tuple[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("perplexity", "exact", "KL mean", "KL max", "same best", "tokens"):
+        table.add_column(title, justify="right")
+    table.add_column(what)
+    for name, each in rows:
+        same = f"{each.agreeing / each.tokens:.1%}"
+        figures = [f"{each.perplexity:.2f}", f"{each.exact_perplexity:.2f}", f"{each.mean:.5f}", f"{each.largest:.4f}"]
+        table.add_row(*figures, same, str(each.tokens), name)
+    return table
+
+
+def _write_comparison(folder: Path, data: str, plot: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("arithmetic.json", data), ("arithmetic.svg", plot)):
+            replace_file(folder / name, lambda file, content=content: file.write(content.encode()))  # type: ignore[misc]
+    except OSError as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ConfigError("the report cannot be written", where=folder, got=got) from None
 
 
 @app.command()
@@ -339,8 +447,6 @@ def encode(
 
 def _save_array(path: Path, array: Any) -> None:
     import numpy as np
-
-    from refimpl.files import replace_file
 
     try:
         replace_file(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from refimpl import bert
+from refimpl.arithmetic import plain
 from refimpl.errors import ConfigError, TextError, TokenizerError
 from refimpl.model import Model
 from refimpl.number_system import device_of, namespace
@@ -74,20 +75,22 @@ class Encoder(Model):
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
         kind = "NEZHA" if self.config.max_position_embeddings is None else "BERT"
-        return f"<{kind} with {count:,} parameters, {self.weights.token_embedding.dtype}, backend {self.backend.name}>"
+        means = f"{self.weights.token_embedding.dtype}, backend {self.backend.name}{self._in_arithmetic()}"
+        return f"<{kind} with {count:,} parameters, {means}>"
 
     def encode(self, token_ids: Any, segment_ids: Any = None, mask: Any = None) -> Array:
         """The definition's x_L, `refimpl.bert.encode`: int (batch, length) -> (batch, length, d), on this model's backend."""
-        return bert.encode(self.weights, self.config, token_ids, segment_ids, mask=mask, dialect=self.dialect)
+        weights, ids, segments, mask = self._number((self.weights, token_ids, segment_ids, mask))
+        return plain(bert.encode(weights, self.config, ids, segments, mask=mask, dialect=self.dialect))
 
     def pooled(self, token_ids: Any, segment_ids: Any = None, mask: Any = None) -> Array:
         """tanh(W x_L[0] + b), `refimpl.bert.pooled`: int (batch, length) -> (batch, d)."""
-        return bert.pooled(self.weights, self.encode(token_ids, segment_ids, mask))
+        return plain(bert.pooled(*self._number((self.weights, self.encode(token_ids, segment_ids, mask)))))
 
     def logits(self, token_ids: Any, mask: Any = None) -> Array:
         """The masked-LM head's scores, `refimpl.bert.masked_lm_logits`: int (batch, length) -> (batch, length, vocab)."""
-        hidden = self.encode(token_ids, mask=mask)
-        return bert.masked_lm_logits(self.weights, self.config, hidden, dialect=self.dialect)
+        weights, hidden = self._number((self.weights, self.encode(token_ids, mask=mask)))
+        return plain(bert.masked_lm_logits(weights, self.config, hidden, dialect=self.dialect))
 
     @property
     def pooling(self) -> SentencePooling | None:
@@ -217,7 +220,7 @@ class Encoder(Model):
             xp = namespace(hidden)
             vectors = mean_pooling(hidden, xp.asarray(mask, device=device_of(hidden)))
         elif choice.how == "pooler":
-            vectors = bert.pooled(self.weights, hidden)
+            vectors = plain(bert.pooled(*self._number((self.weights, hidden))))
         else:
             vectors = hidden[:, 0, :] if choice.how == "cls" else hidden
         vectors = unit_length(vectors) if choice.normalize else vectors

@@ -14,6 +14,9 @@ of 1.0, and (3) the difference plus that of 1.0 (claim MITCHELL-4): `multiply_bi
 What (2) and (3) do not say are the edges, on which implementations differ. They are arguments with names, and `dialects` has the sets of them that
 are in use; see docs/mitchell.md. Whole numbers of 8 to 64 bits have their own form, by shifts: (2) is a whole number there, (3) is floored.
 
+Sums of products are part of the definition: k = 0, 1, ... in this order, beginning with the first product, in float32 (float64 of float64), never
+reassociated. So `refimpl.inference.mitchell`, which is fast, gives the bits of `matmul`, in NumPy and on a GPU.
+
 References: J. N. Mitchell, "Computer multiplication and division using binary logarithms", IRE Trans. Electronic Computers EC-11 (1962), 512-517,
 eqs. (1) to (4); T. Mogami, "Deep neural network training without multiplications", arXiv 2012.03458 (bit patterns); A. Kosson and M. Jaggi,
 "Multiplication-free transformer training via piecewise affine operations", arXiv 2305.17190 (the dialect "pam").
@@ -781,20 +784,24 @@ def _accumulable(a: Array, b: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _term(a: Array, b: Array, dialect: str) -> Array:
+def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
     """One product as it is added up."""
-    xp, product = namespace(a, b), multiply(a, b, dialect=dialect)
+    if corrected and dialect != "ieee":
+        what = "corrected products have one set of edges"
+        raise ConfigError(what, where="refimpl.mitchell", expected='dialect="ieee"', got=repr(dialect))
+    xp, product = namespace(a, b), corrected_multiply(a, b) if corrected else multiply(a, b, dialect=dialect)
     return product if not _is_whole(a) else xp.astype(product, xp.uint64 if "uint" in str(a.dtype) else xp.int64)
 
 
 @rounded_once
-def dot(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n), (..., n) -> (...)
-    """Σ_k P(a_k, b_k), P as `multiply`: added up for k = 0, 1, ..., n - 1 in this order.
+def dot(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False) -> Array:  # (..., n), (..., n) -> (...)
+    """Σ_k P(a_k, b_k), P as `multiply` or `corrected_multiply`: added up for k = 0, 1, ..., n - 1 in this order.
 
     Parameters
     ----------
     a, b : arrays, (..., n), n >= 1, whose other axes broadcast: floats, balls, or whole numbers of 8 or 16 bits
     dialect : as for `multiply`
+    corrected : whether P is `corrected_multiply`, which has the dialect "ieee" alone
 
     Returns
     -------
@@ -811,21 +818,23 @@ def dot(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n), (..
     a, b = _accumulable(a, b)
     if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0):
         _refuse_shapes("dot", "(..., n), (..., n), n >= 1", a, b)
-    total = _term(a[..., :1], b[..., :1], dialect)
+    total = _term(a[..., :1], b[..., :1], dialect, corrected)
     for k in range(1, a.shape[-1]):
-        total = total + _term(a[..., k : k + 1], b[..., k : k + 1], dialect)
+        total = total + _term(a[..., k : k + 1], b[..., k : k + 1], dialect, corrected)
     return namespace(total).squeeze(total, axis=-1)
 
 
 @rounded_once
-def matmul(a: Array, b: Array, *, dialect: str = "ieee") -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
-    """C_ij = Σ_k P(a_ik, b_kj), P as `multiply`: added up for k = 0, 1, ... in this order. Dtypes, errors and options as `dot`."""
+def matmul(
+    a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False
+) -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
+    """C_ij = Σ_k P(a_ik, b_kj), P as for `dot`: added up for k = 0, 1, ... in this order. Dtypes, errors and options as `dot`."""
     a, b = _accumulable(a, b)
     if not (a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0):
         _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
-    total = _term(a[..., :, :1], b[..., :1, :], dialect)
+    total = _term(a[..., :, :1], b[..., :1, :], dialect, corrected)
     for k in range(1, a.shape[-1]):
-        total = total + _term(a[..., :, k : k + 1], b[..., k : k + 1, :], dialect)
+        total = total + _term(a[..., :, k : k + 1], b[..., k : k + 1, :], dialect, corrected)
     return total
 
 

@@ -11,15 +11,17 @@ the dialect with it. config.json gives the sizes; where files come without one, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from refimpl import backend as backends
 from refimpl import bert, decoding, gpt2
+from refimpl.arithmetic import Arithmetic, named_arithmetic, plain
 from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
 from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from weights_io.checkpoint import Checkpoint, TensorInfo
     from weights_io.schemes import Explanation, Scheme
 
-__all__ = ["EMBEDDED", "Model", "Score", "load"]
+__all__ = ["EMBEDDED", "Model", "PlainDecoder", "Score", "load"]
 
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
@@ -65,7 +67,11 @@ class Model:
     backend : Backend
     tokenizer : Tokenizer or None
     defaults : sampling options that came with the model
+    arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
+        plain arrays in either case, and so are the logits: what is done with them is exact
     """
+
+    arithmetic: Arithmetic | None = None
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Model:
         *,
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
+        arithmetic: str | Arithmetic | None = None,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
         self.config: Any = config
@@ -83,14 +90,41 @@ class Model:
         self.tokenizer = tokenizer
         self.dialect: Any = dialect
         self.defaults = defaults or {}
+        self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
-        return f"<GPT-2 with {count:,} parameters, {self.weights.token_embedding.dtype}, backend {self.backend.name}>"
+        means = f"{self.weights.token_embedding.dtype}, backend {self.backend.name}{self._in_arithmetic()}"
+        return f"<GPT-2 with {count:,} parameters, {means}>"
+
+    def _in_arithmetic(self) -> str:
+        return "" if self.arithmetic is None else f", arithmetic {self.arithmetic}"
+
+    def with_arithmetic(self, arithmetic: str | Arithmetic | None, kinds: Iterable[str] | None = None) -> Self:
+        """The same model, its weights shared, computing in another arithmetic.
+
+        Parameters
+        ----------
+        arithmetic : one of `refimpl.arithmetic.FORMS`, such as "mitchell", or an `Arithmetic`; or None, the array library's own
+        kinds : of `refimpl.arithmetic.KINDS`, the kinds of layer whose products are replaced; None: those of the arithmetic, all products
+
+        Raises
+        ------
+        ConfigError
+            for an unknown name of an arithmetic or a kind.
+        """
+        other = copy.copy(self)
+        other.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic, kinds)
+        return other
+
+    def _number(self, x: Any) -> Any:
+        """Weights, or what a caller gave, in this model's arithmetic."""
+        return x if self.arithmetic is None else self.arithmetic.wrap(x)
 
     def logits(self, token_ids: Any, mask: Any = None) -> Array:  # int (batch, length) -> (batch, length, vocab)
         """The definition's logits, `refimpl.gpt2.logits`, on this model's backend."""
-        return gpt2.logits(self.weights, self.config, token_ids, mask=mask, dialect=self.dialect)
+        weights, ids, mask = self._number((self.weights, token_ids, mask))
+        return plain(gpt2.logits(weights, self.config, ids, mask=mask, dialect=self.dialect))
 
     def encode(self, token_ids: Any, segment_ids: Any = None, mask: Any = None) -> Array:  # -> (batch, length, d)
         """The last layer's vectors, of an encoder (`refimpl.encoder.Encoder`). Raises ConfigError: a GPT-2 is none."""
@@ -117,8 +151,9 @@ class Model:
         start = [] if self.config.bos_token_id is None else [self.config.bos_token_id]
         return start + self._tokenizer().encode(text)
 
-    def _decoder(self) -> gpt2.CachedDecoder:
-        return gpt2.CachedDecoder(self.weights, self.config, self.dialect)
+    def _decoder(self) -> decoding.Decoder:
+        decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
+        return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
     def _options(self, **asked: Any) -> dict[str, Any]:
         options = {"temperature": 1.0, "top_k": None, "top_p": None} | self.defaults
@@ -266,6 +301,20 @@ class Model:
         TextError, TokenizerError
             if nothing is left to score, there is no end token to score, or there is no tokenizer.
         """
+        ids = self._scorable(text, end)
+        unknown = getattr(self.tokenizer, "unknown", None)
+        unknown_id = None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
+        values = [
+            value for window, first in _windows(ids, self.config.n_positions) for value in self._scored(window, first)
+        ]
+        return Score(len(values), sum(identity == unknown_id for identity in ids[1:]), -math.fsum(values), values)
+
+    def windows(self, text: str, *, end: bool = False) -> list[tuple[list[int], int]]:
+        """Token ids of a text in the windows that `score` reads, and the index in each from which tokens are scored. Errors as `score`."""
+        return _windows(self._scorable(text, end), self.config.n_positions)
+
+    def _scorable(self, text: str, end: bool) -> list[int]:
+        """The ids of a text, all but the first to be scored."""
         ids = self.prompt_ids(text)
         if end and self.config.eos_token_id is None:
             raise TextError(
@@ -277,12 +326,7 @@ class Model:
             ids = [*ids, *self._stop(None)]
         if len(ids) < 2:
             raise TextError("the text is too short to score", expected="at least two tokens", got=len(ids))
-        unknown = getattr(self.tokenizer, "unknown", None)
-        unknown_id = None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
-        values = [
-            value for window, first in _windows(ids, self.config.n_positions) for value in self._scored(window, first)
-        ]
-        return Score(len(values), sum(identity == unknown_id for identity in ids[1:]), -math.fsum(values), values)
+        return ids
 
     def _scored(self, window: list[int], first: int) -> list[float]:
         """log p of window[first:], each given what precedes it in the window."""
@@ -292,6 +336,32 @@ class Model:
         targets = xp.asarray(window[first:], device=device_of(logits))
         picked = xp.take_along_axis(probabilities, targets[:, None], axis=-1)
         return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainDecoder:
+    """A decoder in some `Arithmetic`, whose logits are handed on as plain arrays: choosing tokens is no part of the network."""
+
+    decoder: decoding.Decoder
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, prompt included."""
+        return self.decoder.context
+
+    def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, Any]:
+        """Read left-padded prompts (batch, length); the plain logits of each row's next token, and the state."""
+        logits, state = self.decoder.start(token_ids, mask)
+        return plain(logits), state
+
+    def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
+        """Read one more token a row (batch, 1); the plain logits of the next, and the state."""
+        logits, state = self.decoder.advance(token_ids, cache)
+        return plain(logits), state
+
+    def select(self, cache: Any, rows: list[int]) -> Any:
+        """The state of the given rows."""
+        return self.decoder.select(cache, rows)
 
 
 def _windows(ids: list[int], size: int) -> list[tuple[list[int], int]]:
@@ -509,6 +579,7 @@ def load(
     positions: int | None = None,
     heads: int | None = None,
     residual_attention: bool | str | None = None,
+    arithmetic: str | Arithmetic | None = None,
 ) -> Model:
     """Open a model: an embedded one by its name ("tang"), or a GPT-2, BERT, RoBERTa or NEZHA in any format, under any names that are known.
 
@@ -527,6 +598,8 @@ def load(
     residual_attention : of an encoder that was trained as RealFormer, which weights do not show: "sum" (or true), "mean" for the running mean,
         "none" (or false), as in `bert.BertConfig`; None: what config.json says (residual_attention_scores, as bert4keras calls it), otherwise none.
         The dialect "bert4keras" adds the previous layer's scores alone
+    arithmetic : "mitchell", "mitchell-centred", "mitchell-corrected", "mitchell-refined", "exact" or an `Arithmetic`: how the network's products
+        are made; None: by the array library
 
     Returns
     -------
@@ -544,6 +617,7 @@ def load(
     from weights_io.schemes.scheme import canonical_view
 
     _check_choices(dtype, architecture)
+    numbers = None if arithmetic is None else named_arithmetic(arithmetic)
     residual = _residual_choice(residual_attention)
     folder, opened = _resolve(path)
     chosen = backends.get(backend)
@@ -552,7 +626,8 @@ def load(
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
         if scheme.architecture != "gpt2":
-            return _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions, residual)
+            found = _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions, residual)
+            return found.with_arithmetic(numbers)
         if residual not in (None, "none"):
             raise ConfigError(
                 "a GPT-2 has no residual attention",
@@ -576,6 +651,7 @@ def load(
         tokenizer,
         dialect=_dialect(convention, scheme, config, folder),
         defaults=_defaults(folder),
+        arithmetic=numbers,
     )
 
 

@@ -10,12 +10,13 @@ Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", arXiv 
 from __future__ import annotations
 
 from refimpl.errors import ConfigError, ShapeError
-from refimpl.number_system import Array, check_floating, exact, namespace, rounded_once
+from refimpl.number_system import Array, check_floating, exact, namespace, products_of, rounded_once
 
 __all__ = ["layer_norm"]
 
 
 @rounded_once
+@products_of("normalization")
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:  # (..., d), (d,), (d,) -> (..., d)
     """y = (x - mean x)/√(mean (x - mean x)² + ε) · scale + bias, over the last axis.
 

@@ -10,7 +10,9 @@ places where they differ:
 * 16-bit floats: `rounded_once` computes float16 and bfloat16 in float32 and rounds the result once;
 * `shift_for_exp`: a finite number close to the maximum, for softmax. Any shift is exact in exact arithmetic, so on balls it is the
   midpoint of the largest ball: choosing between overlapping balls is then no decision at all;
-* `clamp`: limits the arguments of functions which are constant (to the last bit) beyond a bound.
+* `clamp`: limits the arguments of functions which are constant (to the last bit) beyond a bound;
+* `products_of`: a line above a definition that says to which kind of layer its products belong, for number systems that replace some products
+  and not others (`refimpl.arithmetic`). All others ignore it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import functools
 import inspect
 import math
 import operator
+from contextvars import ContextVar
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import array_api_compat
 
@@ -37,9 +40,11 @@ __all__ = [
     "device_of",
     "exact",
     "is_ball",
+    "kind_of_products",
     "largest",
     "namespace",
     "pi",
+    "products_of",
     "rounded_once",
     "shift_for_exp",
     "square_root",
@@ -48,6 +53,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = Any
+Function = TypeVar("Function", bound="Callable[..., Any]")
 SIXTEEN_BITS = {"float16": 65520.0, "bfloat16": (2 - 2.0**-8) * 2.0**127}  # from here on, rounding gives infinity
 
 
@@ -208,3 +214,33 @@ def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
         return _narrowed(result, dtype)
 
     return wrapper
+
+
+# --- kinds of products --------------------------------------------------------------------------------------------------------------
+
+_KIND: ContextVar[str] = ContextVar("refimpl.kind_of_products", default="other")
+
+
+def kind_of_products() -> str:
+    """The kind of layer whose products are being computed in this thread: of the innermost `products_of`; "other" outside all of them."""
+    return _KIND.get()
+
+
+def products_of(kind: str) -> Callable[[Function], Function]:
+    """Say that the products of a definition, and of what it calls, are those of this kind of layer, unless what it calls says otherwise.
+
+    It changes no number, and costs half a microsecond a call.
+    """
+
+    def marked(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            before = _KIND.set(kind)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _KIND.reset(before)
+
+        return cast("Function", wrapper)
+
+    return marked

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.errors import ConfigError
-from refimpl.number_system import Array, is_ball, namespace, rounded_once, whole_number
+from refimpl.number_system import Array, is_ball, namespace, products_of, rounded_once, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +35,14 @@ class Linear(NamedTuple):
 
 
 @rounded_once
+@products_of("head")
 def product(x: Array, y: Array) -> Array:  # (..., n, k), (k, m) -> (..., n, m)
-    """Z_ij = Σ_k x_ik y_kj."""
+    """Z_ij = Σ_k x_ik y_kj: a head's scores, its products are of the kind "head"."""
     return namespace(x, y).matmul(x, y)
 
 
 @rounded_once
+@products_of("projection")
 def _affine(x: Array, weight: Array, bias: Array) -> Array:  # (..., in), (in, out), (out,) -> (..., out)
     return namespace(x, weight).matmul(x, weight) + bias
 

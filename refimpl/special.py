@@ -2,7 +2,8 @@
 
     erf(x) = 2/√π ∫₀ˣ exp(-t²) dt          erfc(x) = 1 - erf(x)
 
-NumPy arrays go to scipy, CuPy arrays to cupyx, balls to `arb.erf`. Any other array library is served by array-API operations alone:
+NumPy arrays go to scipy, CuPy arrays to cupyx, balls to `arb.erf`, a number system whose namespace has a `special` there. Any other array
+library is served by array-API operations alone:
 the midpoint rule for  erfc(x) = (2x/π) exp(-x²) ∫₀^∞ exp(-t²)/(t² + x²) dt  with step h, whose error is the residue at t = ix,
 which is known in closed form, and a remainder of relative size exp(-π²/h²):
 
@@ -36,7 +37,7 @@ def _native(name: str, x: Array) -> Array | None:
         import scipy.special as library
     elif xp.__name__ == "array_api_compat.cupy":
         import cupyx.scipy.special as library
-    else:
+    elif (library := getattr(xp, "special", None)) is None:
         return None
     return getattr(library, name)(x)
 
