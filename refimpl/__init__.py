@@ -1,7 +1,7 @@
 """refimpl: one readable source per system, run as float, as GPU float, as a strict array, and as proof.
 
 The modules are named after what they define: `taylor`, `softmax`, `activation`, `normalization`, `attention`, `linear_attention`, `favor`,
-`positions`, `blocks`, `gpt2`, `bert`, `decoding`. `load` opens a model; `backend` chooses where it runs. Importing this package imports
+`positions`, `blocks`, `gpt2`, `bert`, `decoding`, `mitchell`, `copying`. `load` opens a model; `backend` chooses where it runs. Importing this package imports
 NumPy's array-API layer and nothing heavier.
 """
 
@@ -13,22 +13,26 @@ from refimpl import (
     backend,
     bert,
     blocks,
+    copying,
     decoding,
     errors,
     favor,
     gpt2,
     linear_attention,
+    mitchell,
     normalization,
     positions,
     softmax,
     special,
     taylor,
 )
+from refimpl.arithmetic import Arithmetic
 from refimpl.encoder import Encoder
 from refimpl.model import Model, Score, load
 
 __version__ = "0.1.0"
 __all__ = [
+    "Arithmetic",
     "Encoder",
     "Model",
     "Score",
@@ -38,12 +42,14 @@ __all__ = [
     "backend",
     "bert",
     "blocks",
+    "copying",
     "decoding",
     "errors",
     "favor",
     "gpt2",
     "linear_attention",
     "load",
+    "mitchell",
     "normalization",
     "positions",
     "softmax",
