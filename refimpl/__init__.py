@@ -1,7 +1,8 @@
 """refimpl: one readable source per system, run as float, as GPU float, as a strict array, and as proof.
 
 The modules are named after what they define: `taylor`, `softmax`, `activation`, `normalization`, `attention`, `linear_attention`, `favor`,
-`positions`, `blocks`, `gpt2`, `bert`, `decoding`, `mitchell`, `copying`. `load` opens a model; `backend` chooses where it runs. Importing this package imports
+`positions`, `blocks`, `gpt2`, `bert`, `decoding`, `mitchell`, `copying`. `load` opens a model; `backend` chooses where it runs. Importing this
+package imports
 NumPy's array-API layer and nothing heavier.
 """
 

@@ -469,7 +469,6 @@ def square_root(x: Array) -> Array:  # (...) -> (...)
     return answer if is_ball(x) else xp.where(xp.isnan(x), x, xp.where(x == xp.inf, x, answer))
 
 
-@rounded_once
 def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  # (...), (...) or one number -> (...)
     """x^y ≈ 2^≈(yL), L = e + f for |x| = 2^e (1 + f): yL by additions for one whole y, else P(y, e) + P(y, f), P as `multiply`; 2^≈ as `exp2_approx`.
 
@@ -497,13 +496,21 @@ def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  #
     times = {"mitchell": lambda a, b: _product(a, b, dialects["ieee"], bits.float_format(a)), "exact": operator.mul}
     if product not in times:
         raise ConfigError("unknown product", where="power(product=)", expected=", ".join(times), got=repr(product))
+    if not isinstance(y, int | float):
+        _check_operands(x, y)
+        check_floating("y", y)
+    return _power(x, y, times[product])
+
+
+@rounded_once
+def _power(
+    x: Array, y: Array | float, times: Callable[[Array, Array], Array]
+) -> Array:  # (...), (...) or one number -> (...)
     if isinstance(y, int | float):
         if math.isfinite(y) and y == int(y):
             return _whole_power(x, int(y))
         y = 0 * bits.split(x)[1] + exact(y, x)
-    _check_operands(x, y)
-    check_floating("y", y)
-    return _real_power(x, y, times[product])
+    return _real_power(x, y, times)
 
 
 def _multiple(e: Array, f: Array, n: int) -> tuple[Array, Array]:
@@ -793,7 +800,6 @@ def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
     return product if not _is_whole(a) else xp.astype(product, xp.uint64 if "uint" in str(a.dtype) else xp.int64)
 
 
-@rounded_once
 def dot(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False) -> Array:  # (..., n), (..., n) -> (...)
     """Σ_k P(a_k, b_k), P as `multiply` or `corrected_multiply`: added up for k = 0, 1, ..., n - 1 in this order.
 
@@ -818,13 +824,17 @@ def dot(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False) -
     a, b = _accumulable(a, b)
     if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0):
         _refuse_shapes("dot", "(..., n), (..., n), n >= 1", a, b)
+    return _dot(a, b, dialect, corrected)
+
+
+@rounded_once
+def _dot(a: Array, b: Array, dialect: str, corrected: bool) -> Array:  # (..., n), (..., n) -> (...)
     total = _term(a[..., :1], b[..., :1], dialect, corrected)
     for k in range(1, a.shape[-1]):
         total = total + _term(a[..., k : k + 1], b[..., k : k + 1], dialect, corrected)
     return namespace(total).squeeze(total, axis=-1)
 
 
-@rounded_once
 def matmul(
     a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False
 ) -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
@@ -832,6 +842,11 @@ def matmul(
     a, b = _accumulable(a, b)
     if not (a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0):
         _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
+    return _matmul(a, b, dialect, corrected)
+
+
+@rounded_once
+def _matmul(a: Array, b: Array, dialect: str, corrected: bool) -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
     total = _term(a[..., :, :1], b[..., :1, :], dialect, corrected)
     for k in range(1, a.shape[-1]):
         total = total + _term(a[..., :, k : k + 1], b[..., k : k + 1, :], dialect, corrected)

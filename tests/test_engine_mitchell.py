@@ -366,7 +366,10 @@ def test_powers_of_one_half_are_roots_and_those_of_minus_one_are_quotients(dtype
     with np.errstate(all="ignore"):
         ones, positive = xp.ones_like(x), x > 0
         for product in ("mitchell", "exact")[: 1 if system.name.startswith("strict") else 2]:
-            halves = (mitchell.power(x, 0.5, product=product), mitchell.power(x, ones * 0.5, product=product))
+            halves = (
+                mitchell.power(x, 0.5, product=product),
+                mitchell.power(x, xp.astype(ones * 0.5, x.dtype), product=product),
+            )
             root = xp.where(x == 0, xp.abs(x), mitchell.square_root(x))  # of -0 too
             assert all(_same(system.back(half), system.back(root)) for half in halves)
             inverse = mitchell.power(x, -ones, product=product)
@@ -748,3 +751,11 @@ def test_whole_numbers_without_an_answer_are_refused_in_words() -> None:
         mitchell.dot(n, np.ones(3, np.int8))
     with _refused(errors.ShapeError, "do not contract", "(2, 0), (0, 2)"):
         mitchell.matmul(np.ones((2, 0)), np.ones((0, 2)))
+
+
+@pytest.mark.parametrize("function", [mitchell.dot, mitchell.matmul, mitchell.power, mitchell.multiply])
+@pytest.mark.parametrize("pair", [("float16", "float32"), ("float32", "float16"), ("float64", "float32")])
+def test_operands_of_two_dtypes_are_refused_though_16_bits_are_widened(function, pair):
+    a, b = (np.ones((2, 2), kind) for kind in pair)
+    with pytest.raises(errors.DtypeError, match=rf"the operands must be of one kind(.|\n)*{pair[0]} and {pair[1]}"):
+        function(a, b)

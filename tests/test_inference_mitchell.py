@@ -175,6 +175,15 @@ def test_sums_of_zeros_have_the_sign_of_the_definition(monkeypatch: pytest.Monke
             assert np.any(np.signbit(expected))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 5), (4, 4), (1, 90)])
+def test_small_products_of_long_sums_are_added_up_in_order(shape: tuple[int, int]) -> None:
+    """NumPy adds numbers that lie side by side in pairs."""
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        a, b = (rng.normal(size=size).astype(dtype) for size in ((shape[0], 300), (300, shape[1])))
+        assert _same(fast.matmul(a, b), mitchell.matmul(a, b))
+
+
 def test_only_the_rows_or_columns_that_leave_the_range_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, again = np.random.default_rng(0), []
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 8), (8, 20)))

@@ -49,11 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["matmul", "multiply"]
 
-PRODUCTS, COLUMNS, STEPS = (
-    131072,
-    1024,
-    64,
-)  # of a block; of its columns; of the k for which operands are prepared at a time: at most
+PRODUCTS, COLUMNS = 262144, 1024  # of a block, at most; and of its columns
+STEPS = 64  # the k for which operands are prepared at a time
 GROUP = 65536  # products of several steps of a small block that are formed at a time
 PIECE = 16384  # products that are computed again at a time
 NARROW = 256  # with fewer columns than this, and than rows, C is computed as the transpose of B^T A^T
@@ -231,15 +228,21 @@ def _correct(terms: Array, rests: list[Array], form: _Form) -> None:
 
 
 def _terms(a: _Part, b: _Part, space: list[Array], form: _Form) -> Iterator[tuple[int, Array]]:
-    """The products of some steps at a time, by (1): the first k, and the products, (k, p, n, m), which are in `space[0]` from its second place on."""
+    """The products of some steps at a time, by (1): the first k, and they, (k, p, n, m), in `space[0]`, behind a place for the total."""
     pairs = [(x - form.signed(form.one), y) for x, y in zip(a.patterns(form), b.patterns(form), strict=True)]
     pairs = [(x[:, :, :, None], y[:, :, None, :]) for x, y in pairs]
     kept = (a.kept(form), -1), (b.kept(form), -2)
     masks = [np.expand_dims(mask, axis) for mask, axis in kept if mask is not None]
-    size = len(space[0]) - 1
+    size = max(1, len(space[0]) - 1)
+    if size == 1 and len(pairs) == 1 and not masks:  # the same, with less around it
+        sums, terms = space[0][-1], space[0][-1:].view(form.dtype)
+        for k, (x, y) in enumerate(zip(*pairs[0], strict=True)):
+            np.add(x, y, sums)
+            yield k, terms
+        return
     for start in range(0, len(a.numbers), size):
         some = slice(start, start + size)
-        places = slice(1, 1 + min(size, len(a.numbers) - start))
+        places = slice(len(space[0]) - size, len(space[0]) - size + min(size, len(a.numbers) - start))
         sums, *rests = [np.add(x[some], y[some], t[places]) for (x, y), t in zip(pairs, space, strict=True)]
         if form.corrected:
             _correct(sums.view(form.dtype), rests, form)
@@ -257,21 +260,28 @@ def _plain(a: _Part, b: _Part, form: _Form) -> list[bool]:
 
 def _steps(total: Array, a: _Part, b: _Part, space: list[Array], form: _Form) -> None:
     """(2) for some steps: add their products to `total`, (p, n, m), in order."""
-    plain, finite = _plain(a, b, form), a.finite and b.finite
-    together = finite and all(plain) and total.size >= 16 and _sums_in_order()
+    plain = _plain(a, b, form)
+    simple = all(plain) and a.finite and b.finite
+    together = simple and len(space[0]) > 1 and total.size >= 16 and _sums_in_order()
     for start, terms in _terms(a, b, space, form):
-        if together and len(terms) > 1:
+        if together:
             before = space[0][: 1 + len(terms)].view(form.dtype)
             before[0] = total
             np.add.reduce(before, axis=0, out=total, initial=-0.0)
             continue
         for k, term in enumerate(terms, start):
-            if not plain[k]:
-                _out_of_range(term, a.numbers[k], b.numbers[k], form)
-            if not (plain[k] and finite):
-                _of_ieee(term, a.numbers[k], b.numbers[k], a.special, k)
-                _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special, k)
+            if not simple:
+                _mended(term, a, b, k, plain[k], form)
             np.add(total, term, total)
+
+
+def _mended(term: Array, a: _Part, b: _Part, k: int, plain: bool, form: _Form) -> None:
+    """Write the products of step k for which (1) does not hold."""
+    if not plain:
+        _out_of_range(term, a.numbers[k], b.numbers[k], form)
+    if not (plain and a.finite and b.finite):
+        _of_ieee(term, a.numbers[k], b.numbers[k], a.special, k)
+        _of_ieee(term.swapaxes(1, 2), b.numbers[k], a.numbers[k], b.special, k)
 
 
 @functools.cache
@@ -310,13 +320,14 @@ def _stack(a: Array, b: Array, out: Array, form: _Form) -> None:  # (p or 1, n, 
     n = min(n, products // m)
     p = min(p, products // (m * n))
     steps = min(STEPS, max(1, GROUP // (m * n * p)), a.shape[-1])
-    room = [np.empty((1 + steps) * p * n * m, form.signed) for _ in range(3 if form.corrected else 1)]
+    places = steps + (steps > 1)
+    room = [np.empty(places * p * n * m, form.signed) for _ in range(3 if form.corrected else 1)]
     totals = np.empty(p * n * m, form.dtype)
     for batch, columns, rows in itertools.product(*map(_pieces, out.shape[::2], (p, m)), _pieces(out.shape[1], n)):
         target = out[batch, rows, columns]
         total = totals[: target.size].reshape(target.shape)
         total.fill(-0.0)
-        space = [each[: (1 + steps) * target.size].reshape(1 + steps, *target.shape) for each in room]
+        space = [each[: places * target.size].reshape(places, *target.shape) for each in room]
         x, y = _side(a, batch, rows), _side(b, batch, columns)
         for k in _pieces(a.shape[-1], STEPS):
             _steps(total, _prepared(x, k, form), _prepared(y, k, form), space, form)
@@ -451,7 +462,7 @@ def matmul(
     Returns
     -------
     array, (..., n, m), or `out`: float16, bfloat16 and float32 are multiplied and added up in float32 and rounded once to their dtype, float64 in
-    float64; whole numbers in int64 or uint64. About 1 MB is needed beside the operands and the product, for each thread; 16-bit floats and whole
+    float64; whole numbers in int64 or uint64. About 3 MB are needed beside the operands and the product, for each thread; 16-bit floats and whole
     numbers are copied
 
     Raises
@@ -542,7 +553,7 @@ def multiply(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = Fal
     if not out.size:
         return out
     a, b, flat = (np.atleast_1d(x) for x in (a, b, out))
-    rows = max(1, PRODUCTS // (out.size // len(flat)))
+    rows = max(1, GROUP // (out.size // len(flat)))
     with np.errstate(all="ignore"):
         for piece in _pieces(len(flat), rows):
             answer = _flat_products(np.ravel(a[piece]), np.ravel(b[piece]), form)
