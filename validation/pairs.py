@@ -3,6 +3,7 @@
     MITCHELL-1          multiply            xy - xy/9 <= product <= xy; where it is xy, and where it is short by xy/9
     MITCHELL-2.integer  divide              ⌊x/y⌋ <= quotient <= ⌊9x/(8y)⌋
     MITCHELL-4          multiply, float16   addition of patterns gives the bits of the arithmetic form
+    MITCHELL-4.float32  multiply, float32   the same: pair (i, j) stands for two patterns, see below
     MITCHELL-7          corrected_multiply  xy - xy/121 <= product <= xy; where it is short by xy/121
 
 Everything is compared in whole numbers of 32 bits. With x, y < 2^16, xy < 2^32. The error xy - answer is below 2^32 where the answer does not
@@ -17,6 +18,10 @@ When all pairs are done, counts and sums are compared with those that follow fro
 * ⌊quotient⌋ is the largest n with P(n, y) <= x, P being `multiply`: the approximate logarithm is monotone, and 2^z its inverse. So quotients sum to
   Σ (2^b - P(n, y)) over all n, y >= 1 with P(n, y) < 2^b, and the floors of x/y to Σ (2^b - n y) over n y < 2^b;
 * the classes of float16 products (NaN, infinity, zero, normal) follow from counting the sums of two patterns.
+
+All 2^64 pairs of float32 are too many. There the pair of 16-bit numbers i and j stands for the patterns h(n) and h(n + 2^31), n = 2^16 i + j, of a
+bijection h of 32 bits that mixes them (murmur3's last steps). So all pairs go through each float32 pattern once as the first operand and once as
+the second, beside one that has nothing to do with it, and with 12 bits through 2^24 of them.
 """
 
 from __future__ import annotations
@@ -303,6 +308,54 @@ def _theory_of_additions(bits: int) -> Tally:
     return {name: 4 * count for name, count in counted.items()}  # signs
 
 
+# --- patterns of float32 ------------------------------------------------------------------------------------------------------------
+
+
+def _halves(bits: int) -> tuple[Any, Any]:
+    """The upper and the lower halves of the numbers that stand for pairs of patterns."""
+    n = np.arange(1 << bits, dtype=np.uint32)
+    return n << np.uint32(bits), n
+
+
+def _mixed(n: Any) -> Any:  # uint32 (...) -> uint32 (...), a bijection
+    """murmur3's finalizer: shifts and odd factors, each of which can be undone."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        n = (n ^ (n >> np.uint32(shift))) * np.uint32(factor)
+    return n ^ (n >> np.uint32(16))
+
+
+def _mixed_additions(upper: Any, lower: Any, arithmetic: Callable[..., Any], by_patterns: Callable[..., Any]) -> Block:
+    """As `_additions`, of float32 patterns that the numbers stand for."""
+    n = upper[:, None] | lower
+    x, y = _mixed(n), _mixed(n ^ np.uint32(1 << 31))
+    a, b = x.view(np.float32), y.view(np.float32)
+    one, other = (each.view(np.uint32) for each in (arithmetic(a, b, dialect="flush"), by_patterns(a, b)))
+    ieee = arithmetic(a, b).view(np.uint32)
+    infinite, unit, rest = np.uint32(255 << 23), np.uint32(127 << 23), np.uint32((1 << 31) - 1)
+    (e, f), (h, g) = ((each >> np.uint32(23) & np.uint32(255), each & np.uint32((1 << 23) - 1)) for each in (x, y))
+    k = e + h + (f + g >= 1 << 23)  # with the bias twice
+    normal = (e > 0) & (h > 0) & (e < 255) & (h < 255) & (k > 127) & (k < 127 + 255)
+    bare = ((x & rest) + (y & rest) - unit) | ((x ^ y) & ~rest)  # modulo 2^32 where not normal
+    size = one & rest
+    right = (one == other) | ((size > infinite) & ((other & rest) > infinite))
+    right &= ~normal | ((one == bare) & (ieee == bare))
+
+    def counts() -> Tally:
+        found = {"NaN": size > infinite, "infinite": size == infinite, "zero": size == 0, "normal": normal}
+        return {name: int(np.count_nonzero(where)) for name, where in found.items()}
+
+    def shown(i: int, j: int) -> Counterexample:
+        answers = f"{one[i, j]:#010x} flushed, {ieee[i, j]:#010x} not"
+        bits = f"{other[i, j]:#010x} by addition with rules" + f", {bare[i, j]:#010x} without" * bool(normal[i, j])
+        return Counterexample(f"{x[i, j]:#010x}", f"{y[i, j]:#010x}", answers, bits)
+
+    return Block(right, counts, shown)
+
+
+def _theory_of_mixed(bits: int) -> Tally:
+    return {"pairs": 1 << (2 * bits)}
+
+
 SUBJECTS = {
     each.claim: each
     for each in (
@@ -329,6 +382,14 @@ SUBJECTS = {
             _patterns,
             _additions,
             _theory_of_additions,
+        ),
+        Subject(
+            "MITCHELL-4.float32",
+            "addition of float32 patterns gives the bits of the arithmetic form, on pairs that a bijection picks",
+            ("multiply", "multiply_bits"),
+            _halves,
+            _mixed_additions,
+            _theory_of_mixed,
         ),
         Subject(
             "MITCHELL-7",
