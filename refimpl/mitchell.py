@@ -393,7 +393,7 @@ def _corrected(a: Array, b: Array, edges: Edges, fmt: Format | None) -> Array:  
 
 @rounded_once
 def log2_approx(x: Array) -> Array:  # (...) -> (...)
-    """log2 x ≈ e + f for x = 2^e (1 + f), 0 <= f < 1: exact at powers of two, never above the logarithm, and continuous.
+    """log2 x ≈ e + f for x = 2^e (1 + f), 0 <= f < 1: exact at powers of two; never above the logarithm but for rounding, and continuous.
 
     Parameters
     ----------
@@ -417,7 +417,7 @@ def log2_approx(x: Array) -> Array:  # (...) -> (...)
 
 @rounded_once
 def exp2_approx(x: Array) -> Array:  # (...) -> (...)
-    """2^x ≈ 2^⌊x⌋ (1 + x - ⌊x⌋): exact at whole numbers, never below the power, and the inverse of `log2_approx`.
+    """2^x ≈ 2^⌊x⌋ (1 + x - ⌊x⌋): exact at whole numbers, never below the power but for rounding, the inverse of `log2_approx`.
 
     Parameters
     ----------
@@ -453,8 +453,8 @@ def square_root(x: Array) -> Array:  # (...) -> (...)
 
     Returns
     -------
-    array, (...), the dtype of `x`, rounded once; never below √x, and above it by at most the factor 3/(2√2) = 1.0607 (claim MITCHELL-2.root). ±0 at
-    ±0, NaN below, infinity at infinity
+    array, (...), the dtype of `x`, rounded once; but for that never below √x, and above it by at most the factor 3/(2√2) = 1.0607 (claim
+    MITCHELL-2.root). ±0 at ±0, NaN below, infinity at infinity
 
     Raises
     ------

@@ -145,6 +145,7 @@ BROKEN = [
     ("MITCHELL-2", mitchell, "divide", lambda a, b: ORIGINAL_PRODUCT(a, (1 / b).astype(a.dtype))),
     ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: ORIGINAL_QUOTIENT(a, b) + 1),
     ("MITCHELL-2.integer", mitchell, "divide", lambda a, b: a // b),
+    ("MITCHELL-7", mitchell, "_corrected", lambda a, b, edges, fmt: mitchell.multiply(a, b)),
     ("MITCHELL-2.root", mitchell, "square_root", np.sqrt),
     ("MITCHELL-2.root", mitchell, "square_root", lambda x: np.exp2(mitchell.log2_approx(x) / 2)),
     ("MITCHELL-2.power", mitchell, "power", lambda x, y, product="exact": x * y * (2 * y)),

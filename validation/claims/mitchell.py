@@ -59,11 +59,11 @@ def _fractions(dtype: Any, digits: int) -> tuple[Any, Any]:
     return (whole / 2.0 ** (digits - 1)).astype(dtype), whole
 
 
-def _on(setting: Setting, function: Callable[..., Any], x: Any, y: Any) -> Any:
+def _on(setting: Setting, function: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
     """The source on the setting's backend; bfloat16, which GPUs' arrays lack, on NumPy."""
     if x.dtype == np.dtype(ml_dtypes.bfloat16):
-        return function(x, y)
-    return setting.backend.to_numpy(function(*map(setting.backend.asarray, (x, y))))
+        return function(x, y, **options)
+    return setting.backend.to_numpy(function(*map(setting.backend.asarray, (x, y)), **options))
 
 
 def _pairs(setting: Setting, function: Callable[..., Any], x: Any, y: Any) -> Any:
@@ -74,7 +74,7 @@ def _pairs(setting: Setting, function: Callable[..., Any], x: Any, y: Any) -> An
 
 
 def _exhausted(setting: Setting, identifier: str) -> tuple[int, str, str]:
-    """All pairs of 12-bit whole numbers, in `validation.pairs`: how many, what is wrong, and what was recorded of all pairs of 16 bits."""
+    """All pairs of 12 bits, in `validation.pairs`: how many, what is wrong, and what was recorded of all pairs of 16 bits."""
     chosen, record = pairs.subject(identifier, 12), pairs.recorded(identifier)
     functions = tuple(partial(_on, setting, getattr(mitchell, name)) for name in chosen.functions)
     found, wrong = pairs.tally(chosen, 12, 0, 1 << 12, functions)
@@ -246,7 +246,7 @@ CUBES = (  # in f alone, of degree 3: what the cube falls short of x³ by, and w
 @claim(
     "MITCHELL-2.power",
     "x^y by the product y (e + f) is between x^y 2^(-yδ) and x^y 2^δ for y >= 0, between x^y and x^y 2^((1-y)δ) for y < 0, δ = 0.0860713...; by "
-    "Mitchell's product the exponent is off by at most |y|(|e| + f)/9 more. x² is in [8/9, 1] x², x³ in [27/32, 1] x³; x^n is the product of n "
+    "Mitchell's product the exponent is off by at most |y|(|e| + f)/9 more. x² is in [8/9, 1] x², x³ in [27/32, 1] x³; x² and x³ are products of "
     "numbers x, x^0.5 the square root, and x^-1 the quotient 1/x, bit for bit",
     source=f"{SOURCE}, whose logarithm is multiplied; this project",
     method="MITCHELL-3 for the logarithm and for its inverse, MITCHELL-1 for both parts of the product: 40 x 48 exact balls in both; squares "
@@ -387,9 +387,10 @@ def _normal_numbers(rng: np.random.Generator, name: str, count: int) -> Any:
     source="T. Mogami, arXiv 2012.03458; this project",
     method="(e + h + bias) 2^m + (f + g) 2^m: where f + g >= 1 the fraction carries one into the exponent and leaves f + g - 1, "
     "which is (2); float16: all pairs "
-    "of fractions, and all pairs of exponents with 48 x 48 fractions; the other dtypes: 200,000 pairs each of normal numbers of every size",
+    "of fractions, and all pairs of exponents with 48 x 48 fractions; the other dtypes: 200,000 pairs each of normal numbers of every size; "
+    "with rules at the edges all pairs of 4,096 patterns of float16, and 2^24 pairs of float32",
     expected="proved",
-    cases=2**20 + 465 * 48**2 + 3 * 80_000,
+    cases=2**20 + 465 * 48**2 + 3 * 80_000 + 2 * 2**24,
 )
 def _addition_of_patterns(setting: Setting) -> Outcome:
     rng, cases = np.random.default_rng(setting.seed), 0
@@ -406,7 +407,12 @@ def _addition_of_patterns(setting: Setting) -> Outcome:
         cases += count
         if shown:
             return Outcome("refuted", cases, shown)
-    return Outcome("proved", cases, f"all {cases:,} normal products have the same bits")
+    for identifier in ("MITCHELL-4", "MITCHELL-4.float32"):
+        count, wrong, record = _exhausted(setting, identifier)
+        cases += count
+        if wrong:
+            return Outcome("refuted", cases, f"{identifier}: {wrong}")
+    return Outcome("proved", cases, f"all normal products have the same bits; {record}, of float16 and of float32")
 
 
 @claim(
@@ -456,18 +462,21 @@ LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 def _errors_of_dots(setting: Setting, a: Any, b: Any) -> list[tuple[Fraction, Fraction, Fraction]]:
-    """For each row: |dot - exact dot|, a ninth of the sum of magnitudes, and γ times that sum, in exact fractions."""
+    """For each row: |dot - exact dot|, a ninth of the sum of exact magnitudes, and γ times the sum of Mitchell's, in exact fractions."""
     found, u = [], Fraction(1, 2**24)
-    for row, other, answer in zip(a.tolist(), b.tolist(), _on(setting, mitchell.dot, a, b).tolist(), strict=True):
+    answers, products = _on(setting, mitchell.dot, a, b), _on(setting, mitchell.multiply, a, b)
+    for row, other, answer, made in zip(*(x.tolist() for x in (a, b, answers, products)), strict=True):
         terms = [Fraction(x) * Fraction(y) for x, y in zip(row, other, strict=True)]
-        magnitude, gamma = sum(map(abs, terms), Fraction(0)), len(terms) * u / (1 - len(terms) * u)
-        found.append((abs(sum(terms, -Fraction(answer))), magnitude / 9, gamma * magnitude))
+        gamma = len(terms) * u / (1 - len(terms) * u)
+        magnitude, added = sum(map(abs, terms), Fraction(0)), sum(map(abs, map(Fraction, made)), Fraction(0))
+        found.append((abs(sum(terms, -Fraction(answer))), magnitude / 9, gamma * added))
     return found
 
 
 @claim(
     "MITCHELL-5",
-    "|dot - exact dot| <= (1/9) Σ|a_i b_i| + γ Σ|product_i|, γ = n u/(1 - n u); attained without the second term for f = g = 1/2 and equal signs",
+    "where no product leaves the range of normal numbers, |dot - exact dot| <= (1/9) Σ|a_i b_i| + γ Σ|product_i|, γ = n u/(1 - n u); attained "
+    "without the second term for f = g = 1/2 and equal signs",
     source="MITCHELL-1; products are exact, sums err by γ",
     method="triangle inequality over the terms; float32 dots of 1 to 34 terms in exact fractions, rows of all sizes and signs; "
     "equality on rows of 1.5 · 2^k",
@@ -609,15 +618,41 @@ def _complements(p: Fraction, q: Fraction) -> tuple[Fraction, Fraction]:
     "with one correction step (P(f, g) is added, or P(1-f, 1-g) after a carry) the relative error is in [0, 1/121], and 1/121 exactly at f = g = 3/8",
     source=f"the correction: {SOURCE}, section on error reduction; the bound: this project",
     method="the residues are 2^-i (1+u) and 2^-j (1+v): for each pair (i, j) a polynomial inequality, by six identities "
-    "(docs/mitchell.md); the source on all pairs of 12-bit whole numbers, whose errors sum to those of the products of the residues",
+    "(docs/mitchell.md) and the signs of two concave ones at their ends; the source on all pairs of fractions of float16 and bfloat16, and on "
+    "all pairs of 12-bit whole numbers, whose errors sum to those of the products of the residues",
     expected="proved",
-    cases=6 * 9 + 2**24,
+    cases=6 * 9 + 2**20 + 2**14 + 2**24,
 )
 def _corrected_error(setting: Setting) -> Outcome:
     sides = (_corrected, _corrected_with_carry, _first_octave, _wide_apart, _wide_apart_with_carry, _complements)
-    if not _identities(*sides):
-        return Outcome("refuted", 0, "an identity of the proof")
-    cases, wrong, record = _exhausted(setting, "MITCHELL-7")
-    if wrong:
-        return Outcome("refuted", cases, wrong)
-    return Outcome("proved", 6 * len(GRID) + cases, f"1/121 at 11 times 11, which gives 120; {record}", 1.0)
+    ends = [
+        k - Fraction(3, 40) + m * s - 30 * s * s for k, m in ((27, 6), (40, -7)) for s in (0, 1)
+    ]  # concave: positive between
+    if not _identities(*sides) or min(ends) <= 0:
+        return Outcome("refuted", 0, "an identity or a sign of the proof")
+    fractions, wrong = _corrected_fractions(setting)
+    whole, other, record = _exhausted(setting, "MITCHELL-7")
+    cases = 6 * len(GRID) + fractions + whole
+    if wrong or other:
+        return Outcome("refuted", cases, wrong or other)
+    return Outcome("proved", cases, f"1/121 at 11 times 11, which gives 120; {record}", 1.0)
+
+
+def _corrected_fractions(setting: Setting) -> tuple[int, str]:
+    """The source on all pairs of fractions of 16 bits: in float64, where it is exact, and in their own dtype, the same rounded once."""
+    cases = 0
+    for dtype, digits in SIXTEEN:
+        x, whole = _fractions(dtype, digits)
+        unit, worst = 1 << (digits - 1), 11 << (digits - 4)
+        wide = x.astype(np.float64)
+        for rows, answer in _pairs(setting, mitchell.corrected_multiply, wide, wide):
+            exact, scaled = whole[rows, None] * whole, answer * unit**2
+            error = exact - scaled.astype(np.int64)
+            right = (scaled == np.rint(scaled)) & (error >= 0) & (121 * error <= exact)
+            right &= (121 * error == exact) == ((whole[rows, None] == worst) & (whole == worst))
+            right &= _on(setting, mitchell.corrected_multiply, x[rows, None], x[None, :]) == answer.astype(dtype)
+            cases += right.size
+            if not right.all():
+                i, j = (int(k[0]) for k in np.nonzero(~right))
+                return cases, f"{dtype}: {x[rows][i]} times {x[j]} gives {answer[i, j]}"
+    return cases, ""
