@@ -544,6 +544,9 @@ def _real_power(x: Array, y: Array, times: Callable[[Array, Array], Array]) -> A
     if fmt is not None:  # 2^(2 digits) times the least logarithm, 2^(1 - digits), is beyond every exponent
         far, limit = far | xp.isnan(y), 4.0**fmt.digits
         finite = xp.minimum(xp.maximum(xp.where(far, 0.0, y), -limit), limit)
+    if times is operator.mul:  # just below 1 both parts would cancel: L = f - 1 is one number, exactly
+        below = e == -1
+        e, f = xp.where(below, 0 * e, e), xp.where(below, f - 1, f)
     a, b = times(finite, e + 0 * f), times(finite, f)
     whole = bits.whole_part(a)
     rest = (a - whole) + b

@@ -759,3 +759,20 @@ def test_operands_of_two_dtypes_are_refused_though_16_bits_are_widened(function,
     a, b = (np.ones((2, 2), kind) for kind in pair)
     with pytest.raises(errors.DtypeError, match=rf"the operands must be of one kind(.|\n)*{pair[0]} and {pair[1]}"):
         function(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_powers_of_numbers_just_below_1_lose_nothing_to_cancellation(dtype):
+    """z = y (f - 1) with relative errors of a rounding or two, and 2^z with |z| of those: against exact fractions."""
+    kind = np.dtype(dtype).type
+    u = Fraction(1, 2 ** np.finfo(dtype).nmant)
+    for k in (1, 3, 1000, 123457):
+        x = kind(1) - kind(k) * kind(u) / 2
+        for y in (kind(25081938), kind(799836160), kind(3) / kind(u)):
+            z = Fraction(float(y)) * (2 * Fraction(float(x)) - 2)  # f - 1, with x = (1 + f)/2
+            if not -90 < z < -1:
+                continue
+            whole = z.__floor__()
+            exact = (1 + z - whole) * Fraction(2) ** whole
+            answer = Fraction(float(mitchell.power(np.array([x]), np.array([y]), product="exact")[0]))
+            assert abs(answer - exact) <= (2 * abs(z) + 2) * u * exact
