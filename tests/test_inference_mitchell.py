@@ -295,6 +295,10 @@ def test_what_the_definition_refuses_is_refused_in_its_words() -> None:
         ((x[0], x), {}),
         ((x, np.ones((3, 2), np.float32)), {}),
         ((x[:, :0], x[:0]), {}),
+        ((np.ones((2, 3, 3)), np.ones((3, 3, 3))), {}),
+        ((1.5, x), {}),
+        ((x, None), {}),
+        ((x.astype(np.longdouble), x.astype(np.longdouble)), {}),
         ((x, x), {"dialect": "mogami"}),
         ((n, n), {"dialect": "pam"}),
     ):
@@ -309,8 +313,15 @@ def _refused(kind: type[Exception], *words: str) -> Any:
 
 def test_what_only_the_fast_form_refuses() -> None:
     x = np.ones((2, 3, 3), np.float32)
-    with _refused(errors.ShapeError, "do not contract", "(2, 3, 3), (3, 3, 3)"):
-        fast.matmul(x, np.ones((3, 3, 3), np.float32))
+    with _refused(errors.ShapeError, "do not broadcast", "multiply", "equal or 1", "(2, 3, 3), (3, 2)", "axes"):
+        fast.multiply(x, x[0, :, :2])
+    for pair, name, got in (((1.5, x), "a", "float"), ((x, [[1.0]]), "b", "list"), ((x, None), "b", "NoneType")):
+        with _refused(errors.DtypeError, f"{name} is no array", f"multiply({name})", got, f"xp.asarray({name})"):
+            fast.multiply(*pair)
+    with _refused(errors.DtypeError, "unknown floating-point format", "multiply(a)", "float64", "xp.float64"):
+        fast.multiply(x.astype(np.longdouble), x.astype(np.longdouble))
+    with _refused(errors.DtypeError, "out is no array", "matmul(out)", "or None", "list"):
+        fast.matmul(x, x, out=[[0.0]])
     with _refused(errors.ShapeError, "another shape", "out=", "(2, 3, 3)", "(3, 3)"):
         fast.matmul(x, x, out=x[0].copy())
     with _refused(errors.DtypeError, "another dtype", "out=", "int64", "float32"):
