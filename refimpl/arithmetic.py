@@ -281,15 +281,16 @@ for _name in (
     "ge",
     "eq",
     "ne",
-    "floordiv",
-    "mod",
     "lshift",
     "rshift",
 ):
     setattr(ArithmeticArray, f"__{_name.rstrip('_')}__", _unchanged(getattr(operator, _name)))
 for _name in ("add", "sub"):
     setattr(ArithmeticArray, f"__r{_name}__", _unchanged(getattr(operator, _name), swapped=True))
-for _name, _function in (("mul", "multiply"), ("truediv", "divide"), ("pow", "pow"), ("matmul", "matmul")):
+for _name, _function in (
+    *(("mul", "multiply"), ("truediv", "divide"), ("pow", "pow"), ("matmul", "matmul")),
+    *(("floordiv", "floor_divide"), ("mod", "remainder")),
+):
     setattr(ArithmeticArray, f"__{_name}__", _replaced(_function))
 for _name, _function in (("mul", "multiply"), ("truediv", "divide")):
     setattr(ArithmeticArray, f"__r{_name}__", _replaced(_function, swapped=True))
@@ -359,27 +360,47 @@ class Namespace:
         floating = any(_is_floating(x) for x in operands if hasattr(x, "dtype"))
         return self.arithmetic.form if floating and self.arithmetic.replaces(kind_of_products()) else "exact"
 
-    def _by(self, exact: Callable[..., Any], approximate: Callable[..., Any], a: Any, b: Any) -> Array:
+    def _seen(self, result: Array, name: str) -> Array:
+        """The array library's own `result`, unless it has floats where their products are replaced: made of whole numbers, or by no form here."""
+        if _is_floating(result) and self.arithmetic.replaces(kind_of_products()):
+            raise NotBuiltYetError(
+                f"{name} has no form in approximate arithmetic that makes floats of these operands",
+                where=self.__name__,
+                expected="whole numbers whose result is one; for floats multiply, divide, matmul, pow, square, sqrt, mean",
+                got=f"a result of {result.dtype}",
+                remedy="make floats of whole numbers first, with xp.astype, and xp.floor(x / y) of x // y",
+            )
+        return result
+
+    def _by(self, name: str, exact: Callable[..., Any], approximate: Callable[..., Any], a: Any, b: Any) -> Array:
         """exact(a, b) or approximate(a, b, form), as the kind of layer has it; numbers become arrays beside the other operand."""
         a, b = plain(a), plain(b)
         form = self._form(a, b)
         if form == "exact":
-            return self._made(exact(a, b))
+            return self._made(self._seen(exact(a, b), name))
         like = a if hasattr(a, "dtype") else b
         a, b = (x if hasattr(x, "dtype") else _number(x, like) for x in (a, b))
         return self._made(approximate(a, b, form))
 
     def multiply(self, a: Any, b: Any) -> Array:  # (...), (...) -> (...)
         """P(a, b)."""
-        return self._by(operator.mul, _product, a, b)
+        return self._by("multiply", operator.mul, _product, a, b)
 
     def divide(self, a: Any, b: Any) -> Array:  # (...), (...) -> (...)
         """Q(a, b)."""
-        return self._by(operator.truediv, _quotient, a, b)
+        return self._by("divide", operator.truediv, _quotient, a, b)
 
     def matmul(self, a: Any, b: Any) -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
         """Σ_k P(a_ik, b_kj), in the order of k."""
-        return self._by(self.inner.matmul, _sums_of_products, a, b)
+        return self._by("matmul", self.inner.matmul, _sums_of_products, a, b)
+
+    def floor_divide(self, a: Any, b: Any) -> Array:  # whole (...), (...) -> whole (...)
+        """⌊a/b⌋ of whole numbers; of floats only where products are exact."""
+        return self._made(self._seen(plain(a) // plain(b), "floor_divide"))
+
+    def remainder(self, a: Any, b: Any) -> Array:  # whole (...), (...) -> whole (...)
+        """a - b ⌊a/b⌋ of whole numbers; of floats only where products are exact."""
+        return self._made(self._seen(plain(a) % plain(b), "remainder"))
 
     def square(self, x: Any) -> Array:  # (...) -> (...)
         """P(x, x)."""
@@ -389,7 +410,7 @@ class Namespace:
         """P(x, P(x, ...)), for a whole exponent from 1; other powers only where products are exact."""
         form, whole = self._form(plain(x)), whole_number(exponent)
         if form == "exact":
-            return self._made(plain(x) ** plain(exponent))
+            return self._made(self._seen(plain(x) ** plain(exponent), "pow"))
         if whole is None or whole < 1:
             expected, where = "a whole number from 1", "pow(exponent)"
             raise NotBuiltYetError(
@@ -404,12 +425,12 @@ class Namespace:
         """R(x)."""
         array = plain(x)
         form = self._form(array)
-        return self._made(self.inner.sqrt(array) if form == "exact" else _root(array, form))
+        return self._made(self._seen(self.inner.sqrt(array), "sqrt") if form == "exact" else _root(array, form))
 
     def sum(self, x: Any, *, axis: int | None = None, keepdims: bool = False) -> Array:  # -> the axis reduced
         """Σ x: where products are replaced, from the first term to the last, so that the answer is the same for every layout and library."""
         array = plain(x)
-        if self._form(array) == "exact" or axis is None:
+        if self._form(array) == "exact" or axis is None or not array.shape[axis]:
             return self._made(self.inner.sum(array, axis=axis, keepdims=keepdims))
         before = (slice(None),) * (axis % array.ndim)
         total = array[(*before, slice(0, 1))]
@@ -421,7 +442,7 @@ class Namespace:
         """Q(Σ x, n)."""
         array = plain(x)
         if self._form(array) == "exact":
-            return self._made(self.inner.mean(array, axis=axis, keepdims=keepdims))
+            return self._made(self._seen(self.inner.mean(array, axis=axis, keepdims=keepdims), "mean"))
         return self.divide(self.sum(x, axis=axis, keepdims=keepdims), array.shape[axis])
 
     def exp(self, x: Any) -> Array:  # (...) -> (...)

@@ -30,6 +30,8 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat
+
 from refimpl import bits
 from refimpl.bits import FORMATS, Format
 from refimpl.errors import ConfigError, DtypeError, IntegerError, ShapeError
@@ -492,11 +494,13 @@ def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  #
     UndecidedError
         if balls do not decide an exponent, a carry, or a whole part.
     """
+    _check_arrays("power", x=x)
     check_floating("x", x)
     times = {"mitchell": lambda a, b: _product(a, b, dialects["ieee"], bits.float_format(a)), "exact": operator.mul}
     if product not in times:
         raise ConfigError("unknown product", where="power(product=)", expected=", ".join(times), got=repr(product))
     if not isinstance(y, int | float):
+        _check_arrays("power", "a Python number, or an array", y=y)
         _check_operands(x, y)
         check_floating("y", y)
     return _power(x, y, times[product])
@@ -507,7 +511,7 @@ def _power(
     x: Array, y: Array | float, times: Callable[[Array, Array], Array]
 ) -> Array:  # (...), (...) or one number -> (...)
     if isinstance(y, int | float):
-        if math.isfinite(y) and y == int(y):
+        if isinstance(y, int) or (math.isfinite(y) and y == int(y)):
             return _whole_power(x, int(y))
         y = 0 * bits.split(x)[1] + exact(y, x)
     return _real_power(x, y, times)
@@ -530,8 +534,9 @@ def _carried(k: Array, t: Array) -> tuple[Array, Array]:
 
 
 def _whole_power(x: Array, n: int) -> Array:
-    (e, f), zero, edges = bits.split(x), _is_zero(x), dialects["ieee"]
-    k, t = _multiple(e, f, abs(n))
+    (e, f), zero, edges, fmt = bits.split(x), _is_zero(x), dialects["ieee"], bits.float_format(x)
+    times = abs(n) if fmt is None else min(abs(n), 4**fmt.digits + n % 2)  # beyond every exponent, as in `_real_power`
+    k, t = _multiple(e, f, times)
     size = bits.scaled(1 + t, k) if n >= 0 else bits.scaled(2 - t, -k - 1)
     if n:
         size = _without_infinity(size, *((zero, _infinite(x)) if n > 0 else (_infinite(x), zero)), edges)
@@ -780,8 +785,31 @@ def _corrected_whole(a: Array, b: Array) -> Array:
 # --- sums of products ---------------------------------------------------------------------------------------------------------------
 
 
-def _accumulable(a: Array, b: Array) -> tuple[Array, Array]:
+def _check_arrays(where: str, expected: str = "an array", **operands: Any) -> None:
+    """Raise DtypeError for what is no array, and for floats of a format that is not one of `FORMATS`."""
+    for name, x in operands.items():
+        if not array_api_compat.is_array_api_obj(x):
+            raise DtypeError(
+                f"{name} is no array",
+                where=f"{where}({name})",
+                expected=expected,
+                got=type(x).__name__,
+                remedy=f"make it one first, for instance xp.asarray({name})",
+            )
+        dtype = str(x.dtype).rpartition(".")[2]
+        if "float" in dtype and dtype not in FORMATS:
+            raise DtypeError(
+                f"{name} is of an unknown floating-point format",
+                where=f"{where}({name})",
+                expected=", ".join(FORMATS),
+                got=dtype,
+                remedy=f"convert it first, for instance xp.astype({name}, xp.float64)",
+            )
+
+
+def _accumulable(where: str, a: Array, b: Array) -> tuple[Array, Array]:
     """The operands as they are multiplied and added up: 16-bit floats as float32; whole numbers whose products have room in 64 bits."""
+    _check_arrays(where, a=a, b=b)
     _check_operands(a, b)
     if _is_whole(a) and _width(a, b)[0] > 16:
         raise DtypeError(
@@ -822,10 +850,11 @@ def dot(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False) -
     DtypeError, ConfigError, UndecidedError
         as `multiply`; DtypeError for wider whole numbers.
     ShapeError
-        if the last axes differ in length, or are empty.
+        if the last axes differ in length, or are empty; if the other axes do not broadcast.
     """
-    a, b = _accumulable(a, b)
-    if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0):
+    a, b = _accumulable("dot", a, b)
+    fits = a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0
+    if not (fits and _broadcast(a.shape[:-1], b.shape[:-1])):
         _refuse_shapes("dot", "(..., n), (..., n), n >= 1", a, b)
     return _dot(a, b, dialect, corrected)
 
@@ -842,9 +871,8 @@ def matmul(
     a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False
 ) -> Array:  # (..., n, k), (..., k, m) -> (..., n, m)
     """C_ij = Σ_k P(a_ik, b_kj), P as for `dot`: added up for k = 0, 1, ... in this order. Dtypes, errors and options as `dot`."""
-    a, b = _accumulable(a, b)
-    if not (a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0):
-        _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
+    a, b = _accumulable("matmul", a, b)
+    _check_matrices(a, b)
     return _matmul(a, b, dialect, corrected)
 
 
@@ -854,6 +882,18 @@ def _matmul(a: Array, b: Array, dialect: str, corrected: bool) -> Array:  # (...
     for k in range(1, a.shape[-1]):
         total = total + _term(a[..., :, k : k + 1], b[..., k : k + 1, :], dialect, corrected)
     return total
+
+
+def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether these lengths of axes broadcast."""
+    return all(n == m or 1 in (n, m) for n, m in zip(reversed(one), reversed(other), strict=False))
+
+
+def _check_matrices(a: Array, b: Array) -> None:
+    """Raise ShapeError unless the operands are stacks of matrices that have a product."""
+    fits = a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0
+    if not (fits and _broadcast(a.shape[:-2], b.shape[:-2])):
+        _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
 
 
 def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
@@ -876,27 +916,30 @@ def einsum(
     Returns
     -------
     array, as `matmul` returns it. Terms are added up in row-major order of the summed indices, which are ordered as they first occur. An index of one
-    operand alone that is summed counts too: the sum is of products, P(a_ij, b_k) over j, not a product of sums
+    operand alone that is summed counts too: the sum is of products, P(a_ij, b_k) over j, not a product of sums. It costs a Python loop over
+    all values of the summed indices, whose every step makes arrays as large as the output; `refimpl.inference.mitchell.matmul` is for speed
 
     Raises
     ------
     ConfigError, ShapeError
-        if the subscripts cannot be read, or do not fit the shapes. Lengths are never broadcast.
+        if the subscripts cannot be read, or do not fit the shapes; if a summed index has length 0. Lengths are never broadcast.
     DtypeError, UndecidedError
         as `matmul`.
     """
     left, right, out = _subscripts(subscripts)
-    (left, a), (right, b) = (_diagonals(letters, x, subscripts) for letters, x in ((left, a), (right, b)))
-    lengths = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
-    if any(
-        lengths[index] != n for letters, x in ((left, a), (right, b)) for index, n in zip(letters, x.shape, strict=True)
-    ):
+    _check_arrays("einsum", a=a, b=b)
+    summed = [index for index in dict.fromkeys(left + right) if index not in out]  # before diagonals move them
+    (left, x), (right, y) = (_diagonals(letters, x, subscripts) for letters, x in ((left, a), (right, b)))
+    lengths = dict(zip(left, x.shape, strict=True)) | dict(zip(right, y.shape, strict=True))
+    if any(lengths[index] != n for index, n in zip(left + right, (*x.shape, *y.shape), strict=True)):
         _refuse_shapes(f"einsum({subscripts!r})", "one length for each index", a, b)
+    for index in summed:
+        if not lengths[index]:
+            _refuse_shapes(f"einsum({subscripts!r})", f"a length from 1 for {index!r}, which is summed", a, b)
     batch = [index for index in out if index in left and index in right]
     rows, columns = ([index for index in out if index in one and index not in batch] for one in (left, right))
-    summed = [index for index in dict.fromkeys(left + right) if index not in out]
-    x = _arranged(a, left, (batch, rows, summed), lengths)
-    y = _arranged(b, right, (batch, summed, columns), lengths)
+    x = _arranged(x, left, (batch, rows, summed), lengths)
+    y = _arranged(y, right, (batch, summed, columns), lengths)
     order = [*batch, *rows, *columns]
     answer = namespace(a, b).reshape(matmul(x, y, dialect=dialect), tuple(lengths[index] for index in order))
     return namespace(a, b).permute_dims(answer, tuple(order.index(index) for index in out))
@@ -904,6 +947,10 @@ def einsum(
 
 def _subscripts(given: str) -> tuple[str, str, str]:
     """The letters of both operands and of the output."""
+    if not isinstance(given, str):
+        expected, remedy = 'one text, such as "ij,jk->ik"', "join the operands' letters by a comma"
+        got = f"{type(given).__name__}: {given!r}"
+        raise ConfigError("subscripts are text", where="einsum(subscripts)", expected=expected, got=got, remedy=remedy)
     inputs, arrow, out = given.replace(" ", "").partition("->")
     operands = inputs.split(",")
     letters = inputs.replace(",", "")

@@ -117,7 +117,8 @@ def _answer(size: Array, x: _Operand, y: _Operand, zero: Array, infinite: Array,
     return xp.where(x.nan | y.nan | (zero & infinite) | (size == at.nan), at.nan, answer)
 
 
-def _checked(a: Array, b: Array, known: tuple[str, ...], dialect: str, where: str) -> None:
+def _checked(a: Array, b: Array, format: str, known: tuple[str, ...], dialect: str, where: str) -> _Fields:
+    """The format's fields; raises DtypeError or ConfigError where the arguments are not those of a function on patterns."""
     for name, pattern in (("a", a), ("b", b)):
         if str(getattr(pattern, "dtype", "")).rpartition(".")[2] != "int64":
             raise DtypeError(
@@ -128,6 +129,25 @@ def _checked(a: Array, b: Array, known: tuple[str, ...], dialect: str, where: st
             )
     if dialect not in known:
         raise ConfigError("no such dialect on patterns", where=where, expected=", ".join(known), got=repr(dialect))
+    at = _Fields.of(format)
+    _check_range(at.fmt.width, format, f"{where}(a)", a)
+    _check_range(at.fmt.width, format, f"{where}(b)", b)
+    return at
+
+
+def _check_range(width: int, format: str, where: str, pattern: Array) -> None:
+    """Raise ConfigError for numbers that are no patterns of the format; every int64 is one of 64 bits."""
+    xp = namespace(pattern)
+    if width == 64 or not bool(xp.any((pattern < 0) | (pattern >= 1 << width))):
+        return
+    least, most = int(xp.min(pattern)), int(xp.max(pattern))
+    raise ConfigError(
+        f"a number is no pattern of {format}",
+        where=where,
+        expected=f"0 <= pattern < 2^{width} = {1 << width}",
+        got=least if least < 0 else most,
+        remedy=f"read patterns as unsigned: x.view(uint{width}), then int64; or name the format that they are of",
+    )
 
 
 def multiply(a: Array, b: Array, *, format: str, dialect: str = "ieee") -> Array:  # int64 (...), (...) -> int64 (...)
@@ -146,10 +166,10 @@ def multiply(a: Array, b: Array, *, format: str, dialect: str = "ieee") -> Array
     Raises
     ------
     DtypeError, ConfigError
-        if the patterns are not int64; if there is no such format or dialect.
+        if the patterns are not int64, or beyond the format's width; if there is no such format or dialect.
     """
-    _checked(a, b, dialects, dialect, "refimpl.mitchell_patterns.multiply")
-    at, xp = _Fields.of(format), namespace(a, b)
+    at = _checked(a, b, format, dialects, dialect, "refimpl.mitchell_patterns.multiply")
+    xp = namespace(a, b)
     x, y = _taken_apart(a, at, dialect), _taken_apart(b, at, dialect)
     total, exponent = x.fraction + y.fraction, x.exponent + y.exponent
     carry = total >= at.hidden
@@ -166,8 +186,8 @@ def divide(a: Array, b: Array, *, format: str, dialect: str = "ieee") -> Array: 
 
     `dialect` is "ieee" or "flush": the program behind "semimul" has no quotient. x/0 is infinity, 0/0 and ∞/∞ are NaN.
     """
-    _checked(a, b, dialects[:2], dialect, "refimpl.mitchell_patterns.divide")
-    at, xp = _Fields.of(format), namespace(a, b)
+    at = _checked(a, b, format, dialects[:2], dialect, "refimpl.mitchell_patterns.divide")
+    xp = namespace(a, b)
     x, y = _taken_apart(a, at, dialect), _taken_apart(b, at, dialect)
     gap, exponent = x.fraction - y.fraction, x.exponent - y.exponent
     borrow = gap < 0

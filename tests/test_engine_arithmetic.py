@@ -558,6 +558,52 @@ def test_functions_without_a_form_are_refused() -> None:
         Arithmetic("mitchell").wrap(to_balls(np.ones(2)))
 
 
+def test_no_product_that_makes_floats_passes_unseen() -> None:
+    """Of floats // and %; and of whole numbers whatever makes floats of them."""
+    (x, y), n = _pair(), Arithmetic("mitchell").wrap(np.array([[3, -5], [2, 1]]))
+    xp, positive = namespace(x), abs(n)
+    for name, makes in (
+        ("floor_divide", lambda: x // y),
+        ("floor_divide", lambda: x // 2),
+        ("floor_divide", lambda: n // 0.5),
+        ("floor_divide", lambda: n // x),
+        ("floor_divide", lambda: xp.floor_divide(x, y)),
+        ("remainder", lambda: x % y),
+        ("remainder", lambda: n % 1.5),
+        ("remainder", lambda: xp.remainder(x, 2)),
+        ("multiply", lambda: n * 1.5),
+        ("multiply", lambda: 1.5 * n),
+        ("divide", lambda: n / 2),
+        ("divide", lambda: 2 / n),
+        ("divide", lambda: n / n),
+        ("pow", lambda: positive**0.5),
+        ("sqrt", lambda: xp.sqrt(positive)),
+        ("mean", lambda: xp.mean(n, axis=0)),
+    ):
+        with _refused(
+            errors.NotBuiltYetError, f"{name} has no form", "where:", "mitchell", "whole numbers", "float", "xp.astype"
+        ):
+            makes()
+    assert [(n // 2).array.tolist(), (n % 2).array.tolist()] == [[[1, -3], [1, 0]], [[1, 1], [0, 1]]]
+    assert [(n // n).array.tolist(), (n % n).array.tolist()] == [[[1, 1]] * 2, [[0, 0]] * 2]
+    assert [(2 * n).array.tolist(), (n**2).array.tolist()] == [[[6, -10], [4, 2]], [[9, 25], [4, 1]]]
+    for exact in (Arithmetic("exact"), Arithmetic("mitchell", frozenset({"head"}))):  # nothing is replaced here
+        floats, wholes = exact.wrap((x.array, n.array))
+        assert (floats // 2).array.tolist() == [[0, 1], [0, -3]]
+        assert (floats % 2).array.tolist() == [[1.5, 1], [0.75, 0]]
+        assert (wholes * 1.5).array.tolist() == [[4.5, -7.5], [3, 1.5]]
+
+
+def test_sums_over_an_empty_axis_are_zeros() -> None:
+    for dtype in (np.float16, np.float32, np.float64):
+        x = Arithmetic("mitchell").wrap(np.ones((2, 0, 3), dtype))
+        found = namespace(x).sum(x, axis=1)
+        assert (found.dtype, found.array.tolist()) == (dtype, [[0.0] * 3] * 2)
+        assert namespace(x).sum(x, axis=-2, keepdims=True).shape == (2, 1, 3)
+        assert namespace(x).sum(x, axis=0).shape == (0, 3)
+        assert np.all(np.isnan(namespace(x).mean(x, axis=1).array))
+
+
 def test_corrected_sums_of_products() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 4, 5)).astype(np.float32), rng.standard_normal((5, 3)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -654,6 +655,21 @@ def test_einsum_is_matmul_in_order_and_products_are_summed_not_multiplied_sums(s
     assert same(mitchell.einsum("k,j->", row, column), system.xp.reshape(expected, ()))
 
 
+def test_a_diagonal_does_not_change_the_order_of_the_sum() -> None:
+    """1 + 2^24 = 2^24 in float32: row by row the sum is 0, and column by column 2."""
+    rows = np.array([[1, 2.0**24], [1, -(2.0**24)]], np.float32)
+    cube, ones = np.zeros((2, 2, 2), np.float32), np.ones((2, 2), np.float32)
+    cube[[0, 1], [0, 1]] = rows
+    for subscripts, a, b in (
+        ("ij,ij->", rows, ones),
+        ("iij,ij->", cube, ones),
+        ("iji,ij->", np.transpose(cube, (0, 2, 1)), ones),
+        ("ij,iij->", ones, cube),
+        ("iij,jji->", cube, cube * 0 + 1),
+    ):
+        assert mitchell.einsum(subscripts, a, b) == 0, subscripts
+
+
 def test_einsum_of_whole_numbers_and_dialects() -> None:
     a, b = np.array([[200, 3], [7, 255]], np.uint8), np.array([5, 60], np.uint8)
     found = mitchell.einsum("ii,i->i", a, b)
@@ -684,6 +700,14 @@ def test_subscripts_that_make_no_sense_are_refused_in_words() -> None:
         mitchell.einsum("ii,jk->ik", a, b)
     with _refused(errors.DtypeError, "of one kind"):
         mitchell.einsum("ij,jk", a, b.astype(np.int8))
+    with _refused(errors.ShapeError, "einsum('ij,jk->ik')", "from 1 for 'j', which is summed", "(2, 0), (0, 4)"):
+        mitchell.einsum("ij,jk->ik", a[:, :0], b[:0])
+    with _refused(errors.ShapeError, "einsum('iij,k->j')", "from 1 for 'i', which is summed", "(0, 0, 4), (3,)"):
+        mitchell.einsum("iij,k->j", np.ones((0, 0, 4)), b[:, 0])
+    assert mitchell.einsum("ij,jk->ik", a[:0], b).shape == (0, 4)
+    for subscripts in (["i", "j"], None, b"ij,jk"):
+        with _refused(errors.ConfigError, "are text", "einsum(subscripts)", '"ij,jk->ik"', repr(subscripts), "comma"):
+            mitchell.einsum(subscripts, a, b)  # type: ignore[arg-type]
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------------------------
@@ -722,6 +746,44 @@ def test_bad_input_is_refused_in_words() -> None:
         mitchell.multiply_bits(floats.astype(np.float16), floats.astype(np.float16), dialect="pam")
 
 
+def test_what_is_no_array_of_a_known_format_is_refused_in_words() -> None:
+    x, long = np.ones((2, 2), np.float32), np.ones((2, 2), np.longdouble)
+    for name, function in (
+        ("dot", mitchell.dot),
+        ("matmul", mitchell.matmul),
+        ("einsum", functools.partial(mitchell.einsum, "ij,jk")),
+    ):
+        for other in (1.5, [[1.0]], None):
+            with _refused(errors.DtypeError, "a is no array", f"{name}(a)", type(other).__name__, "xp.asarray(a)"):
+                function(other, x)
+            with _refused(errors.DtypeError, "b is no array", f"{name}(b)", type(other).__name__, "xp.asarray(b)"):
+                function(x, other)
+        with _refused(errors.DtypeError, "a is of an unknown", f"{name}(a)", "float64", str(long.dtype), "xp.float64"):
+            function(long, long)
+    for other in (1.5, None):
+        with _refused(errors.DtypeError, "x is no array", "power(x)", type(other).__name__, "xp.asarray(x)"):
+            mitchell.power(other, 2)
+    for other in ([2.0], None, "2"):
+        with _refused(errors.DtypeError, "y is no array", "power(y)", "a Python number, or", type(other).__name__):
+            mitchell.power(x, other)  # type: ignore[arg-type]
+    with _refused(errors.DtypeError, "x is of an unknown", "power(x)", "float64", str(long.dtype), "xp.float64"):
+        mitchell.power(long, 2)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_whole_powers_beyond_every_float_are_those_of_ten_to_the_forty(dtype: str) -> None:
+    values = [1.5, -1.5, 0.75, -0.75, 1.0, -1.0, 0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-14]
+    expected = [math.inf, math.inf, 0, 0, 1, 1, 0, 0, math.inf, math.inf, math.nan, 0]
+    x = rounded([*values, 1 + 2.0**-7, 1 - 2.0**-7], dtype)
+    for exponent in (10**40, 10**400, 10**40 + 1, 10**400 + 1):
+        odd = (-1.0 if exponent % 2 else 1.0) ** np.signbit(x.astype(float))
+        found = mitchell.power(x, exponent)
+        assert found.dtype == x.dtype
+        assert _same(found, rounded([*expected, math.inf, 0] * odd, dtype))
+        inverse = rounded([0, 0, math.inf, math.inf, 1, 1, math.inf, math.inf, 0, 0, math.nan, math.inf], dtype)
+        assert _same(mitchell.power(x, -exponent)[:12], inverse * odd[:12].astype(x.dtype))
+
+
 def test_bad_powers_are_refused_in_words() -> None:
     x = np.ones(2, np.float32)
     with _refused(errors.ConfigError, "unknown product", "power(product=)", "mitchell, exact", "'true'"):
@@ -749,6 +811,9 @@ def test_whole_numbers_without_an_answer_are_refused_in_words() -> None:
         mitchell.matmul(n, n)
     with _refused(errors.ShapeError, "do not contract", "dot", "(2,), (3,)"):
         mitchell.dot(n, np.ones(3, np.int8))
+    for function, where in ((mitchell.dot, "dot"), (mitchell.matmul, "matmul")):
+        with _refused(errors.ShapeError, "do not contract", where, "(2, 3, 3), (4, 3, 3)"):
+            function(np.ones((2, 3, 3)), np.ones((4, 3, 3)))
     with _refused(errors.ShapeError, "do not contract", "(2, 0), (0, 2)"):
         mitchell.matmul(np.ones((2, 0)), np.ones((0, 2)))
 

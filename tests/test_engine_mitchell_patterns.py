@@ -1,5 +1,6 @@
 """Mitchell's arithmetic on bit patterns: equal to that on floats, in every format and dialect, and to whole numbers' own laws."""
 
+import array_api_strict
 import ml_dtypes
 import numpy as np
 import pytest
@@ -89,6 +90,31 @@ def test_bad_arguments_are_told(operation):
         function(one, one, format="half")
     with pytest.raises(ConfigError, match=r"no such dialect on patterns(.|\n)*ieee, flush(.|\n)*'pam'"):
         function(one, one, format="float32", dialect="pam")
+
+
+@pytest.mark.parametrize("operation", ["multiply", "divide"])
+@pytest.mark.parametrize("xp", [np, array_api_strict], ids=["numpy", "strict"])
+def test_numbers_beyond_the_width_are_no_patterns(operation, xp):
+    function = getattr(mitchell_patterns, operation)
+    for name, fmt in FORMATS.items():
+        ends = [0, 2**fmt.width - 1] if fmt.width < 64 else [-(2**63), -1, 2**63 - 1]
+        good = xp.asarray([ends[0], ends[-1]], dtype=xp.int64)
+        assert function(good, good, format=name).shape == (2,)
+        for wrong in (-1, -(2**63), 2**fmt.width, 2**63 - 1) if fmt.width < 64 else ():
+            bad = xp.asarray([1, wrong], dtype=xp.int64)
+            for pair, which in (((bad, good), "a"), ((good, bad), "b")):
+                words = (
+                    f"no pattern of {name}\n",
+                    rf"{operation}\({which}\)",
+                    rf"< 2\^{fmt.width} = {1 << fmt.width}\n",
+                )
+                message = "(.|\n)*".join((*words, f"got: *{wrong}\n", f"uint{fmt.width}"))
+                with pytest.raises(ConfigError, match=message):
+                    function(*pair, format=name)
+    with pytest.raises(ConfigError, match=r"float16(.|\n)*got: *80896\n"):
+        function(xp.asarray(0x13C00), xp.asarray(1), format="float16")
+    empty = xp.zeros((0,), dtype=xp.int64)
+    assert function(empty, empty, format="float16").shape == (0,)
 
 
 def test_the_program_without_a_quotient_has_none():

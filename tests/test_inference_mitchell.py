@@ -295,6 +295,10 @@ def test_what_the_definition_refuses_is_refused_in_its_words() -> None:
         ((x[0], x), {}),
         ((x, np.ones((3, 2), np.float32)), {}),
         ((x[:, :0], x[:0]), {}),
+        ((np.ones((2, 3, 3)), np.ones((3, 3, 3))), {}),
+        ((1.5, x), {}),
+        ((x, None), {}),
+        ((x.astype(np.longdouble), x.astype(np.longdouble)), {}),
         ((x, x), {"dialect": "mogami"}),
         ((n, n), {"dialect": "pam"}),
     ):
@@ -309,8 +313,15 @@ def _refused(kind: type[Exception], *words: str) -> Any:
 
 def test_what_only_the_fast_form_refuses() -> None:
     x = np.ones((2, 3, 3), np.float32)
-    with _refused(errors.ShapeError, "do not contract", "(2, 3, 3), (3, 3, 3)"):
-        fast.matmul(x, np.ones((3, 3, 3), np.float32))
+    with _refused(errors.ShapeError, "do not broadcast", "multiply", "equal or 1", "(2, 3, 3), (3, 2)", "axes"):
+        fast.multiply(x, x[0, :, :2])
+    for pair, name, got in (((1.5, x), "a", "float"), ((x, [[1.0]]), "b", "list"), ((x, None), "b", "NoneType")):
+        with _refused(errors.DtypeError, f"{name} is no array", f"multiply({name})", got, f"xp.asarray({name})"):
+            fast.multiply(*pair)
+    with _refused(errors.DtypeError, "unknown floating-point format", "multiply(a)", "float64", "xp.float64"):
+        fast.multiply(x.astype(np.longdouble), x.astype(np.longdouble))
+    with _refused(errors.DtypeError, "out is no array", "matmul(out)", "or None", "list"):
+        fast.matmul(x, x, out=[[0.0]])
     with _refused(errors.ShapeError, "another shape", "out=", "(2, 3, 3)", "(3, 3)"):
         fast.matmul(x, x, out=x[0].copy())
     with _refused(errors.DtypeError, "another dtype", "out=", "int64", "float32"):
@@ -353,6 +364,9 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
         kinds = [np.float32] * 3 + [np.int64] + [np.int32] * 3 + [np.int64] * 4 + [np.int32]
         assert [x.dtype for x in arguments] == kinds
         assert block == (16, 16, 1)
+        assert grid[1] <= mitchell_cupy.TILES
+        assert grid[2] <= mitchell_cupy.PAIRS
+        assert arguments[2].flags.c_contiguous
         numbers = np.array([int(x) for x in (*arguments[4:], *grid)], np.int64)
         library.run(*(ctypes.c_void_p(x.ctypes.data) for x in (*arguments[:4], numbers)))
 
@@ -410,6 +424,23 @@ def test_stacks_of_many_matrices_take_several_launches_and_other_dtypes_are_roun
         assert on_the_host(a, b, "ieee", out=out) is out
         assert _same(out, mitchell.matmul(a, b))
     assert on_the_host(np.ones((0, 2, 3), np.float32), np.ones((3, 4), np.float32), "flush").shape == (0, 2, 4)
+
+
+def test_matrices_of_many_rows_take_several_launches(on_the_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid's second length is that of its third: 65,535 tiles of 64 rows, here one and two."""
+    assert mitchell_cupy.TILES == mitchell_cupy.PAIRS == 65535
+    rng = np.random.default_rng(4)
+    for tiles, pairs, shape in (
+        (1, 65535, (150, 5)),
+        (1, 2, (3, 1, 65, 5)),
+        (2, 4, (3, 1, 128, 5)),
+        (2, 4, (3, 1, 129, 5)),
+    ):
+        monkeypatch.setattr(mitchell_cupy, "TILES", tiles)
+        monkeypatch.setattr(mitchell_cupy, "PAIRS", pairs)
+        a, b = _numbers(rng, shape, "float32", 0.1), _numbers(rng, (2, 5, 3), "float32", 0.1)
+        for layout in ("plain", "fortran", "reversed", "gaps"):
+            assert _same(on_the_host(_laid_out(a, layout), b, "ieee"), mitchell.matmul(a, b))
 
 
 def test_single_products_of_the_kernel_are_those_of_the_definition(on_the_host: Any) -> None:

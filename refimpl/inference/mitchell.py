@@ -382,14 +382,8 @@ def _is_numpy(x: Array) -> bool:
 
 
 def _shape_of_product(a: Array, b: Array) -> tuple[int, ...]:
-    expected = "(..., n, k), (..., k, m), k >= 1"
-    if not (a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0):
-        mitchell._refuse_shapes("matmul", expected, a, b)
-    try:
-        stacks = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError:
-        mitchell._refuse_shapes("matmul", expected, a, b)
-    return (*stacks, a.shape[-2], b.shape[-1])
+    mitchell._check_matrices(a, b)
+    return (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
 
 
 @functools.cache
@@ -407,6 +401,7 @@ def _check_rules(whole: bool, dialect: str, corrected: bool) -> None:
 def _check_out(out: Array | None, shape: tuple[int, ...], like: Array) -> None:
     if out is None:
         return
+    mitchell._check_arrays("matmul", "an array to write the product to, or None", out=out)
     if tuple(out.shape) != shape:
         raise ShapeError("the product has another shape", where="matmul(out=)", expected=shape, got=tuple(out.shape))
     dtype = _sum_dtype(like) if mitchell._is_whole(like) else like.dtype
@@ -468,9 +463,9 @@ def matmul(
     Raises
     ------
     DtypeError, ConfigError, ShapeError
-        as the definition; ShapeError also where the other axes do not broadcast, DtypeError for other arrays and for dtypes that a GPU is not given.
+        as the definition; ShapeError also for an `out` of another shape, DtypeError for other arrays and for dtypes that a GPU is not given.
     """
-    mitchell._accumulable(a, b)
+    mitchell._accumulable("matmul", a, b)
     shape = _shape_of_product(a, b)
     _check_rules(mitchell._is_whole(a), dialect, corrected)
     _check_out(out, shape, a)
@@ -543,8 +538,21 @@ def multiply(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = Fal
     ------
     DtypeError, ConfigError, UndecidedError
         as the definition.
+    ShapeError
+        if the shapes do not broadcast.
     """
+    mitchell._check_arrays("multiply", a=a, b=b)
     mitchell._check_operands(a, b)
+    if not mitchell._broadcast(a.shape, b.shape):
+        got = f"{tuple(a.shape)}, {tuple(b.shape)}"
+        remedy = "add axes of length 1, or repeat what is too short"
+        raise ShapeError(
+            "the shapes do not broadcast",
+            where="multiply",
+            expected="lengths that are equal or 1",
+            got=got,
+            remedy=remedy,
+        )
     _check_rules(mitchell._is_whole(a), dialect, corrected)
     if str(a.dtype) not in _REST or not _is_numpy(a):
         return mitchell.corrected_multiply(a, b) if corrected else mitchell.multiply(a, b, dialect=dialect)

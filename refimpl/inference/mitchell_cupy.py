@@ -15,18 +15,22 @@ with NumPy where there is no GPU. float16 and bfloat16 are widened to float32 be
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refimpl.errors import ConfigError, DtypeError
 from refimpl.number_system import Array, rounded_once
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = ["SOURCE", "matmul"]
 
 TILE, THREADS = 64, 16  # rows and columns of C of a block of threads; threads along each of the two
 FORMS = ("ieee", "flush", "corrected")  # as the kernel numbers them
 PAIRS = 65535  # of matrices in one launch, the largest third length of a grid
+TILES = 65535  # of rows of tiles in one launch, the largest second length
 
 SOURCE = r"""
 #define TILE 64
@@ -232,17 +236,25 @@ def _launch(a: Array, b: Array, pairs: int, form: str) -> tuple[tuple[int, int, 
     ]
 
 
+def _parts(pairs: int, n: int) -> Iterator[tuple[slice, slice]]:
+    """Which matrices, and which of their n rows, each launch computes: parts of the product that are contiguous."""
+    rows = TILES * TILE
+    step = PAIRS if n <= rows else 1
+    for first in range(0, pairs, step):
+        for row in range(0, n, rows):
+            yield slice(first, first + step), slice(row, row + rows)
+
+
 @rounded_once
 def _product(a: Array, b: Array, stacks: tuple[int, ...], form: str) -> Array:
     import cupy
 
     starts = np.stack([_beginnings(x, stacks) for x in (a, b)], axis=1)
     c = cupy.empty((len(starts), a.shape[-2], b.shape[-1]), np.float32)
-    for first in range(0, len(starts) if c.size else 0, PAIRS):
-        some = c[first : first + PAIRS]
-        grid, numbers = _launch(a, b, len(some), form)
-        where = cupy.asarray(starts[first : first + PAIRS])
-        _kernel()(grid, (THREADS, THREADS, 1), (a, b, some, where, *numbers))
+    for pairs, rows in _parts(len(starts), a.shape[-2]) if c.size else ():
+        some, lines = c[pairs, rows], a[..., rows, :]  # views, whose strides are those of `c` and `a`
+        grid, numbers = _launch(lines, b, len(some), form)
+        _kernel()(grid, (THREADS, THREADS, 1), (lines, b, some, cupy.asarray(starts[pairs]), *numbers))
     return c.reshape(*stacks, *c.shape[1:])
 
 
