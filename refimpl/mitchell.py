@@ -535,7 +535,7 @@ def _carried(k: Array, t: Array) -> tuple[Array, Array]:
 
 def _whole_power(x: Array, n: int) -> Array:
     (e, f), zero, edges, fmt = bits.split(x), _is_zero(x), dialects["ieee"], bits.float_format(x)
-    times = abs(n) if fmt is None else min(abs(n), 4**fmt.digits + n % 2)  # beyond every exponent, as in `_real_power`
+    times = abs(n) if fmt is None else min(abs(n), 4**fmt.digits)  # beyond every exponent, as in `_real_power`
     k, t = _multiple(e, f, times)
     size = bits.scaled(1 + t, k) if n >= 0 else bits.scaled(2 - t, -k - 1)
     if n:

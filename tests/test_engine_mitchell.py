@@ -774,7 +774,8 @@ def test_what_is_no_array_of_a_known_format_is_refused_in_words() -> None:
 def test_whole_powers_beyond_every_float_are_those_of_ten_to_the_forty(dtype: str) -> None:
     values = [1.5, -1.5, 0.75, -0.75, 1.0, -1.0, 0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-14]
     expected = [math.inf, math.inf, 0, 0, 1, 1, 0, 0, math.inf, math.inf, math.nan, 0]
-    x = rounded([*values, 1 + 2.0**-7, 1 - 2.0**-7], dtype)
+    digits = bits.FORMATS[dtype].digits
+    x = rounded([*values, 1 + 2.0 ** (1 - digits), 1 - 2.0**-digits], dtype)  # the last two are beside 1
     for exponent in (10**40, 10**400, 10**40 + 1, 10**400 + 1):
         odd = (-1.0 if exponent % 2 else 1.0) ** np.signbit(x.astype(float))
         found = mitchell.power(x, exponent)
