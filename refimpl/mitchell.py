@@ -395,7 +395,7 @@ def _corrected(a: Array, b: Array, edges: Edges, fmt: Format | None) -> Array:  
 
 @rounded_once
 def log2_approx(x: Array) -> Array:  # (...) -> (...)
-    """log2 x ≈ e + f for x = 2^e (1 + f), 0 <= f < 1: exact at powers of two; never above the logarithm but for rounding, and continuous.
+    """log2 x ≈ e + f for x = 2^e (1 + f), 0 <= f < 1: exact at powers of two, never above the logarithm, and continuous.
 
     Parameters
     ----------
@@ -403,7 +403,8 @@ def log2_approx(x: Array) -> Array:  # (...) -> (...)
 
     Returns
     -------
-    array, (...), the dtype of `x`: e + f rounded once; -infinity at 0, NaN below, infinity at infinity
+    array, (...), the dtype of `x`: e + f rounded once, which may carry it above the logarithm by less than a rounding; -infinity at 0, NaN below,
+    infinity at infinity
 
     Raises
     ------
@@ -419,7 +420,7 @@ def log2_approx(x: Array) -> Array:  # (...) -> (...)
 
 @rounded_once
 def exp2_approx(x: Array) -> Array:  # (...) -> (...)
-    """2^x ≈ 2^⌊x⌋ (1 + x - ⌊x⌋): exact at whole numbers, never below the power but for rounding, the inverse of `log2_approx`.
+    """2^x ≈ 2^⌊x⌋ (1 + x - ⌊x⌋): exact at whole numbers, never below the power, and the inverse of `log2_approx`.
 
     Parameters
     ----------
@@ -427,7 +428,8 @@ def exp2_approx(x: Array) -> Array:  # (...) -> (...)
 
     Returns
     -------
-    array, (...), the dtype of `x`, rounded once; infinity from emax + 1 on, 0 where it underflows
+    array, (...), the dtype of `x`, rounded once, which may carry it below the power by less than a rounding; infinity from emax + 1 on, 0 where it
+    underflows
 
     Raises
     ------
