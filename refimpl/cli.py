@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from refimpl import backend as backends
 from refimpl import comparison, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
-from refimpl.console import JsonOption, ReportOption, err, out, print_json, validation_module
+from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, validation_module
 from refimpl.errors import ConfigError, RefimplError, TextError
 from refimpl.files import replace_file
 
@@ -82,7 +81,7 @@ def validate(
         def advance(check: Any, index: int, count: int) -> None:
             progress.update(task, description=check.id, completed=index, total=count)
 
-        several = jobs or (_cores() if chosen.name == "numpy" else 1)
+        several = jobs or (cores() if chosen.name == "numpy" else 1)
         result = run.validate(chosen, only=only, seed=seed, jobs=several, advance=advance)
     if report is not None:
         grown = validation_module("report.growth").of_checks([line.check.id for line in result.lines], chosen)
@@ -92,11 +91,6 @@ def validate(
     else:
         _show(result, report)
     raise typer.Exit(0 if result.passed else 1)
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 COLUMNS = (("check", "left"), ("verdict", "left"), ("cases", "right"), ("of allowed", "right"), ("worst case", "left"))
@@ -289,6 +283,11 @@ def score(
         return
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
+    _print_scores(texts, scores, as_json)
+
+
+def _print_scores(texts: list[str], scores: list[refimpl.Score], as_json: bool) -> None:
+    """Perplexity, tokens and unknown ones of each text, and of all together."""
     tokens, total = sum(each.tokens for each in scores), sum(each.negative_log_likelihood for each in scores)
     whole = refimpl.Score(tokens, sum(each.unknown for each in scores), total, [])
     if as_json:

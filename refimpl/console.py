@@ -14,7 +14,7 @@ from rich.console import Console
 
 from refimpl.errors import ConfigError
 
-__all__ = ["JsonOption", "ReportOption", "err", "out", "print_json", "validation_module"]
+__all__ = ["JsonOption", "ReportOption", "cores", "err", "out", "print_json", "validation_module"]
 
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
@@ -26,6 +26,11 @@ ReportOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def print_json(value: Any) -> None:

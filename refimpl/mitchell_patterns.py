@@ -61,7 +61,7 @@ class _Fields:
 
 
 class _Operand(NamedTuple):
-    """A pattern taken apart: sign, exponent, fraction, and what it is; exponent and fraction are those of 1 where it is no number but 0."""
+    """A pattern taken apart: sign, exponent, fraction, and what it is; of zeros, infinities and NaN, exponent and fraction mean nothing."""
 
     minus: Array
     exponent: Array

@@ -37,7 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import refimpl
 from refimpl import mitchell
-from refimpl.console import JsonOption, err, out, print_json
+from refimpl.console import JsonOption, cores, err, out, print_json
 from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
 from validation import pairs
@@ -398,7 +398,7 @@ def main(
         list[str] | None, typer.Option(help=f"One of {', '.join(pairs.SUBJECTS)}; all without any. May be repeated.")
     ] = None,
     bits: Annotated[int, typer.Option(help="Width of the operands: 8, 12 or 16.")] = 16,
-    jobs: Annotated[int, typer.Option(help="Processes; without it, as many as there are processors.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; without it, as many as there are cores to use.")] = 0,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port, whose workers answer instead.")
     ] = None,
@@ -413,7 +413,7 @@ def main(
         pairs.subject(name, bits)
         path = state / f"{name}-{bits}.json"
         try:
-            done, wrong = _run(name, bits, path, jobs or os.cpu_count() or 1, scheduler)
+            done, wrong = _run(name, bits, path, jobs or cores(), scheduler)
         except KeyboardInterrupt:
             err.print(f"interrupted; the same command goes on from {path}", markup=False, highlight=False)
             raise typer.Exit(130) from None

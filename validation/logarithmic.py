@@ -195,21 +195,30 @@ def divide_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     ]
 
 
+def _every_binade(dtype: str) -> tuple[str, Any]:
+    fmt = FORMATS[dtype]
+    exponents = np.linspace(fmt.lowest, fmt.highest, 16).round()
+    return "from the smallest normal number to the largest", 2.0**exponents * np.resize(1 + np.arange(1, 9) / 16, 16)
+
+
+def _below_normal(dtype: str) -> dict[str, tuple[str, Any]]:
+    """Subnormal numbers of float16; the other dtypes' are not judged."""
+    some = np.array([1, 3, 6, 100, 513, 1023]) * 2.0**-24
+    return {"subnormals": ("numbers below the smallest normal one", some)} if dtype == "float16" else {}
+
+
 def log2_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     """Logarithms: every binade, powers of two and their neighbours, numbers near 1, the largest error."""
-    fmt = FORMATS[dtype]
-    ulp, k = 2.0 ** (1 - fmt.digits), np.arange(1, 9) / 8
-    binades = 2.0 ** np.linspace(fmt.lowest, fmt.highest, 16).round()
+    ulp, k = 2.0 ** (1 - FORMATS[dtype].digits), np.arange(1, 9) / 8
     places = {
         "ordinary": ("a few binades", np.abs(_ordinary(rng, 24, dtype))),
-        "binades": ("from the smallest normal number to the largest", binades * np.resize(1 + k / 2, 16)),
+        "binades": _every_binade(dtype),
         "powers of two": ("whole numbers, exactly", 2.0 ** np.arange(-8, 8)),
         "below powers of two": ("where floor(log2 x) is one too large", (2 - ulp) * 2.0 ** np.arange(-8, 8)),
         "near 1": ("on both sides of 1: f and f - 1", np.concatenate([1 + 16 * ulp * k, 1 - 16 * ulp * k])),
         "middle": ("f = 1/ln 2 - 1, where it errs most", 1.4426950408889634 * 2.0 ** np.arange(-4, 4)),
     }
-    if dtype == "float16":
-        places["subnormals"] = ("numbers below the smallest normal one", np.array([1, 3, 6, 100, 513, 1023]) * 2.0**-24)
+    places |= _below_normal(dtype)
     return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
 
 
@@ -334,18 +343,15 @@ def power_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
 
 def square_root_cases(rng: np.random.Generator, dtype: str) -> list[Case]:
     """Square roots: even and odd exponents, every binade, powers of two and their neighbours, the largest error, zeros."""
-    fmt = FORMATS[dtype]
-    ulp, k = 2.0 ** (1 - fmt.digits), np.arange(1, 9) / 8
-    binades = 2.0 ** np.linspace(fmt.lowest, fmt.highest, 16).round()
+    ulp = 2.0 ** (1 - FORMATS[dtype].digits)
     places = {
         "ordinary": ("a few binades", np.abs(_ordinary(rng, 24, dtype))),
-        "binades": ("from the smallest normal number to the largest", binades * np.resize(1 + k / 2, 16)),
+        "binades": _every_binade(dtype),
         "powers of two": ("exact for even exponents, largest error for odd ones", 2.0 ** np.arange(-8, 8)),
         "below powers of two": ("fractions of all ones: the two pieces meet", (2 - ulp) * 2.0 ** np.arange(-8, 8)),
         "zeros": ("0 of both signs beside other numbers", np.array([0.0, 1.25, -0.0, 3.5])),
     }
-    if dtype == "float16":
-        places["subnormals"] = ("numbers below the smallest normal one", np.array([1, 3, 6, 100, 513, 1023]) * 2.0**-24)
+    places |= _below_normal(dtype)
     return [Case(name, hard, (_column(x),)) for name, (hard, x) in places.items()]
 
 

@@ -707,6 +707,15 @@ def _sign_bits(x: Any, y: Any, size: Any, dialect: str) -> Any:
     return minus & (size != 0) if dialect == "semimul" else minus
 
 
+def _nan_operand(x: Any, y: Any) -> Any:
+    return np.isnan(x) | np.isnan(y)
+
+
+def _with_edges(size: Any, infinite: Any, none: Any) -> Any:
+    """The size, infinity, or NaN."""
+    return np.where(none, np.nan, np.where(infinite, np.inf, size))
+
+
 def _multiply_patterns(
     a: Any,
     b: Any,
@@ -722,7 +731,7 @@ def _multiply_patterns(
     sign: Any = _sign_bits,
     packed: Any = _packed,
     zero: Any = lambda x, y: (x == 0) | (y == 0),
-    nan: Any = lambda x, y: np.isnan(x) | np.isnan(y),
+    nan: Any = _nan_operand,
 ) -> Any:
     """The numbers taken out, multiplied in float64, which holds every step, and packed again."""
     with np.errstate(all="ignore"):
@@ -732,7 +741,7 @@ def _multiply_patterns(
         size = flushed(np.ldexp(m, e + h + more + offset), format, dialect)
         size = np.where(zero(x, y), 0, before(size, e + h, f + g, format, dialect))
         beyond, nothing = infinite(x, y, dialect)
-        size = np.where(nothing | nan(x, y), np.nan, np.where(beyond, np.inf, size))
+        size = _with_edges(size, beyond, nothing | nan(x, y))
         return packed(np.where(sign(x, y, size, dialect), -size, size), format)
 
 
@@ -882,7 +891,7 @@ def _divide_patterns(
     infinite: Any = _infinite_quotient,
     sign: Any = _sign_bits,
     packed: Any = _packed,
-    nan: Any = lambda x, y: np.isnan(x) | np.isnan(y),
+    nan: Any = _nan_operand,
 ) -> Any:
     with np.errstate(all="ignore"):
         x, y = (operand(_numbers(n, format), format, dialect) for n in (a, b))
@@ -891,7 +900,7 @@ def _divide_patterns(
         size = flushed(np.ldexp(m, e - h + more + offset), format, dialect)
         size = np.where((x == 0) | np.isinf(y), 0, size)
         beyond, nothing = infinite(x, y)
-        size = np.where(nothing | nan(x, y), np.nan, np.where(beyond, np.inf, size))
+        size = _with_edges(size, beyond, nothing | nan(x, y))
         return packed(np.where(sign(x, y, size, dialect), -size, size), format)
 
 
