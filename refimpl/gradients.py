@@ -173,7 +173,7 @@ def zeros(tree: Any) -> Any:
     """The cotangent of what has no influence: 0 in the place of every number of a tree of arrays."""
 
     def zero(x: Array) -> Array:  # (...) -> (...)
-        if is_ball(x):
+        if is_ball(x) and x.size:
             return namespace(x).full(x.shape, exact(0, x), dtype=x.dtype)
         return namespace(x).zeros_like(x)
 
