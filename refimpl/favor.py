@@ -614,9 +614,7 @@ def _positive_back(features: Features, x: Array, projection: Array, shift: Array
     return _completed(features, exponentials), pullback
 
 
-def _trigonometric_back(
-    features: Features, x: Array, projection: Array, shift: Array | None
-) -> tuple[Array, Pullback]:
+def _trigonometric_back(features: Features, x: Array, projection: Array, shift: Array | None) -> tuple[Array, Pullback]:
     waves, m = _trigonometric(features, x, projection, shift), projection.shape[0]
 
     def pullback(bar: Array) -> _Exponents:
@@ -793,9 +791,7 @@ def positive_features_vjp(
     attain it get [0, 1], so that nothing is undecided. `detached` holds the maximum constant, c̄ = 0, which is not the gradient of the function but
     what some implementations compute. Other arguments and errors as `positive_features`.
     """
-    return _alone_vjp(
-        Features("positive", scaled, shift, shift, epsilon, normalized), x, projection, detached=detached
-    )
+    return _alone_vjp(Features("positive", scaled, shift, shift, epsilon, normalized), x, projection, detached=detached)
 
 
 @vjp_of(trigonometric_features, "x", "projection")
@@ -910,8 +906,8 @@ def favor_attention_vjp(
     ----------
     q, k, v, projection, causal, mask, dialect, kernel, chunk : as `favor_attention`
     detached : whether maxima are held constant. None: as the dialect's implementation does (`Features.detached`): performer-pytorch holds them,
-        the others do not. False gives the gradient of what `favor_attention` computes, for every dialect. Where maxima cancel (epsilon = 0, and nothing
-        added to the denominator, as in the paper), both are the same and the path through the maximum is not computed
+        the others do not. False gives the gradient of what `favor_attention` computes, for every dialect. Where maxima cancel (epsilon = 0, and
+        nothing added to the denominator, as in the paper), both are the same and the path through the maximum is not computed
 
     Returns
     -------
@@ -927,7 +923,9 @@ def favor_attention_vjp(
     held = features.detached if detached is None else detached
     how = convention.causal_denominator if causal else convention.denominator
     (q_rule, q_completed), (k_rule, k_completed) = (
-        _map_rule(features, shift, x, projection, allowed, chunk, held=held or _cancels(features, how, of_queries=first))
+        _map_rule(
+            features, shift, x, projection, allowed, chunk, held=held or _cancels(features, how, of_queries=first)
+        )
         for first, shift, x, allowed in (
             (True, features.query_shift, q, None),
             (False, features.key_shift, k, mask),

@@ -27,14 +27,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.errors import ConfigError, ShapeError
-from refimpl.gradients import Pullback, rule_of, summed_to, vjp_of
+from refimpl.gradients import Pullback, rule_of, summed_to, total, vjp_of, zeros
 from refimpl.number_system import (
     Array,
     check_boolean,
     check_floating,
     device_of,
     exact,
-    is_ball,
     namespace,
     rounded_once,
     whole_number,
@@ -276,7 +275,7 @@ class MapRule(NamedTuple):
     (a projection, a shift), which are summed over the chunks.
     """
 
-    map: FeatureMap | None  # None: the identity
+    map: FeatureMap  # None: the identity
     vjp: Any
 
 
@@ -376,11 +375,9 @@ class _Keys(NamedTuple):
         return k_bar, v_bar, tuple(rest)
 
 
-def _rests(total: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:
+def _rests(sums: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:
     """Sums of the cotangents that are shared by chunks; None where there is none."""
-    if not total:
-        return more
-    return tuple(a if b is None else _plus(a, b) for a, b in zip(total, more, strict=True))
+    return tuple(total(*pair) for pair in zip(sums, more, strict=True)) if sums else more
 
 
 def _turned(x: Array) -> Array:
@@ -389,21 +386,21 @@ def _turned(x: Array) -> Array:
 
 def _full_back(queries: _Queries, keys: _Keys, state: Array, chunk: int) -> tuple[Any, Any]:
     """φ̄_i = S g_i and R = Σ_i φ_i g_iᵀ over all queries, then the keys with R."""
-    xp, q_bars, q_rest, total = namespace(state), [], (), None
+    xp, q_bars, q_rest, later = namespace(state), [], (), None
     for span in spans(0, queries.q.shape[-2], chunk):
         features, q_bar, rest = queries.back(span, lambda bars: xp.matmul(bars, _turned(state)))
         q_bars.append(q_bar)
         q_rest = _rests(q_rest, rest)
-        total = _plus(total, xp.matmul(_turned(features), queries.bars[..., span, :]))
-    return (q_bars, q_rest), _common_back(keys, total, keys.k.shape[-2], chunk)
+        later = _plus(later, xp.matmul(_turned(features), queries.bars[..., span, :]))
+    return (q_bars, q_rest), _common_back(keys, later, keys.k.shape[-2], chunk)
 
 
-def _common_back(keys: _Keys, total: Array, stop: int, chunk: int) -> tuple[list[Array], list[Array], tuple[Any, ...]]:
+def _common_back(keys: _Keys, later: Array, stop: int, chunk: int) -> tuple[list[Array], list[Array], tuple[Any, ...]]:
     """ψ̄_j = R u_j and ū_j = Rᵀ ψ_j for the first `stop` keys, which all queries see."""
-    xp, k_bars, v_bars, k_rest = namespace(total), [], [], ()
+    xp, k_bars, v_bars, k_rest = namespace(later), [], [], ()
     for span in spans(0, stop, chunk):
         k_bar, v_bar, rest = keys.back(
-            span, lambda features, values: (xp.matmul(values, _turned(total)), xp.matmul(features, total))
+            span, lambda features, values: (xp.matmul(values, _turned(later)), xp.matmul(features, later))
         )
         k_bars.append(k_bar)
         v_bars.append(v_bar)
@@ -445,25 +442,25 @@ def _forward_sweep(
 def _backward_sweep(queries: _Queries, keys: _Keys, chunk: int) -> tuple[list[Array], list[Array], tuple[Any, ...]]:
     """ψ̄_j = Σ_{i>=j} (g_i·u_j) φ_i and ū_j = Σ_{i>=j} (φ_i·ψ_j) g_i: R after the chunk, and the products within it."""
     xp, first = namespace(queries.q, keys.k), keys.k.shape[-2] - queries.q.shape[-2]
-    k_bars, v_bars, k_rest, total = [], [], (), None
+    k_bars, v_bars, k_rest, later = [], [], (), None
     for span in reversed(list(spans(0, queries.q.shape[-2], chunk))):
         phi, bars = queries.features(span)
 
         def cotangents(
-            features: Array, values: Array, phi: Array = phi, bars: Array = bars, total: Any = total
+            features: Array, values: Array, phi: Array = phi, bars: Array = bars, later: Any = later
         ) -> tuple[Array, Array]:
             features_bar = xp.matmul(_turned(_not_later(xp.matmul(bars, _turned(values)))), phi)
             values_bar = xp.matmul(_turned(_not_later(xp.matmul(phi, _turned(features)))), bars)
-            if total is None:
+            if later is None:
                 return features_bar, values_bar
-            return features_bar + xp.matmul(values, _turned(total)), values_bar + xp.matmul(features, total)
+            return features_bar + xp.matmul(values, _turned(later)), values_bar + xp.matmul(features, later)
 
         k_bar, v_bar, rest = keys.back(slice(first + span.start, first + span.stop), cotangents)
         k_bars.append(k_bar)
         v_bars.append(v_bar)
         k_rest = _rests(k_rest, rest)
-        total = _plus(total, xp.matmul(_turned(phi), bars))
-    before = _common_back(keys, total, first, chunk)
+        later = _plus(later, xp.matmul(_turned(phi), bars))
+    before = _common_back(keys, later, first, chunk)
     return before[0] + k_bars[::-1], before[1] + v_bars[::-1], _rests(before[2], k_rest)
 
 
@@ -509,13 +506,7 @@ def linear_attention_vjp(
 
     def pullback(n_bar: Array | None = None, d_bar: Array | None = None) -> tuple[Array, Array, Array]:
         given = zip((n_bar, d_bar), value, strict=True)
-        q_bar, k_bar, v_bar, *_ = swept_back(*(_nothing(part) if bar is None else bar for bar, part in given))
+        q_bar, k_bar, v_bar, *_ = swept_back(*(zeros(part) if bar is None else bar for bar, part in given))
         return q_bar, k_bar, v_bar
 
     return value, pullback
-
-
-def _nothing(like: Array) -> Array:
-    """Zeros of the shape of `like`."""
-    zero = exact(0, like) if is_ball(like) else 0.0
-    return namespace(like).full(like.shape, zero, dtype=like.dtype, device=device_of(like))

@@ -31,7 +31,7 @@ from fractions import Fraction
 from typing import Any
 
 from refimpl.errors import ConfigError
-from refimpl.gradients import Pullback, vjp_of
+from refimpl.gradients import Pullback, vjp_of, zeros
 from refimpl.linear_attention import MapRule, linear_attention, sees_a_key, swept, weighted_mean, weighted_mean_vjp
 from refimpl.number_system import (
     Array,
@@ -315,7 +315,7 @@ def exp_taylor_vjp(x: Array, order: int) -> tuple[Array, Pullback]:  # (...) -> 
     y = exp_taylor(x, order)
 
     def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
-        return (exp_taylor(x, order - 1) * y_bar if order else y_bar * 0,)
+        return (exp_taylor(x, order - 1) * y_bar if order else zeros(x),)
 
     return y, pullback
 
@@ -333,7 +333,7 @@ def taylor_softmax_vjp(
 
     def pullback(p_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
         centred = p_bar - namespace(p).sum(p * p_bar, axis=axis, keepdims=True)
-        return (_slopes(x, order, axis) * centred if order else p_bar * 0,)
+        return (_slopes(x, order, axis) * centred if order else zeros(x),)
 
     return p, pullback
 
