@@ -53,6 +53,7 @@ DEFINITIONS = (
     "gpt2",
     "decoding",
     "copying",
+    "convolution",
     "number_system",
     "bits",
     "mitchell",
