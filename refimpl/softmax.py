@@ -220,13 +220,14 @@ def cross_entropy(logits: Array, targets: Array) -> Array:  # (..., n), int (...
 def cross_entropy_vjp(
     logits: Array, targets: Array
 ) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
-    """s̄_j = (softmax(s)_j - [j = t]) loss̄. Arguments and errors as `cross_entropy`."""
+    """s̄_j = (softmax(s)_j - [j = t]) loss̄, at the target as -Σ_{j≠t} softmax(s)_j, in which nothing cancels. Arguments as `cross_entropy`."""
     losses, xp = cross_entropy(logits, targets), namespace(logits, targets)
 
     def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
         places = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device_of(targets))
-        p, one = softmax(logits), exact(1, logits)
-        return (xp.where(places == targets[..., None], p - one, p) * losses_bar[..., None],)
+        chosen = places == targets[..., None]
+        rest = xp.where(chosen, exact(0, logits), softmax(logits))
+        return (xp.where(chosen, -xp.sum(rest, axis=-1, keepdims=True), rest) * losses_bar[..., None],)
 
     return losses, pullback
 
