@@ -1,6 +1,6 @@
 """Every rule of `refimpl.gradients` held to what was not derived by hand: complex steps, mean values in balls, budgets of every dtype.
 
-`checking` says what is compared and what that proves; `cases` has the inputs.
+`checking` says what is compared and what that proves; `rows`, `layers` and `features` have the inputs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refimpl.gradients import RULES
-from validation.gradients.case import Case
-from validation.gradients.cases import CASES, cases_of
+from validation.gradients import features, layers, rows
+from validation.gradients.case import CASES, Case, cases_of
 from validation.gradients.checking import NUMPY, Outcome, examine, planned
 
 if TYPE_CHECKING:
@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
     from validation.number_systems import NumberSystem
 
-__all__ = ["CASES", "Case", "Found", "Outcome", "cases_of", "check", "count", "examine", "planned"]
+__all__ = [
+    "CASES",
+    "Case",
+    "Found",
+    "Outcome",
+    "cases_of",
+    "check",
+    "count",
+    "examine",
+    "features",
+    "layers",
+    "planned",
+    "rows",
+]
 
 
 @dataclass(frozen=True)

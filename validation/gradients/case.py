@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refimpl.errors import ConfigError
 from refimpl.trees import leaves, mapped
 from validation import truth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from refimpl.gradients import Rule
 
-__all__ = ["ALLOWED", "Case", "called", "cotangents", "exact_balls", "floats_of", "is_floating", "pulled"]
+__all__ = [
+    "ALLOWED",
+    "CASES",
+    "EVERY",
+    "Case",
+    "called",
+    "cases_of",
+    "cotangents",
+    "exact_balls",
+    "floats_of",
+    "is_floating",
+    "of",
+    "pulled",
+]
 
 
 ALLOWED = 1e-12
+EVERY = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Case:
 
     arguments : of the definition by name; NumPy arrays, floating ones of float64, trees of them (`refimpl.trees`), or anything else
     hard : why it is there, in a few words
+    more : arguments that the rule has and the definition has not
     steps_only : why complex steps alone are taken, if they are: the derivative jumps at this input, so that no mean value holds, or there is no ball
     dtypes : those in which the pullback is held to its budget, in every number system
     sampled : whether its budget in them is sampled (a network) or proved
@@ -39,6 +55,7 @@ class Case:
     label: str
     hard: str
     arguments: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)
     steps_only: str = ""
     dtypes: tuple[str, ...] = ()
     sampled: bool = False
@@ -46,6 +63,29 @@ class Case:
     complex_step: float = ALLOWED
     float64: float = ALLOWED
     reason: str = ""
+
+
+CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {}  # by the names of `refimpl.gradients.RULES`
+
+
+def of(*rules: str) -> Callable[[Any], Any]:
+    """The decorated function makes the cases of these rules: small, so that balls and every coordinate are affordable, away from branches."""
+
+    def declared(function: Any) -> Any:
+        for rule in rules:
+            if rule in CASES:
+                raise ConfigError("a rule has its cases twice", where=function.__module__, got=rule)
+            CASES[rule] = function
+        return function
+
+    return declared
+
+
+def cases_of(rule: str, seed: int = 0) -> list[Case]:
+    """The cases of a rule; raises ConfigError where it has none."""
+    if rule not in CASES:
+        raise ConfigError("a rule has no cases on which it is checked", got=rule, expected=", ".join(sorted(CASES)))
+    return list(CASES[rule](np.random.default_rng(seed)))
 
 
 def is_floating(leaf: Any) -> bool:

@@ -68,6 +68,7 @@ RADIUS = 1e-20
 STEP = 200  # h = 2^-STEP
 BITS = 800  # at first: enough that x ± h t are numbers
 SMALL = 0.01
+RUNS = 12  # in perturbed arithmetic
 NUMPY = (NumberSystem("numpy", tuple(tolerance.DTYPES), lambda a: a, np.asarray),)
 
 Tree = Any
@@ -112,7 +113,7 @@ def _scales(found: Tree) -> Tree:
 
 def subject(rule: Rule, case: Case, seed: int) -> Subject:
     """The rule's cotangents, after what they must be whatever they hold: of the arguments' forms, shapes and dtypes."""
-    value, again, pullback = called(rule.definition, case.arguments), *called(rule.function, case.arguments)
+    value, again, pullback = called(rule.definition, case.arguments), *called(rule.function, case.arguments | case.more)
     if not _same_bits(value, again):
         raise ShapeError("the rule's value is not the definition's, bit for bit", where=case.label)
     bars = cotangents(value, np.random.default_rng(seed))
@@ -280,7 +281,8 @@ def mean_value(found: Subject, rng: np.random.Generator) -> Outcome:
         bars, h = tuple(map(exact_balls, found.bars)), flint.arb(2) ** -STEP
         upper, lower = (_phi(found, bars, end) for end in _ends(found, tangents))
         quotient = (upper - lower) / (2 * h)
-        hull = pulled(found.rule, _moved(found, tangents, lambda x, t: x + flint.arb(0, abs(t).upper())), bars)
+        ball = _moved(found, tangents, lambda x, t: x + flint.arb(0, abs(t).upper()))
+        hull = pulled(found.rule, ball | found.case.more, bars)
         pairing = _pairing(hull, mapped(_balls_or_none, tangents))
         radius = float((quotient.rad() + pairing.rad()).upper())
         apart = float(abs(quotient - pairing).lower())
@@ -335,7 +337,7 @@ def _flattened(found: Subject, system: NumberSystem | None = None) -> tuple[Call
     def function(*numbers: Any) -> Any:
         left = iter(numbers)
         filled = mapped(lambda leaf: moved(next(left) if is_floating(leaf) else leaf), given)
-        parts = leaves(pulled(found.rule, filled["arguments"], filled["bars"]))
+        parts = leaves(pulled(found.rule, filled["arguments"] | found.case.more, filled["bars"]))
         xp = namespace(*parts)
         joined = xp.concat([xp.reshape(part, (-1,)) for part in parts])
         return system.back(joined) if system else joined
@@ -363,9 +365,12 @@ def _budget(found: Subject, function: Callable[..., Any], arrays: list[Any], dty
     if not found.case.sampled:
         return tolerance.proved_budget(function, *arrays, dtype=dtype)
     wide = [array.astype(np.float64) for array in arrays]
-    roundoff = tolerance.roundoff(dtype)
-    deviation = perturbed.sampled_deviation(lambda wrap: function(*map(wrap, wide)), roundoff=roundoff)
-    return perturbed.sigmas(deviation.size) * deviation
+
+    def run(wrap: Callable[[Any], Any]) -> Any:
+        return _flattened(found, NumberSystem("perturbed", (), wrap, lambda array: array))[0](*wide)
+
+    deviation = perturbed.sampled_deviation(run, roundoff=tolerance.roundoff(dtype), runs=RUNS)
+    return perturbed.sigmas(deviation.size, RUNS) * deviation
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,4 @@
-"""The inputs on which every rule is checked: ordinary ones, and the hard places of its definition.
-
-A case is small, so that balls and every coordinate are affordable, and away from branches unless it says that it sits on one.
-"""
+"""Cases of functions of one number, of rows, and of losses."""
 
 from __future__ import annotations
 
@@ -10,44 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation.gradients.case import Case
+from validation.gradients.case import EVERY, Case, of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ["CASES", "cases_of"]
-
-CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {}
-EVERY = ("float16", "bfloat16", "float32", "float64")
-
-
-def _of(*rules: str) -> Callable[[Any], Any]:
-    """The decorated function makes the cases of these rules."""
-
-    def declared(function: Any) -> Any:
-        for rule in rules:
-            CASES[rule] = function
-        return function
-
-    return declared
-
-
-def cases_of(rule: str, seed: int = 0) -> list[Case]:
-    """The cases of a rule, named as in `refimpl.gradients.RULES`."""
-    return list(CASES[rule](np.random.default_rng(seed)))
+    from collections.abc import Iterator
 
 
 # --- elementwise ----------------------------------------------------------------------------------------------------------------------
 
 
-@_of("activation.sigmoid", "activation.tanh", "special.erf", "special.erfc")
+@of("activation.sigmoid", "activation.tanh", "special.erf", "special.erfc")
 def _elementwise(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
     yield Case("tails", "0, tiny, and where the slope vanishes", {"x": np.array([0.0, -0.0, 1e-9, 5.5, -5.5, 24, -24])})
     yield Case("beyond", "where exp(2|x|) overflows", {"x": np.array([800.0, -800.0, 1e200, -1e200, 1.0])})
 
 
-@_of("activation.gelu")
+@of("activation.gelu")
 def _gelu(rng: np.random.Generator) -> Iterator[Case]:
     for form in ("tanh", "none"):
         yield Case(f"{form}", "both signs", {"x": rng.normal(size=(2, 5)), "approximate": form}, dtypes=EVERY)
@@ -57,7 +33,7 @@ def _gelu(rng: np.random.Generator) -> Iterator[Case]:
         yield Case(f"{form}, beyond", "where x³ overflows", far, steps_only="exp of 10^450 is no ball")
 
 
-@_of("activation.relu")
+@of("activation.relu")
 def _relu(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
     yield Case("near 0", "the smallest numbers of either sign", {"x": np.array([1e-25, -1e-25, 1e200, -1e200])})
@@ -78,7 +54,7 @@ def _rows(rng: np.random.Generator) -> dict[str, tuple[str, Any]]:
     }
 
 
-@_of("softmax.softmax", "softmax.log_softmax", "softmax.logsumexp", "taylor.taylor_softmax")
+@of("softmax.softmax", "softmax.log_softmax", "softmax.logsumexp")
 def _along_rows(rng: np.random.Generator) -> Iterator[Case]:
     for label, (hard, x) in _rows(rng).items():
         yield Case(label, hard, {"x": x}, dtypes=EVERY if label == "ordinary" else ())
@@ -86,7 +62,7 @@ def _along_rows(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("middle axis", "an axis counted from the end", {"x": rng.normal(size=(2, 3, 2)), "axis": -2})
 
 
-@_of("softmax.masked_softmax")
+@of("softmax.masked_softmax")
 def _masked(rng: np.random.Generator) -> Iterator[Case]:
     x, mask = rng.normal(size=(3, 5)), np.ones((3, 5), bool)
     mask[0, 2:], mask[1] = False, False
@@ -99,7 +75,41 @@ def _masked(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("first axis", "rows along another axis", {"x": x, "mask": mask, "axis": 0}, unseen=(~mask,))
 
 
-@_of("softmax.cross_entropy")
+@of("softmax.sparse_softmax")
+def _sparse(rng: np.random.Generator) -> Iterator[Case]:
+    x, mask = rng.normal(size=(3, 6)), rng.random((3, 6)) < 0.7
+    mask[1] = False
+    for k in (1, 2, 6, 9):
+        yield Case(f"k = {k}", "", {"x": x, "k": k}, dtypes=EVERY if k == 2 else ())
+    yield Case("masked", "a row without entries", {"x": x, "k": 2, "mask": mask}, unseen=(~mask,))
+    yield Case("first axis", "not the last axis", {"x": x, "k": 2, "axis": 0})
+    ties = np.array([[1.0, 3, 3, 3, 0], [2, 2, 2, 2, 2]])
+    yield Case(
+        "ties", "of equal entries the first", {"x": ties, "k": 2}, steps_only="the last of the k largest is tied"
+    )
+
+
+@of("softmax.sparse_softmax_cross_entropy")
+def _sparse_losses(rng: np.random.Generator) -> Iterator[Case]:
+    x, mask = rng.normal(size=(3, 6)), rng.random((3, 6)) < 0.7
+    targets = np.argmin(x, axis=-1)
+    mask[1], mask[np.arange(3), targets] = False, True
+    mask[1] = False
+    for k in (1, 2, 6, 9):
+        yield Case(
+            f"k = {k}", "targets outside", {"logits": x, "targets": targets, "k": k}, dtypes=EVERY if k == 2 else ()
+        )
+    best = {"logits": x, "targets": np.argmax(x, axis=-1), "k": 2}
+    yield Case("best", "targets within", best)
+    blind = (~mask.any(-1),)
+    yield Case("masked", "a row without entries", {"logits": x, "targets": targets, "k": 2, "mask": mask}, unseen=blind)
+    ties = {"logits": np.array([[1.0, 3, 3, 3, 0], [2, 2, 2, 2, 2]]), "targets": np.array([2, 4]), "k": 2}
+    yield Case("ties", "of equal entries the first", ties, steps_only="the last of the k largest is tied")
+    large = {"logits": np.array([[1e4, 1e4 - 1, -1e4, 9e3]]), "targets": np.array([1]), "k": 2}
+    yield Case("large", "exp overflows unless shifted", large)
+
+
+@of("softmax.cross_entropy")
 def _losses(rng: np.random.Generator) -> Iterator[Case]:
     for label, (hard, x) in _rows(rng).items():
         targets = rng.integers(0, x.shape[-1], x.shape[:-1])
@@ -116,7 +126,7 @@ def _losses(rng: np.random.Generator) -> Iterator[Case]:
     )
 
 
-@_of("normalization.layer_norm")
+@of("normalization.layer_norm")
 def _norm(rng: np.random.Generator) -> Iterator[Case]:
     def case(label: str, hard: str, x: Any, eps: float = 1e-5, **more: Any) -> Case:
         scale, bias = rng.normal(size=(2, x.shape[-1]))
