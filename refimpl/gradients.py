@@ -20,7 +20,17 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import SIXTEEN_BITS, Array, device_of, exact, is_ball, namespace, narrowed, widened
+from refimpl.number_system import (
+    SIXTEEN_BITS,
+    Array,
+    device_of,
+    exact,
+    is_ball,
+    namespace,
+    narrowed,
+    rounded_once,
+    widened,
+)
 from refimpl.trees import mapped
 
 if TYPE_CHECKING:
@@ -149,6 +159,7 @@ def vjp(definition: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any
     return rule_of(definition).function(*args, **options)
 
 
+@rounded_once
 def summed_to(x: Array, shape: tuple[int, ...]) -> Array:  # (..., n) -> shape
     """Σ over the axes along which an array of `shape` was broadcast to that of `x`: the pullback of broadcasting."""
     xp, extra = namespace(x), x.ndim - len(shape)
@@ -162,7 +173,7 @@ def zeros(tree: Any) -> Any:
     """The cotangent of what has no influence: 0 in the place of every number of a tree of arrays."""
 
     def zero(x: Array) -> Array:  # (...) -> (...)
-        if is_ball(x):
+        if is_ball(x) and x.size:
             return namespace(x).full(x.shape, exact(0, x), dtype=x.dtype)
         return namespace(x).zeros_like(x)
 
@@ -174,6 +185,7 @@ def total(*cotangents: Array | None) -> Array | None:
     return functools.reduce(lambda sum_, bar: sum_ if bar is None else bar if sum_ is None else sum_ + bar, cotangents)
 
 
+@rounded_once
 def rows_summed(cotangent: Array, ids: Array, count: int) -> Array:  # (..., d), int (...) -> (count, d)
     """T̄_r = Σ_{ids = r} ȳ: the pullback of taking rows `ids` of a table of `count` rows, as a product with the one-hot matrix of the ids.
 
