@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from systems import NUMPY
 
@@ -145,6 +145,7 @@ def _same(one: Any, other: Any) -> bool:
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
 
 
+@settings(max_examples=2)
 @given(seeds)
 def test_a_replayed_path_is_the_stored_one(seed: int) -> None:
     """Bit for bit, with minibatches; and steps taken apart one by one add up to the path within the rounding of the sums."""
@@ -287,15 +288,14 @@ def test_descent_on_the_mean_tends_to_its_predictions_and_on_the_sum_to_others(r
             reduction=reduction,
         )
         found = path_kernel.reconstruct(LINEAR, path, rows[1], rows[0], form="first-order")
-        assert (
-            np.max(np.abs(found.residual)) <= steps * 64 * 2.0**-53
-        )  # linear: no residual but rounding, of numbers below 2
+        rounding = steps * 64 * 2.0**-53  # of a model that is linear no more is left
+        assert np.max(np.abs(found.residual)) <= rounding
         return float(np.max(np.abs(answers["fz"][:, :1] + found.final - known)))
 
-    far, near, nearer = (distance("mean", steps) for steps in (32, 64, 128))
-    assert 1.9 < far / near < 2.1
-    assert 1.95 < near / nearer < 2.05
-    assert distance("sum", 128) > 100 * nearer
+    far, near, nearer = (distance("mean", steps) for steps in (16, 32, 64))
+    assert 1.8 < far / near < 2.2
+    assert 1.9 < near / nearer < 2.1
+    assert distance("sum", 64) > 50 * nearer
 
 
 # --- the perceptron ---------------------------------------------------------------------------------------------------------------
