@@ -57,6 +57,12 @@ SHAPES: dict[str, dict[str, str]] = {
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},
+    # backward passes: the forward call and the forward answer's axes
+    **dict.fromkeys(("softmax.vjp", "log_softmax.vjp"), {"x": "r n", "cotangent": "r n"}),
+    "logsumexp.vjp": {"x": "r n", "cotangent": "r"},
+    "cross_entropy.vjp": {"logits": "r n", "targets": "r", "cotangent": "r"},
+    "gelu.vjp": {"x": "n", "cotangent": "n"},
+    "layer_norm.vjp": {"x": "r d", "scale": "d", "bias": "d", "cotangent": "r d"},
 }
 
 
@@ -79,10 +85,15 @@ def _known_states(given: dict[str, Any]) -> bool:
     return bool(np.all(given["states"] <= given["emitted"].shape[-1]))
 
 
+def _targets_within(given: dict[str, Any]) -> bool:
+    """Targets are places of logits."""
+    return bool(np.all(given["targets"] < given["logits"].shape[-1]))
+
+
 _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     **dict.fromkeys(("attention", "residual_attention", "relative_attention"), _keys_of_queries),
     **dict.fromkeys(("taylor_attention", "favor_attention"), _keys_of_queries),
-    "sparse_softmax_cross_entropy": lambda given: bool(np.all(given["targets"] < given["logits"].shape[-1])),
+    **dict.fromkeys(("sparse_softmax_cross_entropy", "cross_entropy.vjp"), _targets_within),
     "hierarchical_positions": lambda given: bool(np.all(given["positions"] < given["table"].shape[0] ** 2)),
     "mean_pooling": lambda given: bool(np.all(np.any(given["mask"], axis=-1))),
     "unit_length": lambda given: bool(np.all(np.any(np.abs(given["x"].astype(np.float64)) > 1e-4, axis=-1))),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from validation.mutants import (
     attentions,
+    backwards,
     blocks,
     copyings,
     encoders,
@@ -47,6 +48,7 @@ _FAMILIES: tuple[Any, ...] = (
     blocks,
     gpt2s,
     encoders,
+    backwards,
 )
 
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for each in _FAMILIES for mutant in each.MUTANTS)
