@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl import mitchell
-from refimpl.bits import FORMATS
+from refimpl.bits import FORMATS, check_arrays
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.inference import mitchell_cupy
 from refimpl.number_system import Array, namespace, rounded_once
@@ -401,7 +401,7 @@ def _check_rules(whole: bool, dialect: str, corrected: bool) -> None:
 def _check_out(out: Array | None, shape: tuple[int, ...], like: Array) -> None:
     if out is None:
         return
-    mitchell._check_arrays("matmul", "an array to write the product to, or None", out=out)
+    check_arrays("matmul", "an array to write the product to, or None", out=out)
     if tuple(out.shape) != shape:
         raise ShapeError("the product has another shape", where="matmul(out=)", expected=shape, got=tuple(out.shape))
     dtype = _sum_dtype(like) if mitchell._is_whole(like) else like.dtype
@@ -536,23 +536,10 @@ def multiply(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = Fal
 
     Raises
     ------
-    DtypeError, ConfigError, UndecidedError
+    DtypeError, ShapeError, ConfigError, UndecidedError
         as the definition.
-    ShapeError
-        if the shapes do not broadcast.
     """
-    mitchell._check_arrays("multiply", a=a, b=b)
-    mitchell._check_operands(a, b)
-    if not mitchell._broadcast(a.shape, b.shape):
-        got = f"{tuple(a.shape)}, {tuple(b.shape)}"
-        remedy = "add axes of length 1, or repeat what is too short"
-        raise ShapeError(
-            "the shapes do not broadcast",
-            where="multiply",
-            expected="lengths that are equal or 1",
-            got=got,
-            remedy=remedy,
-        )
+    mitchell._check_pairs("multiply", a, b)
     _check_rules(mitchell._is_whole(a), dialect, corrected)
     if str(a.dtype) not in _REST or not _is_numpy(a):
         return mitchell.corrected_multiply(a, b) if corrected else mitchell.multiply(a, b, dialect=dialect)
