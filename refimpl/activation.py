@@ -13,7 +13,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
+from refimpl.bits import below
 from refimpl.errors import ConfigError
+from refimpl.gradients import Pullback, vjp_of
 from refimpl.number_system import (
     Array,
     check_floating,
@@ -28,7 +30,7 @@ from refimpl.number_system import (
 )
 from refimpl.special import erfc
 
-__all__ = ["gelu", "relu", "sigmoid", "tanh"]
+__all__ = ["gelu", "gelu_vjp", "relu", "relu_vjp", "sigmoid", "sigmoid_vjp", "tanh", "tanh_vjp"]
 
 
 @rounded_once
@@ -90,3 +92,63 @@ def tanh(x: Array) -> Array:  # (...) -> (...)
     """tanh(x), elementwise. Dtypes and errors as `gelu`."""
     check_floating("x", x)
     return namespace(x).tanh(x)
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+def _gelu_slope(x: Array, approximate: str) -> Array:  # (...) -> (...)
+    """GELU'(x) = σ(2z) (1 + 2 x z' σ(-2z)) with z = √(2/π) (x + 0.044715 x³) for "tanh", Φ(x) + x exp(-x²/2)/√(2π) for "none"."""
+    xp, pi_ = namespace(x), pi(x)
+    if approximate == "none":
+        near = clamp(x, -40.0, 40.0)  # beyond, exp(-x²/2) is 0 in every dtype, and x² might overflow
+        return erfc(-x / square_root(2, x)) / 2 + near * xp.exp(-near * near / 2) / square_root(2 * pi_, x)
+    cubic, near, slope = exact(Fraction(44715, 1_000_000), x), clamp(x, -32.0, 32.0), square_root(2 / pi_, x)
+    z = slope * (near + cubic * near * near * near)
+    return sigmoid(2 * z) * (1 + 2 * near * slope * (1 + 3 * cubic * near * near) * sigmoid(-2 * z))
+
+
+@vjp_of(gelu, "x")
+def gelu_vjp(
+    x: Array, approximate: Literal["tanh", "none"] = "tanh"
+) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = GELU'(x) ȳ, of the form that is run: the two have different derivatives. Arguments and errors as `gelu`.
+
+    GELU' = σ(2z) (1 + 2 x z' σ(-2z)) with z = √(2/π) (x + 0.044715 x³) for "tanh", and Φ(x) + x exp(-x²/2)/√(2π) for "none".
+    """
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (_gelu_slope(x, approximate) * y_bar,)
+
+    return gelu(x, approximate), pullback
+
+
+@vjp_of(relu, "x")
+def relu_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = ȳ where x > 0, and 0 elsewhere: at 0 the subgradient 0 of [0, 1]. UndecidedError where a ball holds 0 and a number above."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (namespace(x).where(below(-x, 0), y_bar, exact(0, x)),)
+
+    return relu(x), pullback
+
+
+@vjp_of(sigmoid, "x")
+def sigmoid_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = σ(x) σ(-x) ȳ, in which nothing cancels. Arguments and errors as `sigmoid`."""
+    y = sigmoid(x)
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (y * sigmoid(-x) * y_bar,)
+
+    return y, pullback
+
+
+@vjp_of(tanh, "x")
+def tanh_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = (1 - tanh² x) ȳ = 4 σ(2x) σ(-2x) ȳ, in which nothing cancels. Arguments and errors as `tanh`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (4 * sigmoid(2 * x) * sigmoid(-2 * x) * y_bar,)
+
+    return tanh(x), pullback

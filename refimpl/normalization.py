@@ -10,9 +10,10 @@ Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", arXiv 
 from __future__ import annotations
 
 from refimpl.errors import ConfigError, ShapeError
+from refimpl.gradients import Pullback, summed_to, vjp_of
 from refimpl.number_system import Array, check_floating, exact, namespace, products_of, rounded_once
 
-__all__ = ["layer_norm"]
+__all__ = ["layer_norm", "layer_norm_vjp"]
 
 
 @rounded_once
@@ -48,3 +49,25 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:  # (..
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     variance = xp.mean(centred * centred, axis=-1, keepdims=True)
     return centred / xp.sqrt(variance + exact(eps, x)) * scale + bias
+
+
+@vjp_of(layer_norm, "x", "scale", "bias")
+def layer_norm_vjp(
+    x: Array, scale: Array, bias: Array, eps: float
+) -> tuple[Array, Pullback]:  # (..., d), (d,), (d,) -> (..., d), pullback
+    """x̄ = (g - mean g - z mean(g z))/√(σ² + ε) with z = (x - μ)/√(σ² + ε) and g = ȳ · scale; scalē = Σ ȳ z, bias̄ = Σ ȳ over the rows.
+
+    Arguments and errors as `layer_norm`.
+    """
+    y, xp = layer_norm(x, scale, bias, eps), namespace(x, scale, bias)
+    centred = x - xp.mean(x, axis=-1, keepdims=True)
+    deviation = xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + exact(eps, x))
+    z = centred / deviation
+
+    def pullback(y_bar: Array) -> tuple[Array, Array, Array]:  # (..., d) -> (..., d), (d,), (d,)
+        g = y_bar * scale
+        along = xp.mean(g * z, axis=-1, keepdims=True)
+        x_bar = (g - xp.mean(g, axis=-1, keepdims=True) - z * along) / deviation
+        return x_bar, summed_to(y_bar * z, scale.shape), summed_to(y_bar, bias.shape)
+
+    return y, pullback

@@ -45,6 +45,7 @@ __all__ = [
     "kind_of_products",
     "largest",
     "namespace",
+    "narrowed",
     "pi",
     "products_of",
     "rounded_once",
@@ -52,6 +53,7 @@ __all__ = [
     "square_root",
     "whole_number",
     "whole_power",
+    "widened",
 ]
 
 Array: TypeAlias = Any
@@ -201,7 +203,15 @@ def clamp(x: Array, low: Array | float, high: Array | float) -> Array:
     return x if is_ball(x) else xp.minimum(xp.maximum(x, low), high)
 
 
-def _narrowed(result: Array, dtype: Any) -> Array:
+def widened(value: Any) -> Any:
+    """A 16-bit array in float32; everything else as it is."""
+    if str(getattr(value, "dtype", "")) not in SIXTEEN_BITS:
+        return value
+    xp = namespace(value)
+    return xp.astype(value, xp.float32)
+
+
+def narrowed(result: Array, dtype: Any) -> Array:
     """`result` rounded to a 16-bit dtype, infinity where it rounds beyond the dtype's largest number."""
     xp = namespace(result)
     limit = SIXTEEN_BITS[str(dtype)]
@@ -217,12 +227,6 @@ def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     leading = next(iter(inspect.signature(function).parameters))
 
-    def widened(value: Any) -> Any:
-        if str(getattr(value, "dtype", "")) not in SIXTEEN_BITS:
-            return value
-        xp = namespace(value)
-        return xp.astype(value, xp.float32)
-
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         dtype = getattr(args[0] if args else kwargs.get(leading), "dtype", None)
@@ -230,8 +234,8 @@ def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         result = function(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
         if isinstance(result, tuple):
-            return tuple(_narrowed(part, dtype) for part in result)
-        return _narrowed(result, dtype)
+            return tuple(narrowed(part, dtype) for part in result)
+        return narrowed(result, dtype)
 
     return wrapper
 

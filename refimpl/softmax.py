@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
+from refimpl.gradients import Pullback, vjp_of
 from refimpl.number_system import (
     Array,
     check_boolean,
@@ -36,10 +37,16 @@ from refimpl.number_system import (
 )
 
 __all__ = [
+    "cross_entropy",
+    "cross_entropy_vjp",
     "log_softmax",
+    "log_softmax_vjp",
     "logsumexp",
+    "logsumexp_vjp",
     "masked_softmax",
+    "masked_softmax_vjp",
     "softmax",
+    "softmax_vjp",
     "sparse_softmax",
     "sparse_softmax_cross_entropy",
     "top_k_selection",
@@ -84,6 +91,22 @@ def softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n, ...
     return exponentials / xp.sum(exponentials, axis=axis, keepdims=True)
 
 
+@vjp_of(softmax, "x")
+def softmax_vjp(x: Array, axis: int = -1) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
+    """x̄_i = p_i (p̄_i - Σ_j p_j p̄_j) for p = softmax(x). Arguments and errors as `softmax`."""
+    p = softmax(x, axis)
+
+    def pullback(p_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
+        return (_centred(p, p_bar, axis),)
+
+    return p, pullback
+
+
+def _centred(p: Array, p_bar: Array, axis: int) -> Array:
+    """p_i (p̄_i - Σ_j p_j p̄_j)."""
+    return p * (p_bar - namespace(p).sum(p * p_bar, axis=axis, keepdims=True))
+
+
 @rounded_once
 def masked_softmax(x: Array, mask: Array | None, axis: int = -1) -> Array:  # (..., n), bool (..., n) -> (..., n)
     """softmax over the entries where `mask` is true; exactly 0 elsewhere, and all 0 where no entry of a row is allowed.
@@ -114,6 +137,21 @@ def masked_softmax(x: Array, mask: Array | None, axis: int = -1) -> Array:  # (.
     return exponentials / xp.where(xp.any(mask, axis=axis, keepdims=True), total, exact(1, x))
 
 
+@vjp_of(masked_softmax, "x")
+def masked_softmax_vjp(
+    x: Array, mask: Array | None, axis: int = -1
+) -> tuple[Array, Pullback]:  # (..., n), bool (..., n) -> (..., n), pullback
+    """x̄_i = p_i (p̄_i - Σ_j p_j p̄_j) over the allowed entries, exactly 0 elsewhere, whatever p̄ holds there. Arguments as `masked_softmax`."""
+    if mask is None:
+        return softmax_vjp(x, axis)
+    p = masked_softmax(x, mask, axis)
+
+    def pullback(p_bar: Array) -> tuple[Array]:  # (..., n) -> (..., n)
+        return (_centred(p, namespace(p, mask).where(mask, p_bar, exact(0, p)), axis),)
+
+    return p, pullback
+
+
 @rounded_once
 def logsumexp(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., ...)
     """logsumexp(x) = max x + log Σ_j exp(x_j - max x), the axis reduced. Dtypes and errors as `softmax`."""
@@ -124,6 +162,16 @@ def logsumexp(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., ...)
     return xp.squeeze(shift + xp.log(total), axis=axis)
 
 
+@vjp_of(logsumexp, "x")
+def logsumexp_vjp(x: Array, axis: int = -1) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., ...), pullback
+    """x̄ = softmax(x) ȳ. Arguments and errors as `logsumexp`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (..., ...) -> (..., n, ...)
+        return (softmax(x, axis) * namespace(x).expand_dims(y_bar, axis=axis),)
+
+    return logsumexp(x, axis), pullback
+
+
 @rounded_once
 def log_softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n, ...)
     """log softmax(x)_i = (x_i - max x) - log Σ_j exp(x_j - max x). Shapes, dtypes and errors as `softmax`."""
@@ -131,6 +179,56 @@ def log_softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n,
     xp = namespace(x)
     shifted = _minus(x, shift_for_exp(x, axis))
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+
+@vjp_of(log_softmax, "x")
+def log_softmax_vjp(x: Array, axis: int = -1) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
+    """x̄ = ȳ - softmax(x) Σ_j ȳ_j. Arguments and errors as `log_softmax`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
+        return (y_bar - softmax(x, axis) * namespace(x).sum(y_bar, axis=axis, keepdims=True),)
+
+    return log_softmax(x, axis), pullback
+
+
+@rounded_once
+def cross_entropy(logits: Array, targets: Array) -> Array:  # (..., n), int (...) -> (...)
+    """loss = -log softmax(s)_t = log Σ_j exp(s_j) - s_t, one for each row.
+
+    Parameters
+    ----------
+    logits : array, (..., n), floating or balls
+    targets : integer array, (...), 0 <= target < n. Rows that do not count, such as padding, are left out of what is made of the losses
+
+    Returns
+    -------
+    array, (...), the dtype of `logits`
+
+    Raises
+    ------
+    DtypeError, ShapeError, TokenError
+        if `logits` are not floating, targets not whole numbers or not one for each row, or a target is out of range.
+    """
+    check_floating("logits", logits)
+    _check_rows("cross_entropy", logits, -1, None)
+    ids, _ = _check_targets(targets, logits, None)
+    chosen = namespace(logits, targets).take_along_axis(log_softmax(logits), ids, axis=-1)
+    return -namespace(logits).squeeze(chosen, axis=-1)
+
+
+@vjp_of(cross_entropy, "logits")
+def cross_entropy_vjp(
+    logits: Array, targets: Array
+) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
+    """s̄_j = (softmax(s)_j - [j = t]) loss̄. Arguments and errors as `cross_entropy`."""
+    losses, xp = cross_entropy(logits, targets), namespace(logits, targets)
+
+    def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
+        places = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device_of(targets))
+        p, one = softmax(logits), exact(1, logits)
+        return (xp.where(places == targets[..., None], p - one, p) * losses_bar[..., None],)
+
+    return losses, pullback
 
 
 def _checked_k(k: int) -> int:

@@ -58,6 +58,8 @@ DEFINITIONS = (
     "mitchell",
     "mitchell_patterns",
     "arithmetic",
+    "gradients",
+    "trees",
 )
 
 

@@ -1,0 +1,157 @@
+"""Vector-Jacobian products: what the backward passes of all definitions have in common.
+
+    y = f(x)        x̄ = Jᵀ ȳ,  J_ij = ∂y_i/∂x_j                                                                                     (1)
+
+A *rule* stands below its definition: `softmax_vjp(x)` returns what `softmax(x)` returns, bit for bit, and its *pullback*, the linear map from the
+cotangent ȳ of the result to the cotangents x̄ of the arguments. With ȳ = ∂L/∂y of a scalar L, x̄ is ∂L/∂x; the chain rule is calling pullbacks in
+reverse. Rules are written by hand from the equation in their docstring, in the operations that definitions use, so that they run on every number
+system: NumPy, CuPy, array-api-strict, and balls, where they enclose the exact cotangent.
+
+Where a function has no derivative its rule gives one stated subgradient: ReLU has 0 at 0; of a maximum, the k largest or a clipped value, what the
+value itself was chosen by.
+
+Reference: A. Griewank and A. Walther, "Evaluating derivatives", 2nd ed., SIAM 2008, chapter 3 (the reverse mode; bars are its notation).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from refimpl.errors import ConfigError, DtypeError, ShapeError
+from refimpl.number_system import SIXTEEN_BITS, Array, device_of, exact, namespace, narrowed, widened
+from refimpl.trees import mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RULES", "Pullback", "Rule", "rows_summed", "rule_of", "summed_to", "vjp", "vjp_of"]
+
+Pullback = Any  # Callable[..., tuple]: one cotangent for each result -> one for each differentiable argument
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+class Rule(NamedTuple):
+    """How a definition is differentiated."""
+
+    definition: Callable[..., Any]
+    function: Callable[..., tuple[Any, Pullback]]  # the arguments of the definition -> its result, pullback
+    arguments: tuple[str, ...]  # of the definition: those that get a cotangent, in the pullback's order
+
+
+RULES: dict[str, Rule] = {}  # by the definition's module and name, "softmax.softmax"
+
+
+def _called(definition: Callable[..., Any]) -> str:
+    return f"{definition.__module__.removeprefix('refimpl.')}.{definition.__qualname__}"
+
+
+def vjp_of(definition: Callable[..., Any], *arguments: str) -> Callable[[Function], Function]:
+    """Say that a function is the rule of `definition`, and which of its arguments get cotangents.
+
+    16-bit floats are computed in float32, and value and cotangents rounded once each, as `rounded_once` does to the definition. A cotangent that
+    does not fit the result is refused.
+    """
+
+    def declared(function: Function) -> Function:
+        leading = next(iter(inspect.signature(function).parameters))
+
+        @functools.wraps(function)
+        def rule(*args: Any, **options: Any) -> tuple[Any, Pullback]:
+            dtype = getattr(args[0] if args else options.get(leading), "dtype", None)
+            narrow = str(dtype) in SIXTEEN_BITS
+            if narrow:
+                args, options = tuple(map(widened, args)), {name: widened(value) for name, value in options.items()}
+            value, pullback = function(*args, **options)
+            value = mapped(lambda part: narrowed(part, dtype), value) if narrow else value
+            return value, _checked(pullback, value, _called(definition), dtype if narrow else None)
+
+        RULES[_called(definition)] = Rule(definition, rule, arguments)
+        return rule  # type: ignore[return-value]
+
+    return declared
+
+
+def _checked(pullback: Pullback, value: Any, where: str, dtype: Any) -> Pullback:
+    """`pullback` that refuses cotangents which do not fit `value`, and computes 16-bit ones in float32."""
+    results = value if type(value) is tuple else (value,)
+
+    def checked(*cotangents: Any) -> tuple[Any, ...]:
+        if not 1 <= len(cotangents) <= len(results) or all(bar is None for bar in cotangents):
+            expected = f"1 to {len(results)} of them, one for each result; None where a result has none"
+            raise ConfigError("no cotangents for these results", where=where, expected=expected, got=len(cotangents))
+        for result, bar in zip(results, cotangents, strict=False):
+            if hasattr(result, "shape") and bar is not None:
+                _check_cotangent(result, bar, where)
+        if dtype is None:
+            return tuple(pullback(*cotangents))
+        wide = pullback(*(mapped(widened, bar) for bar in cotangents))
+        return tuple(mapped(lambda part: narrowed(part, dtype), bar) for bar in wide)
+
+    return checked
+
+
+def _check_cotangent(result: Array, cotangent: Any, where: str) -> None:
+    if not hasattr(cotangent, "dtype") or cotangent.dtype != result.dtype:
+        expected, got = result.dtype, getattr(cotangent, "dtype", type(cotangent).__name__)
+        raise DtypeError("a cotangent has the dtype of its result", where=where, expected=expected, got=got)
+    if tuple(cotangent.shape) != tuple(result.shape):
+        expected, got = tuple(result.shape), tuple(cotangent.shape)
+        remedy = "the pullback maps the cotangent of the whole result: broadcast it first"
+        raise ShapeError(
+            "a cotangent has the shape of its result", where=where, expected=expected, got=got, remedy=remedy
+        )
+
+
+def rule_of(definition: Callable[..., Any]) -> Rule:
+    """The rule of a definition; raises ConfigError where there is none."""
+    rule = RULES.get(_called(definition))
+    if rule is None:
+        raise ConfigError(
+            "no rule says how this is differentiated", got=_called(definition), expected=", ".join(sorted(RULES))
+        )
+    return rule
+
+
+def vjp(definition: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, Pullback]:
+    """(f(x), ȳ -> Jᵀ ȳ) of a definition f, by its rule.
+
+    Parameters
+    ----------
+    definition : a function of this package that has a rule (`RULES`)
+    args, options : its arguments
+
+    Returns
+    -------
+    value : what the definition returns, bit for bit
+    pullback : takes one cotangent for each result (shape and dtype of the result; None, or left out at the end, for a result that has none) and
+        returns a tuple with one cotangent for each argument that the rule names, in the argument's form; None for an argument that was None
+
+    Raises
+    ------
+    ConfigError, DtypeError, ShapeError
+        if there is no rule, and from the pullback, if cotangents do not fit the results; besides what the definition raises.
+    """
+    return rule_of(definition).function(*args, **options)
+
+
+def summed_to(x: Array, shape: tuple[int, ...]) -> Array:  # (..., n) -> shape
+    """Σ over the axes along which an array of `shape` was broadcast to that of `x`: the pullback of broadcasting."""
+    xp, extra = namespace(x), x.ndim - len(shape)
+    if tuple(x.shape) == tuple(shape):
+        return x
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1 and x.shape[i + extra] != 1))
+    return xp.reshape(xp.sum(x, axis=axes, keepdims=True), tuple(shape))
+
+
+def rows_summed(cotangent: Array, ids: Array, count: int) -> Array:  # (..., d), int (...) -> (count, d)
+    """T̄_r = Σ_{ids = r} ȳ: the pullback of taking rows `ids` of a table of `count` rows, as a product with the one-hot matrix of the ids.
+
+    A cotangent that is not finite makes its column NaN in all rows, since it is multiplied by 0.
+    """
+    xp, d = namespace(cotangent, ids), cotangent.shape[-1]
+    rows, flat = xp.reshape(cotangent, (-1, d)), xp.reshape(ids, (-1,))
+    chosen = flat[None, :] == xp.arange(count, dtype=flat.dtype, device=device_of(flat))[:, None]
+    one_hot = xp.where(chosen, xp.ones_like(rows[:, 0])[None, :], exact(0, rows))
+    return xp.matmul(one_hot, rows)
