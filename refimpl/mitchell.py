@@ -805,11 +805,16 @@ def _accumulable(where: str, a: Array, b: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
-    """One product as it is added up."""
+def _check_corrected(dialect: str, corrected: bool) -> None:
+    """Raise ConfigError where corrected products are given another dialect than theirs."""
     if corrected and dialect != "ieee":
         what = "corrected products have one set of edges"
         raise ConfigError(what, where="refimpl.mitchell", expected='dialect="ieee"', got=repr(dialect))
+
+
+def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
+    """One product as it is added up."""
+    _check_corrected(dialect, corrected)
     xp, product = namespace(a, b), corrected_multiply(a, b) if corrected else multiply(a, b, dialect=dialect)
     return product if not _is_whole(a) else xp.astype(product, xp.uint64 if "uint" in str(a.dtype) else xp.int64)
 
@@ -880,7 +885,7 @@ def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
 
 
 def einsum(
-    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee"
+    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False
 ) -> Array:  # any shapes -> those of the output's indices
     """C_out = Σ P(a_.., b_..), P as `multiply`, over all indices that are not in the output: as one `matmul` of transposed and reshaped operands.
 
@@ -889,7 +894,7 @@ def einsum(
     subscripts : as NumPy has them for two operands, "bij,bjk->bik": a letter for each axis. One that an operand has twice takes its diagonal. Without
         an arrow the output has the letters that occur once, in alphabetical order
     a, b : as for `matmul`
-    dialect : as for `multiply`
+    dialect, corrected : as for `dot`
 
     Returns
     -------
@@ -919,7 +924,9 @@ def einsum(
     x = _arranged(x, left, (batch, rows, summed), lengths)
     y = _arranged(y, right, (batch, summed, columns), lengths)
     order = [*batch, *rows, *columns]
-    answer = namespace(a, b).reshape(matmul(x, y, dialect=dialect), tuple(lengths[index] for index in order))
+    answer = namespace(a, b).reshape(
+        matmul(x, y, dialect=dialect, corrected=corrected), tuple(lengths[index] for index in order)
+    )
     return namespace(a, b).permute_dims(answer, tuple(order.index(index) for index in out))
 
 

@@ -656,6 +656,29 @@ def test_einsum_is_matmul_in_order_and_products_are_summed_not_multiplied_sums(s
     assert same(mitchell.einsum("k,j->", row, column), system.xp.reshape(expected, ()))
 
 
+@pytest.mark.parametrize("rules", [{}, {"dialect": "flush"}, {"dialect": "pam"}, {"corrected": True}], ids=str)
+def test_dot_and_einsum_are_matmul_bit_for_bit(rules: Any, system: System) -> None:
+    """So the golden vectors of `matmul` are theirs too. Patterns of all kinds, but on balls, where infinities and wide ranges have no place."""
+    if system.name.startswith("strict") and rules:
+        pytest.skip("one of the rules is enough where it is slow")
+    xp = system.xp
+    for dtype in system.dtypes:
+        drawn = [_patterns(dtype, 12, seed).reshape(2, 3, -1)[..., :5] for seed in (0, 1)]
+        plain = [np.arange(1, 31).reshape(2, 3, 5) * c for c in (0.75, -1.25)]
+        a, b = (system.floats(x, dtype) for x in plain) if system.is_ball else map(system.to, drawn)
+        column = xp.permute_dims(b, (0, 2, 1))
+        with np.errstate(all="ignore"), truth.precision(128):
+            matrices = mitchell.matmul(a, column, **rules)
+            found = (
+                mitchell.dot(a[:, :, None, :], b[:, None, :, :], **rules),
+                mitchell.einsum("bik,bjk->bij", a, b, **rules),
+                xp.permute_dims(mitchell.einsum("kbi,bjk->jib", xp.permute_dims(a, (2, 0, 1)), b, **rules), (2, 1, 0)),
+            )
+        for each in found:
+            one, other = (system.back(x) for x in (each, matrices))
+            assert np.array_equal(one, other) if system.is_ball else _same(one, np.ascontiguousarray(other)), dtype
+
+
 def test_a_diagonal_does_not_change_the_order_of_the_sum() -> None:
     """1 + 2^24 = 2^24 in float32: row by row the sum is 0, and column by column 2."""
     rows = np.array([[1, 2.0**24], [1, -(2.0**24)]], np.float32)
