@@ -19,18 +19,30 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
+from refimpl.gradients import Pullback, summed_to, total, vjp_of, zeros
 from refimpl.number_system import (
     Array,
     check_floating,
+    exact,
     namespace,
     products_of,
     rounded_once,
     square_root,
     whole_number,
 )
-from refimpl.softmax import masked_softmax
+from refimpl.softmax import masked_softmax, masked_softmax_vjp
 
-__all__ = ["HandedOn", "causal_mask", "merge_heads", "scaled_dot_product_attention", "split_heads", "unilm_mask"]
+__all__ = [
+    "HandedOn",
+    "causal_mask",
+    "merge_heads",
+    "merge_heads_vjp",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_vjp",
+    "split_heads",
+    "split_heads_vjp",
+    "unilm_mask",
+]
 
 HandedOn = Literal["sum", "own"]
 
@@ -172,6 +184,26 @@ def _rowwise(x: Array, table: Array) -> Array:  # (..., n, k), (n, k, m) -> (...
     return namespace(x, table).matmul(x[..., :, None, :], table)[..., 0, :]
 
 
+def _scores(
+    q: Array, k: Array, relative: Array | None, previous: Array | None, mask: Array | None
+) -> tuple[Array, Array]:  # (..., n, d), (..., m, d) -> (..., n, m), (..., n, m)
+    """Q Kᵀ/√d, with relative positions in the keys, and S; raise unless the previous scores and the mask fit them."""
+    xp = namespace(q, k)
+    products = xp.matmul(q, xp.matrix_transpose(k))
+    if relative is not None:
+        products = products + _rowwise(q, xp.matrix_transpose(relative))
+    own = products / square_root(q.shape[-1], q)
+    _check_pairs("previous_scores", previous, own)
+    _check_pairs("mask", mask, own)
+    return own, own if previous is None else own + previous
+
+
+def _mixed(weights: Array, v: Array, relative: Array | None) -> Array:  # (..., n, m), (..., m, e) -> (..., n, e)
+    """o_i = Σ_j p_ij (v_j + R_ij)."""
+    output = namespace(weights, v).matmul(weights, v)
+    return output if relative is None else output + _rowwise(weights, relative)
+
+
 @rounded_once
 @products_of("attention")
 def scaled_dot_product_attention(
@@ -212,14 +244,114 @@ def scaled_dot_product_attention(
     _check_a_key(k)
     layers = _checked_layers(q, k, v, relative, mean_over)
     _check_handed_on(hand_on)
-    xp = namespace(q, k, v)
-    products = xp.matmul(q, xp.matrix_transpose(k))
-    if relative is not None:
-        products = products + _rowwise(q, xp.matrix_transpose(relative))
-    own = products / square_root(q.shape[-1], q)
-    _check_pairs("previous_scores", previous_scores, own)
-    _check_pairs("mask", mask, own)
-    scores = own if previous_scores is None else own + previous_scores
+    own, scores = _scores(q, k, relative, previous_scores, mask)
     weights = masked_softmax(scores if layers == 1 else scores / layers, mask)
-    output, handed = xp.matmul(weights, v), scores if hand_on == "sum" else own
-    return output if relative is None else output + _rowwise(weights, relative), handed
+    return _mixed(weights, v, relative), scores if hand_on == "sum" else own
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+@vjp_of(split_heads, "x")
+def split_heads_vjp(x: Array, heads: int) -> tuple[Array, Pullback]:  # (batch, length, heads * w) -> ..., pullback
+    """x̄ = merge_heads(ȳ). Arguments and errors as `split_heads`."""
+    return split_heads(x, heads), lambda y_bar: (merge_heads(y_bar),)
+
+
+@vjp_of(merge_heads, "x")
+def merge_heads_vjp(x: Array) -> tuple[Array, Pullback]:  # (batch, heads, length, w) -> ..., pullback
+    """x̄ = split_heads(ȳ). Arguments as `merge_heads`."""
+    return merge_heads(x), lambda y_bar: (split_heads(y_bar, x.shape[1]),)
+
+
+def _mixed_bars(
+    weights: Array, v: Array, relative: Array | None, o_bar: Array
+) -> tuple[Array, ...]:  # (..., n, m), (..., m, e), (n, m, e), (..., n, e) -> the shapes of the first three
+    """P̄ = ō vᵀ, v̄ = Pᵀ ō; with R, P̄_ij gains ō_i·R_ij, and R̄_ij = Σ P_ij ō_i: the pullback of `_mixed`."""
+    xp = namespace(weights, v, o_bar)
+    weights_bar = xp.matmul(o_bar, xp.matrix_transpose(v))
+    v_bar = xp.matmul(xp.matrix_transpose(weights), o_bar)
+    if relative is None:
+        return weights_bar, v_bar, None
+    return weights_bar + _rowwise(o_bar, xp.matrix_transpose(relative)), v_bar, _rowwise_summed(weights, o_bar)
+
+
+def _scores_bars(
+    q: Array, k: Array, relative: Array | None, own_bar: Array
+) -> tuple[Array, ...]:  # (..., n, d), (..., m, d), (n, m, d), (..., n, m) -> the shapes of the first three
+    """q̄ = S̄ k/√d, k̄ = S̄ᵀ q/√d; with R, q̄_i gains Σ_j S̄_ij R_ij/√d, and R̄_ij = Σ S̄_ij q_i/√d: the pullback of `_scores` alone."""
+    xp, products_bar = namespace(q, k, own_bar), own_bar / square_root(q.shape[-1], q)
+    q_bar, k_bar = xp.matmul(products_bar, k), xp.matmul(xp.matrix_transpose(products_bar), q)
+    if relative is not None:
+        q_bar = q_bar + _rowwise(products_bar, relative)
+    return q_bar, k_bar, None if relative is None else _rowwise_summed(products_bar, q)
+
+
+def _seen_rows(x: Array, mask: Array | None, axis: int) -> Array:  # (..., n, d), bool (..., n, m) -> (..., n, d)
+    """The rows of `x` for which the mask has a true along `axis`, 0 for the others, whatever they hold."""
+    if mask is None:
+        return x
+    xp = namespace(x, mask)
+    return xp.where(xp.any(mask, axis=axis)[..., None], x, exact(0, x))
+
+
+def _ever(mask: Array, shape: tuple[int, ...]) -> Array:  # bool (..., n, m) -> bool, of that shape
+    """Whether a pair is allowed anywhere along the axes along which an array of `shape` was broadcast to the mask's."""
+    xp = namespace(mask)
+    return summed_to(xp.astype(mask, xp.int64), shape) > 0
+
+
+def _rowwise_summed(x: Array, y: Array) -> Array:  # (..., n, k), (..., n, m) -> (n, k, m)
+    """T̄_i = Σ x_iᵀ ȳ_i over what stands before the row i: the pullback of `_rowwise` to its table."""
+    xp = namespace(x, y)
+    before = xp.broadcast_arrays(x[..., :1], y[..., :1])[0].shape[:-2]
+    rows = (xp.reshape(xp.broadcast_to(a, (*before, *a.shape[-2:])), (-1, *a.shape[-2:])) for a in (x, y))
+    left, right = (xp.permute_dims(a, (1, 0, 2)) for a in rows)
+    return xp.matmul(xp.matrix_transpose(left), right)
+
+
+@vjp_of(scaled_dot_product_attention, "q", "k", "v", "previous_scores", "relative")
+@products_of("attention")
+def scaled_dot_product_attention_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    previous_scores: Array | None = None,
+    relative: Array | None = None,
+    mean_over: int = 1,
+    hand_on: HandedOn = "sum",
+) -> tuple[Any, Pullback]:  # (..., n, d), (..., m, d), (..., m, e) -> ((..., n, e), (..., n, m)), pullback
+    """v̄ = Pᵀ ō, P̄ = ō vᵀ, S̄ = P (P̄ - Σ_j P P̄), q̄ = S̄ k/√d, k̄ = S̄ᵀ q/√d, S̄_previous = S̄; S̄ is 0 where masked.
+
+    The cotangent of the scores that are handed on is added to S̄ or, where they are Q Kᵀ/√d alone, to the S̄ that reaches q and k only.
+    With mean_over = l the softmax's part of S̄ is divided by l. With R, P̄_ij gains ō_i·R_ij, q̄_i gains Σ_j S̄_ij R_ij/√d, and
+    R̄_ij = Σ (S̄_ij q_i/√d + P_ij ō_i), over all axes but these.
+
+    A query that may see no key has no influence, nor has its output's cotangent; and where the scores have no cotangent, neither has a key that no
+    query may see: whatever they hold. Arguments and errors as `scaled_dot_product_attention`.
+    """
+    _check_attention(q, k, v)
+    _check_a_key(k)
+    layers = _checked_layers(q, k, v, relative, mean_over)
+    _check_handed_on(hand_on)
+    own, scores = _scores(q, k, relative, previous_scores, mask)
+    weights, softmax_pullback = masked_softmax_vjp(scores if layers == 1 else scores / layers, mask)
+    output = _mixed(weights, v, relative)
+    seen = None if mask is None else namespace(mask).broadcast_to(mask, weights.shape)
+
+    def pullback(output_bar: Array | None, handed_bar: Array | None = None) -> tuple[Array | None, ...]:
+        o_bar = _seen_rows(zeros(output) if output_bar is None else output_bar, seen, -1)
+        weights_bar, v_bar, values_bar = _mixed_bars(weights, v, relative, o_bar)
+        (softmax_bar,) = softmax_pullback(weights_bar)
+        scores_bar = summed_to(softmax_bar if layers == 1 else softmax_bar / layers, scores.shape)
+        scores_bar = total(scores_bar, handed_bar if hand_on == "sum" else None)
+        own_bar = total(summed_to(scores_bar, own.shape), handed_bar if hand_on == "own" else None)
+        pairs = None if seen is None or handed_bar is not None else _ever(seen, own.shape)
+        q_bar, k_bar, keys_bar = _scores_bars(_seen_rows(q, pairs, -1), _seen_rows(k, pairs, -2), relative, own_bar)
+        q_bar, k_bar, v_bar = (summed_to(bar, x.shape) for bar, x in ((q_bar, q), (k_bar, k), (v_bar, v)))
+        previous_bar = None if previous_scores is None else summed_to(scores_bar, previous_scores.shape)
+        return q_bar, k_bar, v_bar, previous_bar, total(keys_bar, values_bar)
+
+    return (output, scores if hand_on == "sum" else own), pullback

@@ -21,17 +21,20 @@ J. Wei et al., "NEZHA", arXiv 1909.00204; L. Dong et al., "UniLM", arXiv 1905.03
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from refimpl.activation import gelu, tanh
+from refimpl.activation import gelu, gelu_vjp, tanh, tanh_vjp
 from refimpl.attention import HandedOn, causal_mask, unilm_mask
-from refimpl.blocks import Form, GELUForm, realformer
+from refimpl.blocks import Attended, Form, GELUForm, realformer, realformer_vjp
 from refimpl.errors import ConfigError, ShapeError, TokenError
-from refimpl.inputs import as_array, check_mask, check_positions, check_some_token, check_token_ids, rows
-from refimpl.normalization import layer_norm
+from refimpl.gradients import Pullback, summed_to, total, vjp_of, zeros
+from refimpl.inputs import as_array, check_mask, check_positions, check_some_token, check_token_ids, rows, rows_vjp
+from refimpl.normalization import layer_norm, layer_norm_vjp
 from refimpl.number_system import Array, device_of, namespace, whole_number
-from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
+from refimpl.parameters import Block, Linear, Norm, affine_vjp, check_weights, is_positive, product, product_vjp
 from refimpl.positions import relative_positions
 
 if TYPE_CHECKING:
@@ -45,11 +48,16 @@ __all__ = [
     "MaskedLM",
     "dialects",
     "encode",
+    "encode_vjp",
     "hidden_states",
+    "hidden_states_vjp",
     "masked_lm_logits",
+    "masked_lm_logits_vjp",
     "named_dialect",
     "next_sentence_logits",
+    "next_sentence_logits_vjp",
     "pooled",
+    "pooled_vjp",
 ]
 
 Application = Literal["encoder", "lm", "unilm"]
@@ -321,16 +329,58 @@ def _check_application(application: Any, segment_ids: Any) -> None:
         raise ConfigError("segments say what is source and what is target", where='application="unilm"', remedy=remedy)
 
 
-def _embedded(
-    weights: BertWeights, config: BertConfig, ids: Array, segments: Array, positions: Any, eps: float
-) -> Array:  # int (batch, n) -> (batch, n, d)
-    """x₀ = LN(E[token] + S[segment] + P[position])."""
-    x = rows(weights.token_embedding, ids)
+class _Reading(NamedTuple):
+    """What is read, checked, and how."""
+
+    rows: dict[str, Array]  # int (batch, n): the rows that are taken of each embedding table there is, by its name
+    seen: Array  # bool (batch, 1, 1 or n, n): which keys each query may see
+    relative: Array | None  # (n, n, w): NEZHA's
+    form: Form
+    hand_on: HandedOn
+
+
+def _reading(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any,
+    mask: Any,
+    positions: Any,
+    application: Application,
+    dialect: str | Dialect,
+) -> _Reading:
+    convention, like = named_dialect(dialect), weights.token_embedding
+    _check_application(application, segment_ids)
+    ids = check_token_ids(token_ids, config.vocab_size, like)
+    segments = _segments(segment_ids, ids, config)
+    seen, eps = _seen(ids, segments, mask, application, convention), _eps(config, convention)
+    rows_of = {"token_embedding": ids}
     if weights.segment_embedding is not None:
-        x = x + rows(weights.segment_embedding, segments)
+        rows_of["segment_embedding"] = segments
     if weights.position_embedding is not None:
-        x = x + rows(weights.position_embedding, _table_rows(positions, ids, config))
-    return layer_norm(x, *weights.embedding_norm, eps)
+        rows_of["position_embedding"] = _table_rows(positions, ids, config)
+    relative, n, w = None, ids.shape[1], config.hidden_size // config.num_attention_heads
+    if config.max_position_embeddings is None:
+        relative = relative_positions(n, n, w, like=like, clip=config.clip)
+    form = Form(config.num_attention_heads, eps, config.activation)
+    return _Reading(rows_of, seen, relative, form, "sum" if convention.residual == "all" else "own")
+
+
+def _embedded(weights: BertWeights, given: _Reading) -> Array:  # -> (batch, n, d)
+    """x₀ = LN(E[token] + S[segment] + P[position])."""
+    taken = [rows(getattr(weights, name), ids) for name, ids in given.rows.items()]
+    return layer_norm(functools.reduce(operator.add, taken), *weights.embedding_norm, given.form.eps)
+
+
+def _residual(config: BertConfig, given: _Reading, number: int, handed: Array | None) -> dict[str, Any]:
+    """What the attention of layer `number`, from 1, is told, besides the layer, its input and its form."""
+    return {
+        "mask": given.seen,
+        "relative": given.relative,
+        "previous_scores": None if config.residual_attention == "none" else handed,
+        "mean_over": number if config.residual_attention == "mean" else 1,
+        "hand_on": given.hand_on,
+    }
 
 
 def hidden_states(
@@ -345,23 +395,12 @@ def hidden_states(
     dialect: str | Dialect = "huggingface",
 ) -> list[Array]:  # int (batch, n) -> num_hidden_layers + 1 times (batch, n, d)
     """[x₀, x₁, .., x_L]: the embedding and each layer's output. Arguments as `encode`."""
-    convention = named_dialect(dialect)
-    _check_application(application, segment_ids)
-    ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
-    segments, like = _segments(segment_ids, ids, config), weights.token_embedding
-    seen, eps = _seen(ids, segments, mask, application, convention), _eps(config, convention)
-    states = [_embedded(weights, config, ids, segments, positions, eps)]
-    relative, n, w = None, ids.shape[1], config.hidden_size // config.num_attention_heads
-    if config.max_position_embeddings is None:
-        relative = relative_positions(n, n, w, like=like, clip=config.clip)
-    form, handed = Form(config.num_attention_heads, eps, config.activation), None
-    scores: HandedOn = "sum" if convention.residual == "all" else "own"
+    given = _reading(weights, config, token_ids, segment_ids, mask, positions, application, dialect)
+    states, handed = [_embedded(weights, given)], None
     for number, layer in enumerate(weights.blocks, 1):
-        over = number if config.residual_attention == "mean" else 1
-        options: dict[str, Any] = {"previous_scores": handed, "mean_over": over, "hand_on": scores}
-        x, found = realformer(layer, states[-1], form, mask=seen, relative=relative, **options)
+        x, found = realformer(layer, states[-1], given.form, **_residual(config, given, number, handed))
         states.append(x)
-        handed = None if config.residual_attention == "none" else found.scores
+        handed = found.scores
     return states
 
 
@@ -447,8 +486,150 @@ def masked_lm_logits(
     ConfigError
         if the weights have no such head, or the dialect is unknown.
     """
-    head, convention = _head(weights.masked_lm, "masked_lm"), named_dialect(dialect)
-    eps = config.layer_norm_eps if convention.head_eps is None else convention.head_eps
+    head, eps = _head(weights.masked_lm, "masked_lm"), _head_eps(config, named_dialect(dialect))
     words = layer_norm(gelu(head.transform(hidden), config.activation), *head.norm, eps)
+    return product(words, _output(weights)) + head.bias
+
+
+def _head_eps(config: BertConfig, dialect: Dialect) -> float:
+    return config.layer_norm_eps if dialect.head_eps is None else dialect.head_eps
+
+
+def _output(weights: BertWeights) -> Array:  # -> (d, vocab)
+    """Eᵀ, or Hᵀ where the head is not tied."""
     table = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
-    return product(words, namespace(table).matrix_transpose(table)) + head.bias
+    return namespace(table).matrix_transpose(table)
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+def _embedded_vjp(weights: BertWeights, given: _Reading) -> tuple[Array, Pullback]:  # -> (batch, n, d), pullback
+    """Every table's rows get the cotangents of the sum that the norm is taken of."""
+    taken = {name: rows_vjp(getattr(weights, name), ids) for name, ids in given.rows.items()}
+    x, norm_pullback = layer_norm_vjp(
+        functools.reduce(operator.add, (found for found, _ in taken.values())), *weights.embedding_norm, given.form.eps
+    )
+
+    def pullback(x_bar: Array) -> tuple[dict[str, Any]]:  # (batch, n, d) -> fields of the weights
+        sum_bar, *norm = norm_pullback(x_bar)
+        tables = {name: table_pullback(sum_bar)[0] for name, (_, table_pullback) in taken.items()}
+        return ({**tables, "embedding_norm": Norm(*norm)},)
+
+    return x, pullback
+
+
+@vjp_of(hidden_states, "weights")
+def hidden_states_vjp(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any = None,
+    *,
+    mask: Any = None,
+    positions: Any = None,
+    application: Application = "encoder",
+    dialect: str | Dialect = "huggingface",
+) -> tuple[list[Array], Pullback]:  # int (batch, n) -> num_hidden_layers + 1 times (batch, n, d), pullback
+    """x̄_{l-1} += layer_l*(x̄_l, S̄_l), which gives S̄_{l-1} too where scores are handed on; then LN* and the rows of the tables.
+
+    The pullback takes a list of num_hidden_layers + 1 cotangents, None for a state that has none, and returns `BertWeights`, where the heads get 0.
+    Arguments and errors as `hidden_states`.
+    """
+    given = _reading(weights, config, token_ids, segment_ids, mask, positions, application, dialect)
+    embedded, embedding_pullback = _embedded_vjp(weights, given)
+    states, pullbacks, handed = [embedded], [], None
+    for number, layer in enumerate(weights.blocks, 1):
+        (x, found), pullback_of_layer = realformer_vjp(
+            layer, states[-1], given.form, **_residual(config, given, number, handed)
+        )
+        states.append(x)
+        pullbacks.append(pullback_of_layer)
+        handed = found.scores
+
+    def pullback(states_bar: list[Array | None]) -> tuple[BertWeights]:
+        *inner_bars, x_bar = states_bar
+        blocks: list[Block] = []
+        scores_bar = None
+        for pullback_of_layer in reversed(pullbacks):
+            layer_bar, x_bar, scores_bar, _ = pullback_of_layer(x_bar, Attended(scores_bar, None, None))
+            x_bar = total(x_bar, inner_bars.pop())
+            blocks.insert(0, layer_bar)
+        (embedding,) = embedding_pullback(x_bar)
+        return (zeros(weights)._replace(blocks=tuple(blocks), **embedding),)
+
+    return states, pullback
+
+
+@vjp_of(encode, "weights")
+def encode_vjp(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any = None,
+    *,
+    mask: Any = None,
+    positions: Any = None,
+    application: Application = "encoder",
+    dialect: str | Dialect = "huggingface",
+) -> tuple[Array, Pullback]:  # int (batch, n) -> (batch, n, d), pullback
+    """`hidden_states_vjp` with the cotangent of the last state. The pullback returns `BertWeights`. Arguments and errors as `encode`."""
+    options: dict[str, Any] = {"mask": mask, "positions": positions, "application": application, "dialect": dialect}
+    states, states_pullback = hidden_states_vjp(weights, config, token_ids, segment_ids, **options)
+    return states[-1], lambda x_bar: states_pullback([*(None for _ in states[:-1]), x_bar])
+
+
+@vjp_of(pooled, "weights", "hidden")
+def pooled_vjp(weights: BertWeights, hidden: Array) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, d), pullback
+    """x̄_L[0] = ((1 - y²) ∘ ȳ) Wᵀ, 0 for the other tokens; W̄ and b̄ of the pooler, 0 for all else. Arguments and errors as `pooled`."""
+    xp, first = namespace(hidden), hidden[:, 0, :]
+    inner, inner_pullback = affine_vjp(first, *_head(weights.pooler, "pooler"))
+    y, tanh_pullback = tanh_vjp(inner)
+
+    def pullback(y_bar: Array) -> tuple[BertWeights, Array]:  # (batch, d) -> weights, (batch, n, d)
+        first_bar, *pooler = inner_pullback(*tanh_pullback(y_bar))
+        hidden_bar = xp.concat([first_bar[:, None, :], zeros(hidden[:, 1:, :])], axis=1)
+        return zeros(weights)._replace(pooler=Linear(*pooler)), hidden_bar
+
+    return y, pullback
+
+
+@vjp_of(next_sentence_logits, "weights", "hidden")
+def next_sentence_logits_vjp(
+    weights: BertWeights, hidden: Array
+) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, 2), pullback
+    """pooled̅ = ȳ Wᵀ, back through `pooled_vjp`. Arguments and errors as `next_sentence_logits`."""
+    head = _head(weights.next_sentence, "next_sentence")
+    vectors, pooled_pullback = pooled_vjp(weights, hidden)
+    y, head_pullback = affine_vjp(vectors, *head)
+
+    def pullback(y_bar: Array) -> tuple[BertWeights, Array]:  # (batch, 2) -> weights, (batch, n, d)
+        vectors_bar, *bars = head_pullback(y_bar)
+        weights_bar, hidden_bar = pooled_pullback(vectors_bar)
+        return weights_bar._replace(next_sentence=Linear(*bars)), hidden_bar
+
+    return y, pullback
+
+
+@vjp_of(masked_lm_logits, "weights", "hidden")
+def masked_lm_logits_vjp(
+    weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
+) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, n, vocab), pullback
+    """x̄_L = (GELU'(h) ∘ LN*(ȳ E)) Wᵀ with h = W x_L + b, Ē = Σ ȳᵀ LN(GELU(h)), b̄_v = Σ ȳ; 0 for all else. Arguments as `masked_lm_logits`."""
+    head: MaskedLM = _head(weights.masked_lm, "masked_lm")
+    eps = _head_eps(config, named_dialect(dialect))
+    inner, inner_pullback = affine_vjp(hidden, *head.transform)
+    active, gelu_pullback = gelu_vjp(inner, config.activation)
+    words, norm_pullback = layer_norm_vjp(active, *head.norm, eps)
+    scores, product_pullback = product_vjp(words, _output(weights))
+    tied = weights.output_embedding is None
+
+    def pullback(y_bar: Array) -> tuple[BertWeights, Array]:  # (batch, n, vocab) -> weights, (batch, n, d)
+        words_bar, output_bar = product_pullback(y_bar)
+        active_bar, *norm = norm_pullback(words_bar)
+        hidden_bar, *transform = inner_pullback(*gelu_pullback(active_bar))
+        head_bar = MaskedLM(Linear(*transform), Norm(*norm), summed_to(y_bar, head.bias.shape))
+        table = {"token_embedding" if tied else "output_embedding": namespace(output_bar).matrix_transpose(output_bar)}
+        return zeros(weights)._replace(masked_lm=head_bar, **table), hidden_bar
+
+    return scores + head.bias, pullback

@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.attention import causal_mask
-from refimpl.blocks import Form, GELUForm, pre_ln
+from refimpl.blocks import Form, GELUForm, pre_ln, pre_ln_vjp
 from refimpl.errors import ConfigError, ShapeError, TokenError
-from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids
+from refimpl.gradients import Pullback, total, vjp_of, zeros
+from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids, rows_vjp
 from refimpl.inputs import rows as _rows
-from refimpl.normalization import layer_norm
+from refimpl.normalization import layer_norm, layer_norm_vjp
 from refimpl.number_system import Array, device_of, namespace, whole_number
-from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product
+from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product, product_vjp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +47,9 @@ __all__ = [
     "dialects",
     "forward",
     "hidden_states",
+    "hidden_states_vjp",
     "logits",
+    "logits_vjp",
     "named_dialect",
 ]
 
@@ -243,7 +246,18 @@ def block(
     return x, (seen.keys, seen.values)
 
 
-def _read(
+class _Reading(NamedTuple):
+    """What is read, checked, and how."""
+
+    ids: Array  # int (batch, length)
+    positions: Array  # int (batch, length)
+    seen: Array  # bool (batch, 1, length, all): which keys each query may see
+    allowed: Array  # bool (batch, all), as in the cache
+    read: Array  # int (batch, 1), as in the cache
+    activation: GELUForm
+
+
+def _reading(
     weights: GPT2Weights,
     config: GPT2Config,
     token_ids: Any,
@@ -251,8 +265,7 @@ def _read(
     mask: Any,
     cache: KeyValueCache | None,
     dialect: str | Dialect,
-) -> tuple[list[Array], KeyValueCache]:
-    """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
+) -> _Reading:
     convention = named_dialect(dialect)
     ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
     xp, real = namespace(weights.token_embedding, ids), check_mask(mask, ids)
@@ -260,7 +273,6 @@ def _read(
         expected, got = f"{cache.allowed.shape[0]} rows, as in the cache", f"{ids.shape[0]} rows"
         raise ShapeError("the cache holds another batch", where="token_ids", expected=expected, got=got)
     where = _positions(positions, real, 0 if cache is None else cache.read, config)
-    states = [_rows(weights.token_embedding, ids) + _rows(weights.position_embedding, where)]
     allowed = real
     if convention.masked_key_id is not None:
         allowed = allowed & ((ids != convention.masked_key_id) | (where == 0))
@@ -268,15 +280,29 @@ def _read(
     if cache is not None:
         allowed, read = xp.concat([cache.allowed, allowed], axis=-1), cache.read + read
     seen = causal_mask(ids.shape[1], allowed.shape[1], xp=xp, device=device_of(ids)) & allowed[:, None, None, :]
+    return _Reading(ids, where, seen, allowed, read, convention.activation or config.activation)
+
+
+def _read(
+    weights: GPT2Weights, config: GPT2Config, given: _Reading, cache: KeyValueCache | None
+) -> tuple[list[Array], KeyValueCache]:
+    """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
+    states = [_rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)]
     pairs = []
     for i, layer in enumerate(weights.blocks):
         before = None if cache is None else (cache.keys[i], cache.values[i])
-        activation = convention.activation or config.activation
-        state, pair = block(layer, config, states[-1], mask=seen, before=before, activation=activation)
+        options: dict[str, Any] = {"mask": given.seen, "before": before, "activation": given.activation}
+        state, pair = block(layer, config, states[-1], **options)
         states.append(state)
         pairs.append(pair)
     states.append(layer_norm(states[-1], *weights.final_norm, config.layer_norm_epsilon))
-    return states, KeyValueCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), allowed, read)
+    return states, KeyValueCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), given.allowed, given.read)
+
+
+def _head(weights: GPT2Weights) -> Array:  # -> (d, vocab)
+    """Eᵀ, or Hᵀ where the head is not tied."""
+    table = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
+    return namespace(table).matrix_transpose(table)
 
 
 def forward(
@@ -290,9 +316,9 @@ def forward(
     dialect: str | Dialect = "openai",
 ) -> tuple[Array, KeyValueCache]:  # int (batch, length) -> (batch, length, vocab), cache
     """Logits of the tokens given, which follow those in `cache`, and the cache that holds both. Arguments as `logits`."""
-    states, cache = _read(weights, config, token_ids, positions, mask, cache, dialect)
-    head = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
-    return product(states[-1], namespace(head).matrix_transpose(head)), cache
+    given = _reading(weights, config, token_ids, positions, mask, cache, dialect)
+    states, cache = _read(weights, config, given, cache)
+    return product(states[-1], _head(weights)), cache
 
 
 def logits(
@@ -338,7 +364,7 @@ def hidden_states(
     dialect: str | Dialect = "openai",
 ) -> list[Array]:  # int (batch, length) -> n_layer + 2 times (batch, length, d)
     """[x₀, x₁, .., x_L, LN(x_L)]: the embedding, each block's output, the final norm's. Arguments as `logits`."""
-    return _read(weights, config, token_ids, positions, mask, None, dialect)[0]
+    return _read(weights, config, _reading(weights, config, token_ids, positions, mask, None, dialect), None)[0]
 
 
 @dataclass(frozen=True)
@@ -375,3 +401,77 @@ class CachedDecoder:
         """The cache of the given rows."""
         xp = namespace(cache.allowed)
         return cache.select(xp.asarray(rows, device=device_of(cache.allowed)))
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+@vjp_of(hidden_states, "weights")
+def hidden_states_vjp(
+    weights: GPT2Weights,
+    config: GPT2Config,
+    token_ids: Sequence[Any] | Array,
+    *,
+    positions: Any = None,
+    mask: Any = None,
+    dialect: str | Dialect = "openai",
+) -> tuple[list[Array], Pullback]:  # int (batch, length) -> n_layer + 2 times (batch, length, d), pullback
+    """x̄_{l-1} += layer_l*(x̄_l), from x̄_L = LN*(its own) down to Ē_r = Σ x̄₀ where the token is r, P̄_r = Σ x̄₀ where the position is r.
+
+    The pullback takes a list of n_layer + 2 cotangents, None for a state that has none, and returns `GPT2Weights`, in which an output embedding that
+    is not tied gets 0. Arguments and errors as `hidden_states`.
+    """
+    given = _reading(weights, config, token_ids, positions, mask, None, dialect)
+    token, token_pullback = rows_vjp(weights.token_embedding, given.ids)
+    position, position_pullback = rows_vjp(weights.position_embedding, given.positions)
+    states, pullbacks = [token + position], []
+    form = Form(config.n_head, config.layer_norm_epsilon, given.activation)
+    for layer in weights.blocks:
+        (state, _), pullback_of_layer = pre_ln_vjp(layer, states[-1], form, mask=given.seen)
+        states.append(state)
+        pullbacks.append(pullback_of_layer)
+    final, norm_pullback = layer_norm_vjp(states[-1], *weights.final_norm, config.layer_norm_epsilon)
+    states.append(final)
+
+    def pullback(states_bar: list[Array | None]) -> tuple[GPT2Weights]:
+        *inner_bars, final_bar = states_bar
+        x_bar, *norm = norm_pullback(zeros(final) if final_bar is None else final_bar)
+        blocks: list[Block] = []
+        for pullback_of_layer in reversed(pullbacks):
+            layer_bar, x_bar, _ = pullback_of_layer(total(x_bar, inner_bars.pop()))
+            blocks.insert(0, layer_bar)
+        x_bar = total(x_bar, inner_bars.pop())
+        (token_bar,), (position_bar,) = token_pullback(x_bar), position_pullback(x_bar)
+        return (GPT2Weights(token_bar, position_bar, tuple(blocks), Norm(*norm), zeros(weights.output_embedding)),)
+
+    return states, pullback
+
+
+@vjp_of(logits, "weights")
+def logits_vjp(
+    weights: GPT2Weights,
+    config: GPT2Config,
+    token_ids: Any,
+    *,
+    positions: Any = None,
+    mask: Any = None,
+    dialect: str | Dialect = "openai",
+) -> tuple[Array, Pullback]:  # int (batch, length) -> (batch, length, vocab), pullback
+    """x̄_final = ȳ E, back through `hidden_states_vjp`; Ē = Σ ȳᵀ x_final + what it gets as embedding, or H̄ = Σ ȳᵀ x_final where H is not tied.
+
+    The pullback returns `GPT2Weights`. Logits at padding have cotangents too: give them 0. Arguments and errors as `logits`.
+    """
+    states, states_pullback = hidden_states_vjp(
+        weights, config, token_ids, positions=positions, mask=mask, dialect=dialect
+    )
+    scores, head_pullback = product_vjp(states[-1], _head(weights))
+
+    def pullback(scores_bar: Array) -> tuple[GPT2Weights]:  # (batch, length, vocab) -> weights
+        final_bar, head_bar = head_pullback(scores_bar)
+        (bars,) = states_pullback([*(None for _ in states[:-1]), final_bar])
+        table_bar = namespace(head_bar).matrix_transpose(head_bar)
+        if weights.output_embedding is None:
+            return (bars._replace(token_embedding=bars.token_embedding + table_bar),)
+        return (bars._replace(output_embedding=table_bar),)
+
+    return scores, pullback

@@ -20,13 +20,23 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import SIXTEEN_BITS, Array, device_of, exact, namespace, narrowed, widened
+from refimpl.number_system import (
+    SIXTEEN_BITS,
+    Array,
+    device_of,
+    exact,
+    is_ball,
+    namespace,
+    narrowed,
+    rounded_once,
+    widened,
+)
 from refimpl.trees import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RULES", "Pullback", "Rule", "rows_summed", "rule_of", "summed_to", "vjp", "vjp_of"]
+__all__ = ["RULES", "Pullback", "Rule", "rows_summed", "rule_of", "summed_to", "total", "vjp", "vjp_of", "zeros"]
 
 Pullback = Any  # Callable[..., tuple]: one cotangent for each result -> one for each differentiable argument
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -82,14 +92,27 @@ def _checked(pullback: Pullback, value: Any, where: str, dtype: Any) -> Pullback
             expected = f"1 to {len(results)} of them, one for each result; None where a result has none"
             raise ConfigError("no cotangents for these results", where=where, expected=expected, got=len(cotangents))
         for result, bar in zip(results, cotangents, strict=False):
-            if hasattr(result, "shape") and bar is not None:
-                _check_cotangent(result, bar, where)
+            _check_cotangents(result, bar, where)
         if dtype is None:
             return tuple(pullback(*cotangents))
         wide = pullback(*(mapped(widened, bar) for bar in cotangents))
         return tuple(mapped(lambda part: narrowed(part, dtype), bar) for bar in wide)
 
     return checked
+
+
+def _check_cotangents(result: Any, cotangent: Any, where: str) -> None:
+    """Raise unless a tree of cotangents fits a tree of results; None stands for a part that has none."""
+    if cotangent is None:
+        return
+    if hasattr(result, "shape"):
+        _check_cotangent(result, cotangent, where)
+    elif not isinstance(cotangent, list | tuple) or len(cotangent) != len(result):
+        expected = f"{len(result)} cotangents, or None, in the form of the {type(result).__name__}"
+        raise ShapeError("the cotangents do not fit a result of several parts", where=where, expected=expected)
+    else:
+        for part, bar in zip(result, cotangent, strict=True):
+            _check_cotangents(part, bar, where)
 
 
 def _check_cotangent(result: Array, cotangent: Any, where: str) -> None:
@@ -136,6 +159,7 @@ def vjp(definition: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any
     return rule_of(definition).function(*args, **options)
 
 
+@rounded_once
 def summed_to(x: Array, shape: tuple[int, ...]) -> Array:  # (..., n) -> shape
     """Σ over the axes along which an array of `shape` was broadcast to that of `x`: the pullback of broadcasting."""
     xp, extra = namespace(x), x.ndim - len(shape)
@@ -145,6 +169,23 @@ def summed_to(x: Array, shape: tuple[int, ...]) -> Array:  # (..., n) -> shape
     return xp.reshape(xp.sum(x, axis=axes, keepdims=True), tuple(shape))
 
 
+def zeros(tree: Any) -> Any:
+    """The cotangent of what has no influence: 0 in the place of every number of a tree of arrays."""
+
+    def zero(x: Array) -> Array:  # (...) -> (...)
+        if is_ball(x) and x.size:
+            return namespace(x).full(x.shape, exact(0, x), dtype=x.dtype)
+        return namespace(x).zeros_like(x)
+
+    return mapped(zero, tree)
+
+
+def total(*cotangents: Array | None) -> Array | None:
+    """Σ of the cotangents of an array that is used several times; None stands for a use that has none."""
+    return functools.reduce(lambda sum_, bar: sum_ if bar is None else bar if sum_ is None else sum_ + bar, cotangents)
+
+
+@rounded_once
 def rows_summed(cotangent: Array, ids: Array, count: int) -> Array:  # (..., d), int (...) -> (count, d)
     """T̄_r = Σ_{ids = r} ȳ: the pullback of taking rows `ids` of a table of `count` rows, as a product with the one-hot matrix of the ids.
 

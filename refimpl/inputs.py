@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from refimpl.errors import DtypeError, ShapeError, TokenError
+from refimpl.gradients import Pullback, rows_summed, vjp_of
 from refimpl.number_system import Array, device_of, namespace
 
-__all__ = ["as_array", "check_mask", "check_positions", "check_some_token", "check_token_ids", "rows"]
+__all__ = ["as_array", "check_mask", "check_positions", "check_some_token", "check_token_ids", "rows", "rows_vjp"]
 
 
 def as_array(name: str, values: Any, like: Array) -> Array:
@@ -113,3 +114,13 @@ def rows(table: Array, ids: Array) -> Array:  # (n, d), int (...) -> (..., d)
     """y[t] = table[ids[t]], for ids that have been checked."""
     xp = namespace(table, ids)
     return xp.reshape(xp.take(table, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, table.shape[-1]))
+
+
+@vjp_of(rows, "table")
+def rows_vjp(table: Array, ids: Array) -> tuple[Array, Pullback]:  # (n, d), int (...) -> (..., d), pullback
+    """table̅_r = Σ ȳ_t over the t with ids_t = r; rows that were not taken get exactly 0. Arguments as `rows`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (..., d) -> (n, d)
+        return (rows_summed(y_bar, ids, table.shape[0]),)
+
+    return rows(table, ids), pullback

@@ -10,12 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.errors import ConfigError
+from refimpl.gradients import Pullback, summed_to, vjp_of
 from refimpl.number_system import Array, is_ball, namespace, products_of, rounded_once, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Block", "Linear", "Norm", "check_weights", "is_positive", "product"]
+__all__ = [
+    "Block",
+    "Linear",
+    "Norm",
+    "affine",
+    "affine_vjp",
+    "check_weights",
+    "is_positive",
+    "product",
+    "product_vjp",
+]
 
 
 class Linear(NamedTuple):
@@ -26,7 +37,7 @@ class Linear(NamedTuple):
 
     def __call__(self, x: Array) -> Array:  # (..., in) -> (..., out)
         """x @ weight + bias."""
-        return _affine(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
     @classmethod
     def from_named(cls, arrays: Mapping[str, Array], prefix: str) -> Linear:
@@ -43,7 +54,8 @@ def product(x: Array, y: Array) -> Array:  # (..., n, k), (k, m) -> (..., n, m)
 
 @rounded_once
 @products_of("projection")
-def _affine(x: Array, weight: Array, bias: Array) -> Array:  # (..., in), (in, out), (out,) -> (..., out)
+def affine(x: Array, weight: Array, bias: Array) -> Array:  # (..., in), (in, out), (out,) -> (..., out)
+    """y = x W + b, for every row x: what a `Linear` does."""
     return namespace(x, weight).matmul(x, weight) + bias
 
 
@@ -140,3 +152,38 @@ def check_weights(
             got="\n    ".join(["", *problems]),
             remedy="check that config.json belongs to these weights (n_layer, n_embd, n_positions, vocab_size, n_inner, tied head)",
         )
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+def _products_summed(x: Array, y: Array) -> Array:  # (..., k), (..., m) -> (k, m)
+    """Σ over the rows of x_i y_j."""
+    xp = namespace(x, y)
+    rows_x, rows_y = xp.reshape(x, (-1, x.shape[-1])), xp.reshape(y, (-1, y.shape[-1]))
+    return xp.matmul(xp.matrix_transpose(rows_x), rows_y)
+
+
+@vjp_of(affine, "x", "weight", "bias")
+def affine_vjp(
+    x: Array, weight: Array, bias: Array
+) -> tuple[Array, Pullback]:  # (..., in), (in, out), (out,) -> (..., out), pullback
+    """x̄ = ȳ Wᵀ, W̄ = Σ xᵀ ȳ, b̄ = Σ ȳ, over the rows. Arguments as `affine`."""
+
+    def pullback(y_bar: Array) -> tuple[Array, Array, Array]:  # (..., out) -> (..., in), (in, out), (out,)
+        xp = namespace(x, weight)
+        x_bar = xp.matmul(y_bar, xp.matrix_transpose(weight))
+        return x_bar, _products_summed(x, y_bar), summed_to(y_bar, bias.shape)
+
+    return affine(x, weight, bias), pullback
+
+
+@vjp_of(product, "x", "y")
+def product_vjp(x: Array, y: Array) -> tuple[Array, Pullback]:  # (..., n, k), (k, m) -> (..., n, m), pullback
+    """x̄ = z̄ yᵀ, ȳ = Σ xᵀ z̄ over the rows. Arguments as `product`."""
+
+    def pullback(z_bar: Array) -> tuple[Array, Array]:  # (..., n, m) -> (..., n, k), (k, m)
+        xp = namespace(x, y)
+        return xp.matmul(z_bar, xp.matrix_transpose(y)), _products_summed(x, z_bar)
+
+    return product(x, y), pullback

@@ -11,10 +11,11 @@ Reference: N. Reimers and I. Gurevych, "Sentence-BERT", arXiv 1908.10084, sectio
 from __future__ import annotations
 
 from refimpl.errors import ShapeError, TokenError
+from refimpl.gradients import Pullback, vjp_of
 from refimpl.inputs import check_mask
 from refimpl.number_system import Array, check_floating, exact, namespace, rounded_once, shift_for_exp
 
-__all__ = ["mean_pooling", "unit_length"]
+__all__ = ["mean_pooling", "mean_pooling_vjp", "unit_length", "unit_length_vjp"]
 
 
 @rounded_once
@@ -35,6 +36,13 @@ def mean_pooling(hidden: Array, mask: Array) -> Array:  # (batch, n, d), bool (b
     DtypeError, ShapeError, TokenError
         if `hidden` is not floating or has not three axes, the mask does not fit, or a row has no token.
     """
+    seen, count = _tokens(hidden, mask)
+    xp = namespace(hidden)
+    return xp.sum(xp.where(seen, hidden, exact(0, hidden)), axis=1) / xp.astype(count, hidden.dtype)
+
+
+def _tokens(hidden: Array, mask: Array) -> tuple[Array, Array]:  # -> bool (batch, n, 1), int (batch, 1)
+    """Which tokens are real, and how many of them each row has, which must not be 0."""
     check_floating("hidden", hidden)
     if hidden.ndim != 3:
         raise ShapeError("hidden must have three axes", expected="(batch, n, d)", got=tuple(hidden.shape))
@@ -43,7 +51,7 @@ def mean_pooling(hidden: Array, mask: Array) -> Array:  # (batch, n, d), bool (b
     count = xp.sum(xp.astype(seen, xp.int64), axis=1)
     if bool(xp.any(count == 0)):
         raise TokenError("a row without tokens has no mean", where="mean_pooling(mask)", expected="a true in every row")
-    return xp.sum(xp.where(seen, hidden, exact(0, hidden)), axis=1) / xp.astype(count, hidden.dtype)
+    return seen, count
 
 
 @rounded_once
@@ -67,3 +75,35 @@ def unit_length(x: Array) -> Array:  # (..., d) -> (..., d)
     xp = namespace(x)
     scaled = x / shift_for_exp(xp.abs(x), -1)
     return scaled / xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+@vjp_of(mean_pooling, "hidden")
+def mean_pooling_vjp(
+    hidden: Array, mask: Array
+) -> tuple[Array, Pullback]:  # (batch, n, d), bool (batch, n) -> (batch, d), pullback
+    """x̄[b, t] = m̄[b] / Σ_t mask[b, t] at real tokens, exactly 0 at others. Arguments and errors as `mean_pooling`."""
+    seen, count = _tokens(hidden, mask)
+
+    def pullback(mean_bar: Array) -> tuple[Array]:  # (batch, d) -> (batch, n, d)
+        xp = namespace(hidden)
+        return (xp.where(seen, (mean_bar / xp.astype(count, hidden.dtype))[:, None, :], exact(0, hidden)),)
+
+    return mean_pooling(hidden, mask), pullback
+
+
+@vjp_of(unit_length, "x")
+def unit_length_vjp(x: Array) -> tuple[Array, Pullback]:  # (..., d) -> (..., d), pullback
+    """x̄ = (ȳ - y Σ y ȳ)/√(Σ x²): the part of ȳ that is orthogonal to y. Arguments and errors as `unit_length`."""
+    y, xp = unit_length(x), namespace(x)
+    largest = shift_for_exp(xp.abs(x), -1)
+    scaled = x / largest
+    length = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (..., d) -> (..., d)
+        across = y_bar - y * xp.sum(y * y_bar, axis=-1, keepdims=True)
+        return (across / length / largest,)
+
+    return y, pullback
