@@ -49,6 +49,8 @@ __all__ = [
     "softmax_vjp",
     "sparse_softmax",
     "sparse_softmax_cross_entropy",
+    "sparse_softmax_cross_entropy_vjp",
+    "sparse_softmax_vjp",
     "top_k_selection",
 ]
 
@@ -147,7 +149,8 @@ def masked_softmax_vjp(
     p = masked_softmax(x, mask, axis)
 
     def pullback(p_bar: Array) -> tuple[Array]:  # (..., n) -> (..., n)
-        return (_centred(p, namespace(p, mask).where(mask, p_bar, exact(0, p)), axis),)
+        xp, zero = namespace(p, mask), exact(0, p)
+        return (xp.where(mask, _centred(p, xp.where(mask, p_bar, zero), axis), zero),)
 
     return p, pullback
 
@@ -224,11 +227,18 @@ def cross_entropy_vjp(
     losses, xp = cross_entropy(logits, targets), namespace(logits, targets)
 
     def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
-        places = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device_of(targets))
-        p, one = softmax(logits), exact(1, logits)
-        return (xp.where(places == targets[..., None], p - one, p) * losses_bar[..., None],)
+        ids = xp.astype(targets, xp.int64)[..., None]
+        return (_less_one_at(softmax(logits), ids) * losses_bar[..., None],)
 
     return losses, pullback
+
+
+def _less_one_at(p: Array, ids: Array) -> Array:  # (..., n), int64 (..., 1) -> (..., n)
+    """p_j - [j = t] for weights of sum one, that at t as -Σ_{j != t} p_j: nothing cancels where the target is nearly certain."""
+    xp = namespace(p, ids)
+    at = xp.arange(p.shape[-1], dtype=ids.dtype, device=device_of(ids)) == ids
+    others = xp.where(at, exact(0, p), p)
+    return xp.where(at, -xp.sum(others, axis=-1, keepdims=True), p)
 
 
 def _checked_k(k: int) -> int:
@@ -350,6 +360,18 @@ def sparse_softmax(
     return masked_softmax(x, top_k_selection(x, k, axis, mask=mask), axis=axis)
 
 
+@vjp_of(sparse_softmax, "x")
+def sparse_softmax_vjp(
+    x: Array, k: int, axis: int = -1, *, mask: Array | None = None
+) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
+    """x̄_i = p_i (p̄_i - Σ_{j in T} p_j p̄_j) for i in T, exactly 0 elsewhere, whatever p̄ holds there. Arguments and errors as `sparse_softmax`.
+
+    T are the k entries that the value was made of. Where the last of them ties with one outside, p jumps, and this is the derivative with T held:
+    of equal entries those of lower index. On balls a tie that is not exact is undecided.
+    """
+    return masked_softmax_vjp(x, top_k_selection(x, k, axis, mask=mask), axis)
+
+
 def _check_targets(targets: Array, logits: Array, mask: Array | None) -> tuple[Array, Array]:
     """The targets as int64 (..., 1), 0 in rows where nothing is allowed, and which rows those are not: bool (..., 1)."""
     xp, shape = namespace(logits, targets), tuple(logits.shape)
@@ -406,8 +428,12 @@ def sparse_softmax_cross_entropy(
     TokenError
         if a target is out of range, or is itself masked.
     """
-    xp, kept = namespace(logits, targets), top_k_selection(logits, k, mask=mask)
-    ids, given = _check_targets(targets, logits, mask)
+    return _loss_over(logits, targets, top_k_selection(logits, k, mask=mask), mask)
+
+
+def _loss_over(logits: Array, targets: Array, kept: Array, mask: Array | None) -> Array:
+    """log Σ_{j in T} exp(s_j) - s_t, T the entries that are `kept`; 0 in rows where nothing is allowed."""
+    xp, (ids, given) = namespace(logits, targets), _check_targets(targets, logits, mask)
     shift = shift_for_exp(xp.where(kept, logits, _lowest(logits)), -1)
     chosen = xp.where(
         given, _minus(xp.where(given, xp.take_along_axis(logits, ids, axis=-1), shift), shift), exact(0, logits)
@@ -415,3 +441,23 @@ def sparse_softmax_cross_entropy(
     exponentials = xp.where(kept, xp.exp(_minus(xp.where(kept, logits, shift), shift)), exact(0, logits))
     total = xp.sum(exponentials, axis=-1, keepdims=True)
     return xp.squeeze(xp.log(xp.where(given, total, exact(1, logits))) - chosen, axis=-1)
+
+
+@vjp_of(sparse_softmax_cross_entropy, "logits")
+def sparse_softmax_cross_entropy_vjp(
+    logits: Array, targets: Array, k: int, *, mask: Array | None = None
+) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
+    """s̄_j = (p_j - [j = t]) loss̄ with p = sparse_softmax(s), also for t outside the k largest; 0 where nothing is allowed. Arguments as the loss.
+
+    The loss is the largest over sets T of k entries of log Σ_{j in T} exp(s_j), minus s_t, so it is continuous. Where entries tie, this is the one of
+    its subgradients that belongs to T as the value chose it, of equal entries those of lower index.
+    """
+    xp, kept = namespace(logits, targets), top_k_selection(logits, k, mask=mask)
+    losses = _loss_over(logits, targets, kept, mask)
+
+    def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
+        ids, given = _check_targets(targets, logits, mask)
+        s_bar = _less_one_at(masked_softmax(logits, kept), ids) * losses_bar[..., None]
+        return (xp.where(given if mask is None else given & mask, s_bar, exact(0, logits)),)
+
+    return losses, pullback
