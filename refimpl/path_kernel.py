@@ -148,9 +148,12 @@ def read_out(rule: Callable[[Tree, Tree], tuple[Any, Pullback]], r: Array | None
         if r is None:
             return value, lambda y_bar: pullback(y_bar)[0]
         xp, size = namespace(value), math.prod(value.shape[1:])
-        flat, row = xp.reshape(value, (-1, size)), xp.reshape(r, (1, size))
-        y = xp.sum(flat * row, axis=-1)
-        return y, lambda y_bar: pullback(xp.reshape(y_bar[:, None] * row, value.shape))[0]
+        flat, row = widened(xp.reshape(value, (-1, size))), widened(xp.reshape(r, (1, size)))
+
+        def pulled(y_bar: Array) -> Tree:
+            return pullback(_as_dtype_of(value, xp.reshape(widened(y_bar)[:, None] * row, value.shape)))[0]
+
+        return _as_dtype_of(value, xp.sum(flat * row, axis=-1)), pulled
 
     return model
 
@@ -159,9 +162,10 @@ def _units(y: Array) -> Iterator[Array]:  # (1, ...) -> (1, ...), as many as y h
     """The cotangents that are 1 for one number and 0 for the others."""
     xp = namespace(y)
     places = xp.reshape(xp.arange(y.size, device=device_of(y)), y.shape)
-    one = xp.ones_like(y) * exact(1, y)
+    zero = zeros(y)
+    one = zero + exact(1, y) if is_ball(y) else xp.ones_like(y)
     for place in range(y.size):
-        yield xp.where(places == place, one, one * 0)
+        yield xp.where(places == place, one, zero)
 
 
 def _each_gradient(model: Model, params: Tree, x: Tree) -> Iterator[tuple[tuple[int, ...], Tree]]:
@@ -223,9 +227,9 @@ def _kernel(left: Tree, right: Tree, params: Tree) -> Array:  # (n, o..., *leaf)
     return _as_dtype_of(params, kernel)
 
 
-def _as_dtype_of(params: Tree, x: Array) -> Array:
-    """`x`, rounded if the parameters have 16 bits."""
-    dtype = leaves(params)[0].dtype
+def _as_dtype_of(tree: Tree, x: Array) -> Array:
+    """`x`, rounded if the arrays of the tree have 16 bits."""
+    dtype = leaves(tree)[0].dtype
     return narrowed(x, dtype) if str(dtype) in SIXTEEN_BITS else x
 
 

@@ -61,6 +61,8 @@ DEFINITIONS = (
     "arithmetic",
     "gradients",
     "trees",
+    "mlp",
+    "path_kernel",
     "learning/optimizers",
     "learning/losses",
 )
@@ -162,6 +164,7 @@ def test_the_public_names_of_the_design_are_there() -> None:
         normalization.layer_norm attention.scaled_dot_product_attention attention.causal_mask attention.unilm_mask gpt2.GPT2Config
         gpt2.GPT2Weights gpt2.logits gpt2.dialects load Model positions.hierarchical_bases positions.hierarchical_positions
         bert.BertConfig bert.BertWeights bert.encode bert.masked_lm_logits bert.dialects
+        path_kernel.tangent_kernel path_kernel.path_kernel path_kernel.reconstruct
     """
     for name in names.split():
         thing: Any = refimpl
