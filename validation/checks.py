@@ -15,7 +15,7 @@ import numpy as np
 import refimpl
 import weights_io
 from refimpl import copying, decoding, gpt2
-from validation import claims, components, conformance, number_systems, peers, scalar, tolerance, truth
+from validation import claims, components, conformance, gradients, number_systems, peers, scalar, tolerance, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ __all__ = [
     "agreement_checks",
     "all_checks",
     "claim_checks",
+    "gradient_checks",
     "parity_checks",
     "truth_checks",
 ]
@@ -558,9 +559,37 @@ def truth_checks(setting: Setting) -> list[Check]:
     ]
 
 
+# ------------------------------------------------------------------------------------------------------------- gradients
+
+
+def _rule(name: str) -> Callable[[Setting], Finding]:
+    def run(setting: Setting) -> Finding:
+        systems = number_systems.float_systems(setting.backend)
+        found = gradients.check(name, seed=setting.seed, systems=systems)
+        holds = bool(found.multiple <= 1)
+        return Finding(holds, "agrees" if holds else "outside", found.cases, found.worst, found.multiple)
+
+    return run
+
+
+def gradient_checks(setting: Setting) -> list[Check]:
+    """Every rule of `refimpl.gradients` against complex steps, mean values in balls, and the budgets of all dtypes."""
+    statement = "the pullback agrees with complex steps to 1e-12 and with mean values in balls, and every dtype keeps its budget"
+    return [
+        Check(f"VJP.{name}", "gradients", statement, gradients.count(name, setting.seed), _rule(name))
+        for name in gradients.CASES
+    ]
+
+
 def all_checks(setting: Setting, only: list[str] | None = None) -> list[Check]:
     """Every check, or those whose identifier begins with one of the prefixes (case does not matter); unknown prefixes are refused."""
-    checks = [*claim_checks(), *truth_checks(setting), *parity_checks(), *agreement_checks(setting)]
+    checks = [
+        *claim_checks(),
+        *truth_checks(setting),
+        *parity_checks(),
+        *agreement_checks(setting),
+        *gradient_checks(setting),
+    ]
     if not only:
         return checks
     prefixes = [prefix.upper() for prefix in only]
