@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl import bert, blocks, gpt2, parameters
+from refimpl import bert, blocks, gpt2, mlp, parameters  # noqa: F401 - importing mlp registers its rule
+from refimpl.activation import gelu
 from validation.gradients.case import EVERY, Case, of
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ def _product(rng: np.random.Generator) -> Iterator[Case]:
     for label, hard, rows in (("rows", "two axes", (3,)), ("batch", "the table is summed over", (2, 2))):
         given = {"x": rng.normal(size=(*rows, 3)), "y": rng.normal(size=(3, 4))}
         yield Case(label, hard, given, dtypes=EVERY if rows == (3,) else ())
+
+
+@of("mlp.perceptron")
+def _perceptron(rng: np.random.Generator) -> Iterator[Case]:
+    layers = tuple(
+        parameters.Linear(rng.normal(size=(a, b)), rng.normal(size=b)) for a, b in itertools.pairwise((3, 4, 2))
+    )
+    yield Case("tanh", "two axes", {"layers": layers, "x": rng.normal(size=(2, 2, 3))}, dtypes=WIDE, sampled=True)
+    yield Case("gelu", "another activation", {"layers": layers, "x": rng.normal(size=(2, 3)), "activation": gelu})
+    yield Case("linear", "one layer, no activation", {"layers": layers[:1], "x": rng.normal(size=(2, 3))})
 
 
 @of("inputs.rows")
