@@ -2,8 +2,8 @@
 
     python training/tang/stage.py --work $WORK --model refimpl/embedded/tang
 
-The poems are drawn from the training corpus without replacement. Everything is computed in float64 by the engine's own gradients, so the losses that are
-written are those of the definition, to rounding.
+The poems are drawn from the training corpus without replacement. Everything is computed in float64 by the engine's own gradients, so the
+losses that are written are those of the definition, to rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import refimpl
 from refimpl import explaining, gpt2
 from refimpl.softmax import cross_entropy
 
-STEPS, POEMS, RATE, SEED, HELD_OUT = 200, 8, 0.02, 20, 809
+STEPS, POEMS, RATE, SEED, HELD_OUT = 200, 8, 0.005, 20, 809
 
 
 def held_out_loss(model: refimpl.Model, weights: gpt2.GPT2Weights, texts: list[str]) -> float:
