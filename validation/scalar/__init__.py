@@ -149,7 +149,9 @@ def tiny_cases(name: str, seed: int = 0) -> list[components.Case]:
         if not (backward and case.id in backward.kinks)
         and (
             dtype == DTYPES[0]
-            or (any(a.dtype.kind == "f" for a in case.arrays) and not backward)  # rounding leaves whole numbers as they are
+            or (
+                any(a.dtype.kind == "f" for a in case.arrays) and not backward
+            )  # rounding leaves whole numbers as they are
             or (backward and number < 3)  # differences take seconds
         )
     ]
