@@ -20,7 +20,7 @@ A path is any iterable of `Step`. `sgd_path` makes them one at a time: list(sgd_
 size; the generator itself computes the path once more for each use, and keeps two.
 
 References: P. Domingos, "Every model learned by gradient descent is approximately a kernel machine", arXiv 2012.00152, definitions 1 and 2 and
-theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, theorem 3.1: (5).
+theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, section 3: (5).
 """
 
 from __future__ import annotations
