@@ -259,12 +259,12 @@ def weighted_mean_vjp(
     numerators: Array, denominators: Array, seen: Array | None = None
 ) -> tuple[Array, Pullback]:  # (..., n, e), (..., n, 1), bool (..., n, 1) -> (..., n, e), pullback
     """N̄ = Ō/D and D̄ = -Σ_e O Ō/D where the query sees a key; exactly 0 elsewhere, whatever Ō holds there. Arguments as `weighted_mean`."""
-    output = weighted_mean(numerators, denominators, seen)
+    output, shapes = weighted_mean(numerators, denominators, seen), (numerators.shape, denominators.shape)
 
     def pullback(o_bar: Array) -> tuple[Array, Array]:  # (..., n, e) -> (..., n, e), (..., n, 1)
         n_bar = weighted_mean(o_bar, denominators, seen)
         d_bar = -namespace(output).sum(output * n_bar, axis=-1, keepdims=True)
-        return summed_to(n_bar, numerators.shape), summed_to(d_bar, denominators.shape)
+        return summed_to(n_bar, shapes[0]), summed_to(d_bar, shapes[1])
 
     return output, pullback
 

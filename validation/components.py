@@ -1329,7 +1329,7 @@ def _backward(each: backwards.Backward) -> Component:
         chosen=each.chosen,
         documented=each.rule,
         backward=each,
-        families=("bfloat16", "float64"),
+        families=each.families,
     )
 
 

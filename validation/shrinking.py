@@ -57,13 +57,21 @@ SHAPES: dict[str, dict[str, str]] = {
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},
-    # backward passes: the forward call and the forward answer's axes
-    **dict.fromkeys(("softmax.vjp", "log_softmax.vjp"), {"x": "r n", "cotangent": "r n"}),
-    "logsumexp.vjp": {"x": "r n", "cotangent": "r"},
-    "cross_entropy.vjp": {"logits": "r n", "targets": "r", "cotangent": "r"},
-    "gelu.vjp": {"x": "n", "cotangent": "n"},
-    "layer_norm.vjp": {"x": "r d", "scale": "d", "bias": "d", "cotangent": "r d"},
 }
+# backward passes: the forward call, and the axes of its answer
+_COTANGENTS = {
+    **dict.fromkeys(("softmax", "log_softmax", "taylor_softmax", "sparse_softmax", "unit_length"), "r n"),
+    **dict.fromkeys(("logsumexp", "sparse_softmax_cross_entropy"), "r"),
+    "gelu": "n",
+    "layer_norm": "r d",
+    "mean_pooling": "b d",
+    "hierarchical_positions": "p c",
+    **dict.fromkeys(("attention", "residual_attention", "taylor_attention", "favor_attention"), "b h n d"),
+    "relative_attention": "b h n 2d",
+    "positive_features": "b n r",
+}
+SHAPES |= {f"{name}.vjp": {**SHAPES[name], "cotangent": axes} for name, axes in _COTANGENTS.items()}
+SHAPES["cross_entropy.vjp"] = SHAPES["sparse_softmax_cross_entropy.vjp"]
 
 
 # --- what a call has to keep to -----------------------------------------------------------------------------------------------
@@ -85,15 +93,10 @@ def _known_states(given: dict[str, Any]) -> bool:
     return bool(np.all(given["states"] <= given["emitted"].shape[-1]))
 
 
-def _targets_within(given: dict[str, Any]) -> bool:
-    """Targets are places of logits."""
-    return bool(np.all(given["targets"] < given["logits"].shape[-1]))
-
-
 _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     **dict.fromkeys(("attention", "residual_attention", "relative_attention"), _keys_of_queries),
     **dict.fromkeys(("taylor_attention", "favor_attention"), _keys_of_queries),
-    **dict.fromkeys(("sparse_softmax_cross_entropy", "cross_entropy.vjp"), _targets_within),
+    "sparse_softmax_cross_entropy": lambda given: bool(np.all(given["targets"] < given["logits"].shape[-1])),
     "hierarchical_positions": lambda given: bool(np.all(given["positions"] < given["table"].shape[0] ** 2)),
     "mean_pooling": lambda given: bool(np.all(np.any(given["mask"], axis=-1))),
     "unit_length": lambda given: bool(np.all(np.any(np.abs(given["x"].astype(np.float64)) > 1e-4, axis=-1))),
@@ -115,7 +118,8 @@ def moves(component: str, case: Case) -> Iterator[Case]:
         return
     names = list(inspect.signature(components.component(component).definition).parameters)[: len(case.arrays)]
     given = dict(zip(names, case.arrays, strict=True)) | case.params
-    valid = _VALID.get(component, lambda given: True)
+    backward = components.component(component).backward
+    valid = _VALID.get(backward.forward if backward else component, lambda given: True)
     for changed in _changes(shapes, given, names):
         candidate = given | changed
         if valid(candidate):

@@ -146,6 +146,7 @@ def _post_ln(rng: np.random.Generator) -> Iterator[Case]:
     common, _, residual = _layered(rng)
     form = {"form": blocks.Form(2, 1e-12)}
     yield Case("plain", "no mask", common | form)
+    yield Case("causal", "", common | form | {"mask": np.tri(3, dtype=bool)})
     yield Case("relative", "relative positions", common | form | {"relative": residual["relative"]})
 
 
@@ -244,7 +245,9 @@ def _gpt2_logits(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("gpt2.hidden_states")
 def _gpt2_states(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("states", "a cotangent for each layer", _gpt2(rng, tie_word_embeddings=False) | GPT2_INPUT)
+    one = _gpt2(rng, n_layer=1) | {"token_ids": np.array([[3, 0, 3]])}
+    yield Case("one layer", "a cotangent for each state", one)
+    yield Case("two layers", "padding on the left", _gpt2(rng, tie_word_embeddings=False) | GPT2_INPUT)
 
 
 BERT = bert.BertConfig(7, 4, 2, 2, 6, max_position_embeddings=6)
@@ -283,6 +286,8 @@ def _encode(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("bert.hidden_states")
 def _bert_states(rng: np.random.Generator) -> Iterator[Case]:
+    one = _bert(rng, dataclasses.replace(BERT, num_hidden_layers=1)) | {"token_ids": np.array([[3, 6, 3]])}
+    yield Case("one layer", "a cotangent for each state", one)
     for kind in ("sum", "mean"):
         config = dataclasses.replace(NEZHA, residual_attention=kind)
         yield Case(f"realformer, {kind}", "scores and states of all layers", _bert(rng, config) | BERT_INPUT)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from validation.mutants import (
     attentions,
+    backward_attentions,
+    backward_features,
     backwards,
     blocks,
     copyings,
@@ -49,6 +51,8 @@ _FAMILIES: tuple[Any, ...] = (
     gpt2s,
     encoders,
     backwards,
+    backward_attentions,
+    backward_features,
 )
 
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for each in _FAMILIES for mutant in each.MUTANTS)

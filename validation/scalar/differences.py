@@ -2,8 +2,8 @@
 
     L(x) = Σ_j ȳ_j f_j(x)        ∂L/∂x_i = (L(x + h e_i) - L(x - h e_i))/2h - h²/6 L'''(ξ),  |ξ - x_i| <= h
 
-No rule of differentiation is used, so that none can be wrong. With h = 10^-40 and 120 digits the first part is good to 10^-75 of the largest ȳ f,
-and the second to 10^-80 of a third derivative; what answers are compared to is 10^-50 (`ROUNDING`): third derivatives up to 10^29 are nothing. No
+No rule of differentiation is used, so that none can be wrong. With h = 10^-50 and 140 digits the first part is good to 10^-85 of the largest ȳ f,
+and the second to 10^-100 of a third derivative; what answers are compared to is 10^-50 (`ROUNDING`): third derivatives up to 10^49 are nothing. No
 function here has a kink within h of a tiny case's inputs, but where equal numbers compete (sparse softmax); those inputs are not differentiated.
 """
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["backward"]
 
-MORE = 120  # digits of the difference quotients
-STEP = "1e-40"
+MORE = 140  # digits of the difference quotients
+STEP = "1e-50"
 
 
 def _numbers(values: Any) -> list[Any]:
