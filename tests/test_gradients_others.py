@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import flint
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from systems import SYSTEMS, System, rounded
 
-from refimpl import convolution, errors, gradients, positions, softmax, special
+from refimpl import convolution, copying, errors, gradients, positions, softmax, special
 from refimpl.trees import leaves, mapped
 from validation import tolerance, truth
 
@@ -53,7 +53,7 @@ def _given(system: System, value: Any, dtype: str) -> Any:
 def _bars(value: Any) -> Any:
     """A cotangent of small whole numbers, none of them 0."""
     rng = np.random.default_rng(7)
-    return rng.integers(1, 6, value.shape) * np.where(rng.random(value.shape) < 0.5, 1.0, -1.0)
+    return np.asarray(rng.integers(1, 6, value.shape) * np.where(rng.random(value.shape) < 0.5, 1.0, -1.0))
 
 
 def check_rule(system: System, definition: Any, *args: Any, **options: Any) -> None:
@@ -64,7 +64,7 @@ def check_rule(system: System, definition: Any, *args: Any, **options: Any) -> N
         value, pullback = gradients.vjp(definition, *x, **named)
         assert _same(np.asarray(system.back(definition(*x, **named))), np.asarray(system.back(value)))
         bar = _bars(value)
-        found = pullback(system.floats(bar, dtype))
+        found = pullback(system.xp.reshape(system.floats(bar.reshape(-1), dtype), bar.shape))
         assert len(found) == len(gradients.rule_of(definition).arguments)
         answers = [np.asarray(system.back(got)).reshape(-1) for got in found if got is not None]
         known, budget = _proved(definition, args, options, bar, dtype)
@@ -80,13 +80,13 @@ def _proved(definition: Any, args: Any, options: Any, bar: Any, dtype: str) -> t
     """All cotangents in balls, one after the other, for the arguments rounded to `dtype`; and the budget that balls derive for them."""
     wide = [rounded(value, dtype).astype(np.float64) if _floating(value) else value for value in args]
     at = [j for j, value in enumerate(wide) if _floating(value)]
-    floats = [bar, *(wide[j] for j in at)]
+    floats = [bar.reshape(-1), *(wide[j] for j in at)]
 
     def cotangents(*given: Any) -> Any:
         full = list(wide)
         for j, value in zip(at, given[1:], strict=True):
             full[j] = value
-        found = gradients.vjp(definition, *full, **options)[1](given[0])
+        found = gradients.vjp(definition, *full, **options)[1](given[0].reshape(bar.shape))
         return np.concatenate([got.reshape(-1) for got in found if got is not None])
 
     given = (*wide, *options.items())
@@ -106,7 +106,7 @@ def check_slope(definition: Any, *args: Any, **options: Any) -> None:
         x = [truth.balls(value) if _floating(value) else value for value in args]
         named = {name: truth.balls(value) if _floating(value) else value for name, value in options.items()}
         value, pullback = gradients.vjp(definition, *x, **named)
-        bar = truth.balls(_bars(value))
+        bar = truth.balls(_bars(value).reshape(-1)).reshape(value.shape)
         moving = [j for j, given in enumerate(args) if _floating(given)]
         assert len(moving) + sum(map(_floating, options.values())) == len(names)
         along = {j: truth.balls(rng.integers(1, 4, x[j].shape).astype(float)) for j in moving}
@@ -114,7 +114,7 @@ def check_slope(definition: Any, *args: Any, **options: Any) -> None:
             definition(*(a + side * along[j] * STEP if j in along else a for j, a in enumerate(x)), **named)
             for side in (1, -1)
         ]
-        quotient = ((ends[0] - ends[1]) * bar).sum() / (2 * STEP)
+        quotient = np.sum((ends[0] - ends[1]) * bar) / (2 * STEP)
         bars = pullback(bar)
         total = sum(((bars[i] * along[j]).sum() for i, j in enumerate(moving)), flint.arb(0))
         size = sum((abs(b).sum() for b in bars if b is not None), flint.arb(1))
@@ -386,3 +386,126 @@ def test_the_weight_of_the_gated_part_leaves_zero_by_what_the_norm_gives() -> No
     assert np.array_equal(x_bar, bar @ projection.T)
     assert not any(np.any(part) for part in (kernel_bar, bias_bar, scale_bar, shift_bar))
     assert alpha_bar != 0
+
+
+# --- losses -------------------------------------------------------------------------------------------------------------------------
+
+SEGMENTS = np.array([[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]])
+LABELS = np.array([[0, 1, 2, 0, 1], [2, 1, 0, 0, 2]])
+SAID = np.array([[3, 0, 2, 1, 0, 0], [1, 1, 2, 0, 3, 2]])
+
+
+def _logits(*shape: int) -> Any:
+    """Multiples of 1/256 between -4 and 4, of which no two in a row are equal."""
+    rng = np.random.default_rng(5)
+    rows = [rng.choice(2048, shape[-1], replace=False) for _ in range(math.prod(shape[:-1]))]
+    return (np.reshape(rows, shape) - 1024) / 256
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_rules_of_the_losses_on_every_number_system(system: System) -> None:
+    tags, logits = _logits(2, 6, 3), _logits(2, 6, 4)
+    check_rule(system, copying.copy_loss, tags, LABELS, SEGMENTS)
+    check_rule(system, copying.copy_loss, tags, LABELS, SEGMENTS, clip=0.02)
+    check_rule(system, copying.sequence_loss, logits, SAID, SEGMENTS, 2)
+    check_rule(system, copying.spaces_loss, logits, tags, SAID, LABELS, SEGMENTS, k=2)
+    check_rule(system, softmax.clipped_cross_entropy, logits, SAID, 0.05)
+
+
+def test_rules_of_the_losses_are_derivatives() -> None:
+    tags, logits = _logits(2, 6, 3), _logits(2, 6, 4)
+    for dialect in copying.dialects:
+        check_slope(copying.copy_loss, tags, LABELS, SEGMENTS, dialect=dialect)
+    check_slope(copying.copy_loss, tags, LABELS, SEGMENTS, clip=0.02)
+    check_slope(copying.sequence_loss, logits, SAID, SEGMENTS, 2)
+    check_slope(copying.spaces_loss, logits, tags, SAID, LABELS, SEGMENTS, k=2, copy_weight=0.75, clip=0.02)
+    for clip in (1e-7, 0.05, 0.2, 0.49):
+        check_slope(softmax.clipped_cross_entropy, 3 * logits, SAID, clip)
+
+
+@example(np.array([[23.0, -14.0, 7.0, -14.0], [-14.0] * 4]), 1e-7)  # the target is clipped, and far below the others
+@given(hnp.arrays(np.float64, (2, 4), elements=st.floats(-30, 30)), st.sampled_from([1e-7, 0.01, 0.2]))
+def test_a_clipped_loss_is_that_of_clipped_probabilities(logits: Any, clip: float) -> None:
+    """Bounded by log((1 + (n-2) c)/c), with cotangents that add up to 0; where nothing is clipped, the plain loss."""
+    targets = np.array([1, 3])
+    loss, pullback = softmax.clipped_cross_entropy_vjp(logits, targets, clip)
+    q = np.clip(softmax.softmax(logits), clip, 1 - clip)
+    assert np.array_equal(loss, np.log(q.sum(axis=-1) / q[[0, 1], targets]))
+    assert np.all(loss <= math.log((1 + 2 * clip) / clip) + 1e-14)
+    (bar,) = pullback(np.ones(2))
+    assert np.all(abs(bar.sum(axis=-1)) <= 16 * 2.0**-53)
+    assert np.all(bar[[0, 1], targets] <= 0)
+    plain, to_logits = softmax.cross_entropy_vjp(logits, targets)
+    for i, row in enumerate(softmax.softmax(logits)):
+        if np.all((row >= clip) & (row <= 1 - clip)):
+            assert abs(loss[i] - plain[i]) <= 32 * 2.0**-53 * (1 + plain[i])
+            assert np.max(abs(bar[i] - to_logits(np.ones(2))[0][i])) <= 32 * 2.0**-53
+
+
+def test_a_hopeless_target_is_hardly_learned_where_probabilities_are_clipped() -> None:
+    logits, targets = np.array([[15.0, -5.0, 2.0], [20.0, 0.0, 0.0]]), np.array([1, 1])
+    (clipped,) = softmax.clipped_cross_entropy_vjp(logits, targets)[1](np.ones(2))
+    (plain,) = softmax.cross_entropy_vjp(logits, targets)[1](np.ones(2))
+    assert plain[:, 1] == pytest.approx(-1)
+    assert -1e-7 < clipped[0, 1] < 0
+    assert np.all(clipped[1] == 0)  # all three are clipped
+
+
+def test_what_is_not_trained_has_no_gradient_whatever_it_holds() -> None:
+    tags, logits, trained = _logits(2, 6, 3), _logits(2, 6, 4), np.array([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]], bool)
+    predicted = np.array([[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0]], bool)
+    for clip in (0.0, 1e-7):
+        loss, pullback = copying.copy_loss_vjp(np.where(trained[..., None], tags, np.nan), LABELS, SEGMENTS, clip=clip)
+        (bar,) = pullback(np.asarray(1.0))
+        assert np.isfinite(loss)
+        assert np.array_equal(np.any(bar != 0, axis=-1), trained)
+    loss, pullback = copying.sequence_loss_vjp(np.where(predicted[..., None], logits, np.nan), SAID, SEGMENTS, 2)
+    (bar,) = pullback(np.asarray(1.0))
+    assert np.isfinite(loss)
+    assert np.array_equal(np.any(bar != 0, axis=-1), predicted)
+
+
+def test_the_recorded_losses_and_gradients_of_spaces(shared: Any) -> None:
+    """Of the released code in TensorFlow, float64. It is handed probabilities p; with z = log p, p̄ = z̄/p.
+
+    The bounds are some tens of roundings of the largest number: 8.4, 1 and, for p̄, 29.3.
+    """
+    recorded = np.load(shared("spaces") / "loss.npz")
+    names = ("logits", "bio", "token_ids", "labels", "segment_ids")
+    logits, bio, said, labels, segments = (recorded[name] for name in names)
+    for dialect in copying.dialects:
+        for k, key in ((10, ""), (1, "_k1"), (3, "_k3"), (30, "_k30")):
+            loss, pullback = copying.sequence_loss_vjp(logits, said, segments, k)
+            assert abs(loss - recorded[f"seq2seq_loss{key}"]) <= 64 * 2.0**-53
+            assert np.max(abs(pullback(np.asarray(1.0))[0] - recorded[f"dlogits{key}"])) <= 32 * 2.0**-53
+        loss, pullback = copying.copy_loss_vjp(np.log(bio), labels, segments, dialect=dialect)
+        assert abs(loss - recorded["copy_loss"]) <= 64 * 2.0**-53
+        difference = pullback(np.asarray(1.0))[0] / bio - recorded["dbio"]
+        assert np.max(abs(difference)) <= 64 * 2.0**-53 * np.max(abs(recorded["dbio"]))
+        whole = copying.spaces_loss(logits, np.log(bio), said, labels, segments, dialect=dialect)
+        assert abs(whole - recorded["total"]) <= 64 * 2.0**-53 * recorded["total"]
+
+
+def test_the_losses_refuse_in_words() -> None:
+    tags, logits = np.zeros((1, 3, 3)), np.zeros((1, 3, 4))
+    labels, segments, said = [[0, 1]], [[0, 1, 1]], [[3, 2, 1]]
+    for clip in (-0.1, 0.5, math.nan, True, "1e-7"):
+        with _refused(errors.ConfigError, "there is no such clip", "0 <= clip < 1/2", repr(clip)):
+            copying.copy_loss(tags, labels, segments, clip=clip)
+    with _refused(errors.ConfigError, "unknown dialect", "copying", "corrected, bert4keras-spaces", "'spaces'"):
+        copying.copy_loss(tags, labels, segments, dialect="spaces")
+    for clip in (0.0, 0.5, 1, None):
+        with _refused(errors.ConfigError, "cannot be clipped by this", "0 < clip < 1/2", repr(clip)):
+            softmax.clipped_cross_entropy(tags, np.zeros((1, 3), int), clip)
+    with _refused(errors.TokenError, "nothing is trained", "sequence_loss(segment_ids)", "two 1 beside each other"):
+        copying.sequence_loss(logits, said, [[0, 1, 0]])
+    with _refused(errors.ShapeError, "logits must have three axes", "(batch, n, vocab)", "(3, 4)"):
+        copying.sequence_loss(logits[0], said, segments)
+    with _refused(errors.TokenError, "out of range", "token_ids[0, 0]", "0 <= it < 4", "4"):
+        copying.sequence_loss(logits, [[4, 2, 1]], segments)
+    for weight in (math.inf, True, "2"):
+        with _refused(errors.ConfigError, "the weight of the copy loss", "copy_weight", repr(weight)):
+            copying.spaces_loss(logits, tags, said, labels, segments, copy_weight=weight)
+    wide = truth.balls(np.array([[1.0, 0.0]]), 2.0**-20)
+    with _refused(errors.UndecidedError, "undecided"):
+        softmax.clipped_cross_entropy(wide, np.array([0]), float(softmax.softmax(np.array([1.0, 0.0]))[1]))

@@ -60,7 +60,22 @@ if TYPE_CHECKING:
 
     from refimpl.gradients import Rule
 
-__all__ = ["BITS", "COORDINATES", "DIRECTIONS", "RADIUS", "STEP", "Outcome", "Subject", "examine", "planned"]
+__all__ = [
+    "BITS",
+    "COORDINATES",
+    "DIRECTIONS",
+    "NUMPY",
+    "RADIUS",
+    "STEP",
+    "Outcome",
+    "Subject",
+    "complex_steps",
+    "examine",
+    "in_dtype",
+    "mean_value",
+    "planned",
+    "subject",
+]
 
 COORDINATES = 40
 DIRECTIONS = 8
@@ -68,6 +83,7 @@ RADIUS = 1e-20
 STEP = 200  # h = 2^-STEP
 BITS = 800  # at first: enough that x ± h t are numbers
 SMALL = 0.01
+COTANGENTS, TANGENTS = 1, 2  # streams of random numbers that are not those of the inputs
 RUNS = 12  # in perturbed arithmetic
 NUMPY = (NumberSystem("numpy", tuple(tolerance.DTYPES), lambda a: a, np.asarray),)
 
@@ -116,7 +132,7 @@ def subject(rule: Rule, case: Case, seed: int) -> Subject:
     value, again, pullback = called(rule.definition, case.arguments), *called(rule.function, case.arguments | case.more)
     if not _same_bits(value, again):
         raise ShapeError("the rule's value is not the definition's, bit for bit", where=case.label)
-    bars = cotangents(value, np.random.default_rng(seed))
+    bars = cotangents(value, np.random.default_rng((seed, COTANGENTS)))
     found = dict(zip(rule.arguments, pullback(*bars), strict=True))
     arguments = {name: case.arguments.get(name) for name in rule.arguments}
     _check_form(arguments, found, case.label)
@@ -190,7 +206,7 @@ def _pairing(one: Tree, other: Tree) -> Any:
     products: list[Any] = []
 
     def multiply(a: Any, b: Any) -> None:
-        products.extend((np.asarray(a) * np.asarray(b)).ravel().tolist())
+        products.extend(np.asarray(np.asarray(a) * np.asarray(b)).ravel().tolist())
 
     _both(multiply, one, other)
     if products and isinstance(products[0], flint.arb):
@@ -384,7 +400,7 @@ def planned(rule: Rule, case: Case) -> int:
 
 def examine(rule: Rule, case: Case, *, seed: int = 0, systems: Iterable[NumberSystem] = NUMPY) -> list[Outcome]:
     """Every comparison of a rule on a case, those of dtypes in each of the number systems."""
-    found, rng = subject(rule, case, seed), np.random.default_rng(seed + 1)
+    found, rng = subject(rule, case, seed), np.random.default_rng((seed, TANGENTS))
     outcomes = [complex_steps(found, rng)]
     if not case.steps_only:
         outcomes.append(mean_value(found, rng))
