@@ -57,6 +57,7 @@ DEFINITIONS = (
     "number_system",
     "bits",
     "mitchell",
+    "mitchell_gradients",
     "mitchell_patterns",
     "arithmetic",
     "gradients",
