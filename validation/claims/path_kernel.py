@@ -281,7 +281,7 @@ LONG = {  # steps, how many times as long as for slopes, and nodes
 @claim(
     "PATHKERNEL-2",
     "for steps of any size y_T(x) - y_0(x) = -Σ_t η Σ_i ℓ'_i <mean of ∇y(x) over the segment from θ_t to θ_t+1, ∇y(x_i; θ_t)> exactly",
-    source=f"{EXACT}, theorem 3.1",
+    source=f"{EXACT}, section 3",
     method="every differentiable model: y along a segment is the integral of its derivative <∇y, θ_t+1 - θ_t>, and θ_t+1 - θ_t = -η Σ ℓ'_i "
     "∇y(x_i). Exactly, balls of radius 0: x W_1 W_2, whose gradient is linear, one node. Balls, 16 nodes, a perceptron with tanh: "
     "residual below 1e-25. float64, two or three nodes: a GPT-2 block over 200 steps, a perceptron over 50, RealFormer layers over 25: "
