@@ -105,7 +105,9 @@ def _of_backward(each: backwards.Backward) -> Callable[..., Any]:
 SCALAR |= {each.name: _of_backward(each) for each in backwards.BACKWARDS}
 DTYPES = ("float64", "float32")  # that the cases are rounded to, before either program sees them
 LARGEST = 400  # numbers in every argument, and in the answer, of a tiny case
-DIFFERENCES = 40  # numbers of which cotangents are asked in a tiny case of a backward pass: each takes two runs of a program
+DIFFERENCES = (
+    40  # numbers of which cotangents are asked in a tiny case of a backward pass: each takes two runs of a program
+)
 LONGEST = 100  # length of every axis of a tiny case's arguments
 TOKENS = 6  # of a tiny case whose argument are a network's tokens: each has 61 logits or so
 RADIUS = 1e-40  # of an enclosure, relative to max(1, |answer|), at most
@@ -148,7 +150,9 @@ def tiny_cases(name: str, seed: int = 0) -> list[components.Case]:
         if not (backward and case.id in backward.kinks)
         and (
             dtype == DTYPES[0]
-            or (any(a.dtype.kind == "f" for a in case.arrays) and not backward)  # rounding leaves whole numbers as they are
+            or (
+                any(a.dtype.kind == "f" for a in case.arrays) and not backward
+            )  # rounding leaves whole numbers as they are
             or (backward and number < 1)  # differences take seconds
         )
     ]
