@@ -281,6 +281,15 @@ def test_cotangents_of_queries_that_see_nothing_are_not_looked_at(name: str, cau
     assert np.all(plain["q"][1, :, -1] != 0)
 
 
+def test_early_sums_are_not_rebuilt_from_late_ones() -> None:
+    """Subtracting keys from S, from the last to the first, would leave 2^30 + 1 - 2^30 = 0 of the first key in float32."""
+    q, k = np.ones((4, 1), np.float32), np.array([[1.0], [1.0], [2.0**30], [2.0**30]], np.float32)
+    bar = np.array([[1.0], [1.0], [0.0], [0.0]], np.float32)
+    for chunk in (1, 2, 128):
+        _, pullback = linear_attention.linear_attention_vjp(q, k, np.ones((4, 1), np.float32), causal=True, chunk=chunk)
+        assert pullback(bar)[0].ravel().tolist() == [1, 2, 0, 0]
+
+
 def _held(n: int, rule: Any, *more: Any, **options: Any) -> int:
     """The most bytes that are alive in a rule and its pullback, of n positions of width 4 in chunks of 8."""
     rng, counter = np.random.default_rng(0), counting.Counter()

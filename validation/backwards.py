@@ -342,36 +342,44 @@ def _heads(
     return cut
 
 
+def _corner(count: int) -> Callable[[Any], Any]:
+    return lambda mask: mask[:count, :count]
+
+
+def _of_second(mask: Any) -> Any:
+    return mask[1:2]
+
+
 _SECOND = slice(1, 2)
-_CORNER: Any = lambda mask: mask[:4, :4]  # noqa: E731
-_OF_SECOND: Any = lambda mask: mask[1:2]  # noqa: E731
+_EMPTY = "a query that may see nothing gets and gives nothing"
+_SHARED = "relative positions are shared by heads: their cotangents are summed"
 _ATTENTION = (
     Trial("full", "", "full", _normal, _heads(heads=2, n=2, m=3, d=5)),
-    Trial("causal", "", "causal", _normal, _heads(n=4, m=4, d=3), _CORNER),
-    Trial("cotangents", _HARD, "causal", _hard, _heads(n=4, m=4, d=4), _CORNER),
+    Trial("causal", "", "causal", _normal, _heads(n=4, m=4, d=3), _corner(4)),
+    Trial("cotangents", _HARD, "causal", _hard, _heads(n=4, m=4, d=4), _corner(4)),
     Trial("common part", _OFFSET, "full", _offset, _heads(n=2, m=3, d=3)),
-    Trial("cached", "", "cached", _normal, _heads(d=3)),
-    Trial("padding", "two keys are padding", "padding", _normal, _heads(_SECOND, n=2), _OF_SECOND),
-    Trial("sharp", "", "sharp", _normal, _heads(n=4, m=4, d=3), _CORNER),
-    Trial("loud padding", "", "loud padding", _normal, _heads(_SECOND, n=2), _OF_SECOND),
-    Trial("empty row", "a query that may see nothing gets and gives nothing", "empty row", _normal, _heads(n=4, m=4), _CORNER),
+    Trial("cached", "", "cached", _normal, _heads(d=2)),
+    Trial("padding", "two keys are padding", "padding", _normal, _heads(_SECOND, n=2, d=2), _of_second),
+    Trial("sharp", "", "sharp", _normal, _heads(n=4, m=4, d=3), _corner(4)),
+    Trial("loud padding", "", "loud padding", _normal, _heads(_SECOND, n=2, d=2), _of_second),
+    Trial("empty row", _EMPTY, "empty row", _normal, _heads(n=4, m=4, d=3), _corner(4)),
     Trial("one key", "softmax over one key is 1: queries and keys get nothing", "one key", _normal, _heads(d=4)),
     Trial("beyond exp", "", "beyond exp", _normal, _heads()),
 )
 _RESIDUAL = (
     Trial("full", "", "full", _normal, _heads(heads=2, n=2, m=3, d=3)),
-    Trial("causal", "", "causal", _normal, _heads(n=4, m=4, d=3), _CORNER),
-    Trial("hidden", "", "hidden", _normal, _heads(_SECOND, n=2), _OF_SECOND),
-    Trial("deep", "", "deep", _normal, _heads(n=4, m=4), _CORNER),
-    Trial("mean", "", "mean", _normal, _heads(n=4, m=4), _CORNER),
-    Trial("loud hidden", "", "loud hidden", _normal, _heads(_SECOND, n=2), _OF_SECOND),
-    Trial("empty row", "a query that may see nothing gets and gives nothing", "empty row", _normal, _heads(n=4, m=4), _CORNER),
+    Trial("causal", "", "causal", _normal, _heads(n=3, m=3, d=3), _corner(3)),
+    Trial("hidden", "", "hidden", _normal, _heads(_SECOND, n=2, d=2), _of_second),
+    Trial("deep", "", "deep", _normal, _heads(n=3, m=3, d=3), _corner(3)),
+    Trial("mean", "", "mean", _normal, _heads(n=3, m=3, d=3), _corner(3)),
+    Trial("loud hidden", "", "loud hidden", _normal, _heads(_SECOND, n=2, d=2), _of_second),
+    Trial("empty row", _EMPTY, "empty row", _normal, _heads(n=3, m=3, d=3), _corner(3)),
     Trial("mean of two", "", "mean of two", _hard, _heads(n=4, m=4)),
     Trial("beyond exp", "", "beyond exp", _normal, _heads(d=4)),
 )
 _RELATIVE = (
-    Trial("two heads", "relative positions are shared by heads: their cotangents are summed", "square", _normal, _heads(heads=2, n=3, m=3, d=2)),
-    Trial("causal", "", "causal", _normal, _heads(n=4, m=4), _CORNER),
+    Trial("two heads", _SHARED, "square", _normal, _heads(heads=2, n=2, m=2, d=2)),
+    Trial("causal", "", "causal", _normal, _heads(n=3, m=3, d=2), _corner(3)),
     Trial("cached", "", "cached", _normal, _heads(d=2)),
     Trial("loud", "", "loud", _normal, _heads(n=3, m=3, d=4)),
     Trial("cotangents", _HARD, "square", _hard, _heads(n=4, m=3, d=2)),
@@ -445,8 +453,8 @@ _TAYLOR_ATTENTION = (
 )
 
 
-def _favor_cut(batch: slice, n: int = 3, m: int = 4) -> Callable[..., tuple[Any, ...]]:
-    return lambda q, k, v, w: (q[batch, :1, :n], k[batch, :1, :m], v[batch, :1, :m, :2], w[:3])
+def _favor_cut(batch: slice, n: int = 2, m: int = 3) -> Callable[..., tuple[Any, ...]]:
+    return lambda q, k, v, w: (q[batch, :1, :n], k[batch, :1, :m], v[batch, :1, :m, :2], w[:2])
 
 
 def _untied(q: Any, k: Any, v: Any, w: Any) -> tuple[Any, ...]:
@@ -461,14 +469,13 @@ _FAVOR = (
     ),
     *(
         Trial(f"causal-{dialect}", "", f"causal-{dialect}", _normal, _favor_cut(slice(0, 1), 3, 3))
-        for dialect in ("paper", "performer-pytorch", "google-jax")
+        for dialect in ("paper", "performer-pytorch")
     ),
     Trial("cotangents-paper", _HARD, "causal-paper", _hard, _favor_cut(slice(0, 1), 4, 4)),
-    Trial("padding-paper", "", "loud padding-paper", _normal, _favor_cut(_SECOND, 2, 6), _OF_SECOND),
+    Trial("padding-paper", "", "loud padding-paper", _normal, _favor_cut(_SECOND, 2, 6), _of_second),
     Trial("faint-performer-pytorch", "", "faint-performer-pytorch", _normal, _untied),
     Trial("faint-google-jax", "", "fainter-google-jax", _normal, _untied),
     Trial("wide-google-jax", "", "wide-google-jax", _normal, _favor_cut(slice(0, 1), 3, 3)),
-    Trial("wide-tf-models", "", "wide-tf-models", _normal, _favor_cut(slice(0, 1), 3, 3)),
 )
 _FEATURES = (
     *(

@@ -206,7 +206,7 @@ def _pairing(one: Tree, other: Tree) -> Any:
     products: list[Any] = []
 
     def multiply(a: Any, b: Any) -> None:
-        products.extend((np.asarray(a) * np.asarray(b)).ravel().tolist())
+        products.extend(np.asarray(np.asarray(a) * np.asarray(b)).ravel().tolist())
 
     _both(multiply, one, other)
     if products and isinstance(products[0], flint.arb):
