@@ -64,6 +64,7 @@ DEFINITIONS = (
     "trees",
     "mlp",
     "path_kernel",
+    "explaining",
     "learning/optimizers",
     "learning/losses",
 )
