@@ -310,7 +310,6 @@ def exp2_approx_vjp(x: Array, *, surrogate: str = "slope") -> tuple[Array, Pullb
     def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
         near = xp.where(defined, x, exact(0, x))
         if surrogate == "slope":
-            near = near if is_ball(x) else xp.maximum(near, 2.0 * bits.FORMATS[_name(x)].lowest)
             x_bar = y_bar * _power(bits.whole_part(near), x)
         elif surrogate == "approximate":
             x_bar = mitchell.multiply(mitchell.multiply(y, _constant(_ln2(x), x)), y_bar)
@@ -319,7 +318,3 @@ def exp2_approx_vjp(x: Array, *, surrogate: str = "slope") -> tuple[Array, Pullb
         return (_nan_unless(defined, x_bar),)
 
     return y, pullback
-
-
-def _name(x: Array) -> str:
-    return str(x.dtype).rpartition(".")[2]

@@ -597,6 +597,41 @@ def test_the_approximate_rule_is_made_of_the_same_products(
     assert 8 / 9 <= mitchell.multiply(bar, y)[0] / true[0][0] <= 1
 
 
+def test_the_formulas_that_are_no_derivatives() -> None:
+    x, bar, ln2 = abs(FACTORS), np.full(6, 1.75), np.full(6, math.log(2))
+
+    def found(definition: Any, surrogate: str, *args: Any) -> Any:
+        return gradients.vjp(definition, *args, surrogate=surrogate)[1](bar)
+
+    logarithm = mitchell.divide(mitchell.divide(bar, x), ln2)
+    assert np.array_equal(found(mitchell.log2_approx, "approximate", x)[0], logarithm)
+    power = mitchell.multiply(mitchell.multiply(mitchell.exp2_approx(OTHERS), ln2), bar)
+    assert np.array_equal(found(mitchell.exp2_approx, "approximate", OTHERS)[0], power)
+    for answer, true in (
+        (found(mitchell.log2_approx, "straight-through", x)[0], bar / (x * ln2)),
+        (found(mitchell.exp2_approx, "straight-through", OTHERS)[0], bar * ln2 * 2.0**OTHERS),
+        (found(mitchell.divide, "straight-through", x, OTHERS)[0], bar / OTHERS),
+        (found(mitchell.divide, "straight-through", x, OTHERS)[1], -bar * x / OTHERS**2),
+    ):
+        assert np.max(abs(answer / true - 1)) <= 64 * 2.0**-53
+
+
+def test_values_and_approximate_rules_have_the_edges_of_their_dialect() -> None:
+    """16-bit values by the range of their dtype: float16 has no normal number below 2^-14, float32 has."""
+    x, y = np.array([2.0**-15, 2.0**-8], np.float16), np.array([4.0, 2.0**-9], np.float16)
+    for dialect in ("ieee", "flush"):
+        assert _same(
+            mitchell_gradients.multiply_vjp(x, y, dialect=dialect)[0], mitchell.multiply(x, y, dialect=dialect)
+        )
+        assert _same(mitchell_gradients.divide_vjp(x, y, dialect=dialect)[0], mitchell.divide(x, y, dialect=dialect))
+    one, tiny = np.ones(1), np.array([1e-30])
+    bars = mitchell_gradients.multiply_vjp(one, tiny, dialect="pam", surrogate="approximate")[1](tiny)
+    assert [float(bar[0]) > 0 for bar in bars] == [False, True]
+    bars = mitchell_gradients.divide_vjp(one, 1 / tiny, dialect="pam", surrogate="approximate")[1](tiny)
+    assert [float(bar[0]) for bar in bars] == [0, 0]
+    assert mitchell_gradients.divide_vjp(one, 1 / tiny, surrogate="approximate")[1](tiny)[0] > 0
+
+
 @pytest.mark.parametrize("surrogate", mitchell_gradients.SURROGATES)
 def test_the_rule_of_sums_is_the_sum_of_the_rules(surrogate: str) -> None:
     """Cotangents of whole numbers and powers of two, whose sums are exact; approximate sums by `matmul`, straight ones by the library's."""
@@ -636,8 +671,10 @@ def test_surrogates_are_refused_in_words() -> None:
             gradients.vjp(definition, whole, whole)
     with _refused(errors.ConfigError, "corrected products have no published slope", "approximate, straight-through"):
         gradients.vjp(mitchell.matmul, x, x, corrected=True)
-    (bar, _) = gradients.vjp(mitchell.matmul, x, x, corrected=True, surrogate="approximate")[1](x)
-    assert np.array_equal(bar, mitchell.matmul(x, x.T, corrected=True))
+    x = FACTORS[:4].reshape(2, 2)
+    bars = gradients.vjp(mitchell.matmul, x, x, corrected=True, surrogate="approximate")[1](x)
+    for bar, pair in zip(bars, ((x, x.T), (x.T, x)), strict=True):
+        assert np.array_equal(bar, mitchell.matmul(*pair, corrected=True))
     wide = truth.balls(np.array([1.0]), 2.0**-20)
     with _refused(errors.UndecidedError, "undecided"):
         gradients.vjp(mitchell.multiply, wide, wide)
