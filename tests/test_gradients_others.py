@@ -20,7 +20,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from systems import SYSTEMS, System, rounded
 
-from refimpl import convolution, copying, errors, gradients, mitchell, mitchell_gradients, positions, softmax, special
+from refimpl import (
+    complex_step,
+    convolution,
+    copying,
+    errors,
+    gradients,
+    mitchell,
+    mitchell_gradients,
+    positions,
+    softmax,
+    special,
+)
 from refimpl.trees import leaves, mapped
 from validation import tolerance, truth
 
@@ -121,6 +132,20 @@ def check_slope(definition: Any, *args: Any, **options: Any) -> None:
         total = sum(((bars[i] * along[j]).sum() for i, j in enumerate(moving)), flint.arb(0))
         size = sum((abs(b).sum() for b in bars if b is not None), flint.arb(1))
         assert abs(quotient - total).abs_upper() < size.abs_upper() * 2.0**-80, (quotient, total)
+
+
+def check_complex_step(definition: Any, *args: Any, **options: Any) -> None:
+    """ȳᵀ J v by complex numbers = x̄ᵀ v in float64, to 1e-12 of the sum of the sizes of the terms."""
+    rng = np.random.default_rng(2)
+    along = tuple(rng.normal(size=value.shape) if _floating(value) else None for value in args)
+    value, pullback = gradients.vjp(definition, *args, **options)
+    stepped, tangent = complex_step.jvp(definition, args, along, **options)
+    assert np.array_equal(stepped, value)
+    bar = _bars(value)
+    terms = [(got * v).ravel() for got, v in zip(pullback(bar), (v for v in along if v is not None), strict=True)]
+    forward = (bar * tangent).ravel()
+    size = np.sum(abs(forward)) + np.sum(abs(np.concatenate(terms)))
+    assert abs(np.sum(forward) - np.sum(np.concatenate(terms))) <= 1e-12 * size, definition.__qualname__
 
 
 # --- sparse softmax -----------------------------------------------------------------------------------------------------------------
@@ -678,3 +703,29 @@ def test_surrogates_are_refused_in_words() -> None:
     wide = truth.balls(np.array([1.0]), 2.0**-20)
     with _refused(errors.UndecidedError, "undecided"):
         gradients.vjp(mitchell.multiply, wide, wide)
+
+
+# --- complex steps ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_agrees_with_complex_steps() -> None:
+    x, kernel, bias, *rest = _layer()
+    tags, logits = _logits(2, 6, 3), _logits(2, 6, 4)
+    check_complex_step(softmax.sparse_softmax, ROWS, 2, mask=ALLOWED)
+    check_complex_step(softmax.sparse_softmax_cross_entropy, ROWS, TARGETS, 2)
+    check_complex_step(softmax.clipped_cross_entropy, logits, SAID, 0.05)
+    check_complex_step(positions.hierarchical_bases, TABLE)
+    check_complex_step(positions.hierarchical_positions, TABLE, AT)
+    check_complex_step(special.erf, FACTORS / 20)
+    check_complex_step(special.erfc, FACTORS / 20)
+    check_complex_step(convolution.dilated_convolution, x, kernel, bias, 2)
+    check_complex_step(convolution.gated_linear_unit, x[..., :2])
+    check_complex_step(convolution.gated_convolution, x, kernel, bias, *rest, dilation=2, mask=PADDING)
+    check_complex_step(copying.copy_loss, tags, LABELS, SEGMENTS)
+    check_complex_step(copying.sequence_loss, logits, SAID, SEGMENTS, 2)
+    check_complex_step(copying.spaces_loss, logits, tags, SAID, LABELS, SEGMENTS, k=2, clip=0.02)
+    check_complex_step(mitchell.multiply, FACTORS, OTHERS[:, None])
+    check_complex_step(mitchell.divide, FACTORS, OTHERS)
+    check_complex_step(mitchell.matmul, FACTORS.reshape(2, 3), OTHERS.reshape(3, 2))
+    check_complex_step(mitchell.log2_approx, abs(FACTORS))
+    check_complex_step(mitchell.exp2_approx, OTHERS)
