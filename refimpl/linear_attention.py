@@ -308,11 +308,24 @@ def swept(
     chunk: int,
     added: float = 0.0,
 ) -> tuple[tuple[Array, Array], Pullback]:
-    """φ̄_i = S_i g_i, ψ̄_j = R_j u_j and ū_j = R_jᵀ ψ_j of (3): what `linear_attention` returns, and its pullback, by chunks.
+    """φ̄_i = S_i g_i, ψ̄_j = R_j u_j and ū_j = R_jᵀ ψ_j of (3): `linear_attention_vjp` for maps that depend on more than their rows.
 
-    The pullback takes N̄ and D̄ and returns q̄, k̄, v̄ and two tuples: the cotangents of what else φ and ψ depend on. `added` is a number that
-    is added to every entry of Σ_j ψ_j in a denominator that the caller makes, and of which D̄ is the cotangent: φ̄_i gets `added` D̄_i more.
-    Arguments and errors as `linear_attention`.
+    Parameters
+    ----------
+    q, k, v, causal, mask, chunk : as `linear_attention`
+    q_rule, k_rule : φ and ψ with their rules
+    added : a number that is added to every entry of Σ_j ψ_j in a denominator that the caller makes, and of which D̄ is the cotangent: φ̄_i gets
+        `added` D̄_i more
+
+    Returns
+    -------
+    what `linear_attention` returns, and its pullback, which takes N̄ and D̄ and returns q̄, k̄, v̄ and two tuples: the cotangents of what else φ and ψ
+        depend on, summed over the chunks
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        as `linear_attention`.
     """
     chunk = _checked(q, k, v, causal, mask, chunk)
     value, state = _summed(q, k, v, mask, chunk, q_rule.map, k_rule.map, causal=causal)

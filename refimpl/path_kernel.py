@@ -20,7 +20,7 @@ A path is any iterable of `Step`. `sgd_path` makes them one at a time: list(sgd_
 size; the generator itself computes the path once more for each use, and keeps two.
 
 References: P. Domingos, "Every model learned by gradient descent is approximately a kernel machine", arXiv 2012.00152, definitions 1 and 2 and
-theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, theorem 3.1: (5).
+theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, section 3: (5).
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ __all__ = [
     "Reconstruction",
     "Reduction",
     "Step",
+    "averaged_gradients",
+    "inner_products",
     "legendre_rule",
     "output_gradients",
     "path_kernel",
@@ -203,8 +205,10 @@ def output_gradients(model: Model, params: Tree, x: Tree) -> Tree:  # (n, ...) -
     return mapped(stacked, *found)
 
 
-def _inner(left: Tree, right: Tree, rows: int, columns: int) -> Array:  # (rows, ...), (columns, ...) -> (rows, columns)
-    """Σ over all parameters of products of gradients."""
+def inner_products(
+    left: Tree, right: Tree, rows: int, columns: int
+) -> Array:  # (rows, ...), (columns, ...) -> (rows, columns)
+    """<g_i, h_j> = Σ over all parameters of g_i h_j, for trees of `rows` and of `columns` gradients in leading axes."""
 
     def products(one: Array, other: Array) -> Array:
         xp = namespace(one, other)
@@ -219,7 +223,7 @@ def _kernel(left: Tree, right: Tree, params: Tree) -> Array:  # (n, o..., *leaf)
     first, second, own = leaves(left)[0], leaves(right)[0], leaves(params)[0]
     outer = first.ndim - own.ndim
     shapes = first.shape[:outer], second.shape[:outer]
-    flat = _inner(left, right, math.prod(shapes[0]), math.prod(shapes[1]))
+    flat = inner_products(left, right, math.prod(shapes[0]), math.prod(shapes[1]))
     xp = namespace(flat)
     kernel = xp.permute_dims(
         xp.reshape(flat, (*shapes[0], *shapes[1])), (0, outer, *range(1, outer), *range(outer + 1, 2 * outer))
@@ -321,7 +325,10 @@ def tangent_product(
     if jvp is not None:
         return jvp(lambda at, given: model(at, given)[0], (params, x), (along, None))[1]
     shapes, found = zip(
-        *((shape, _inner(each, mapped(widened, along), 1, 1)) for shape, each in _each_gradient(model, params, x)),
+        *(
+            (shape, inner_products(each, mapped(widened, along), 1, 1))
+            for shape, each in _each_gradient(model, params, x)
+        ),
         strict=True,
     )
     xp = namespace(*found)
@@ -419,19 +426,29 @@ def _step(model: Model, params: Tree, x: Tree, targets: Tree, loss: Loss, rate: 
 # --- along a path ---------------------------------------------------------------------------------------------------------------------
 
 
-def _averaged(model: Model, step: Step, x: Tree, form: Form, nodes: int) -> Tree:  # -> tree of (m, o..., *leaf)
-    """∇y(x; θ_t), or its mean over the segment to θ_{t+1}."""
-    if form == "first-order":
-        return output_gradients(model, step.before, x)
+def averaged_gradients(
+    model: Model, before: Tree, after: Tree, x: Tree, nodes: int = 4
+) -> Tree:  # (m, ...) -> tree of (m, o..., *leaf)
+    """∫_0^1 ∇y(x; θ + s (θ' - θ)) ds, the left factor of (4), by the rule of Gauss and Legendre with `nodes` nodes.
+
+    `before` and `after` are θ and θ'; the rest is as for `output_gradients`.
+    """
 
     def at(s: Any) -> Tree:
-        return mapped(lambda start, end: start + s * (end - start), step.before, step.after)
+        return mapped(lambda start, end: start + s * (end - start), before, after)
 
     parts = [
         mapped(lambda leaf, w=w: w * leaf, output_gradients(model, at(s), x))
-        for s, w in legendre_rule(nodes, leaves(step.before)[0])
+        for s, w in legendre_rule(nodes, leaves(before)[0])
     ]
     return functools.reduce(functools.partial(mapped, lambda sum_, part: sum_ + part), parts)
+
+
+def _along(model: Model, step: Step, x: Tree, form: Form, nodes: int) -> Tree:  # -> tree of (m, o..., *leaf)
+    """∇y(x; θ_t), or its mean over the segment to θ_{t+1}."""
+    if form == "first-order":
+        return output_gradients(model, step.before, x)
+    return averaged_gradients(model, step.before, step.after, x, nodes)
 
 
 def _check_form(form: str, nodes: int) -> None:
@@ -473,7 +490,7 @@ def path_kernel(
     _check_form(form, nodes)
     kernel = None
     for step in path:
-        left = _averaged(model, step, x, form, nodes)
+        left = _along(model, step, x, form, nodes)
         right = (
             left
             if form == "first-order" and x2 is None
@@ -491,11 +508,18 @@ def _contributions(model: Model, step: Step, gradients: Tree, y: Array, examples
     for place, number in enumerate(step.batch):
         _, pullback = _run(model, step.before, _picked(examples, [number]))
         given = pullback(step.weights[place : place + 1, ...])
-        yield -namespace(y).reshape(_inner(gradients, given, y.size, 1), y.shape)
+        yield -namespace(y).reshape(inner_products(gradients, given, y.size, 1), y.shape)
 
 
 def reconstruct(
-    model: Model, path: Iterable[Step], x: Tree, examples: Tree, *, form: Form = "exact", nodes: int = 4
+    model: Model,
+    path: Iterable[Step],
+    x: Tree,
+    examples: Tree,
+    *,
+    of: Model | None = None,
+    form: Form = "exact",
+    nodes: int = 4,
 ) -> Reconstruction:  # (m, ...), (n, ...) -> (m, o...), (n, m, o...), (m, o...), (m, o...)
     """y_T(x) = y_0(x) + Σ_i c_i(x) + residual, c_i(x) = -Σ_t η_t K̄_t(x, x_i) ℓ'_i(t), or with K_t in the first-order form.
 
@@ -505,6 +529,8 @@ def reconstruct(
     path : the steps, of `sgd_path`; one step alone gives what its examples contributed at that step
     x : array, or tree of arrays, of m examples, whose outputs are taken apart
     examples : array, or tree of arrays: the n training examples that the path was made with
+    of : another model of the same parameters, whose outputs at `x` are taken apart: one logit of a network that was trained on others, for
+        instance. None: `model`
     form : "first-order", with a residual of O(η), or "exact", with one of rounding and quadrature alone
     nodes : of the integral over a segment, from 1 to 64
 
@@ -518,17 +544,18 @@ def reconstruct(
         if there are no steps, they name examples that there are not, `form` or `nodes` is not one of those; and as `tangent_kernel`.
     """
     _check_form(form, nodes)
+    asked = model if of is None else of
     count, step, initial = _count(examples, "examples"), None, None
     parts: dict[int, Array] = {}
     for t, step in enumerate(path):
-        initial = _run(model, step.before, x)[0] if initial is None else initial
+        initial = _run(asked, step.before, x)[0] if initial is None else initial
         numbers = _checked_batch(step.batch, count, t)
-        gradients = _averaged(model, step, x, form, nodes)
+        gradients = _along(asked, step, x, form, nodes)
         for number, part in zip(numbers, _contributions(model, step, gradients, initial, examples), strict=True):
             parts[number] = total(parts.get(number), part)
     if step is None or initial is None:
         raise _no_steps()
-    final, xp = _run(model, step.after, x)[0], namespace(initial)
+    final, xp = _run(asked, step.after, x)[0], namespace(initial)
     contributions = xp.stack([parts[number] if number in parts else zeros(initial) for number in range(count)])
     residual = final - (initial + xp.sum(contributions, axis=0))
     return Reconstruction(initial, contributions, final, residual)

@@ -59,6 +59,14 @@ def _attention_cases() -> dict[str, tuple[Any, Case]]:
         "taylor": (taylor.taylor_attention, {"scale": Fraction(-1, 3)}),
         "google-jax-bare": (favor.favor_attention, {"projection": None, "dialect": "google-jax", "kernel": "relu"}),
     }
+    exponent = favor.Features("positive", query_shift="row", key_shift="head", epsilon=0.125, shift_of="exponent")
+    own_dialect = {"projection": W, "dialect": favor.Dialect({"softmax": exponent})}
+    definitions["exponent"] = (favor.favor_attention, own_dialect)
+    guarded = favor.Dialect({"softmax": favor.dialects["paper"].kernels["softmax"]}, "guarded", "guarded", epsilon=0.5)
+    definitions["guarded"] = (
+        favor.favor_attention,
+        {"projection": W, "dialect": guarded},
+    )  # on both sides of the guard
     for dialect in favor.dialects:
         kernel = "stabilized" if dialect == "fast-transformers" else "softmax"
         definitions[dialect] = (favor.favor_attention, {"projection": W, "dialect": dialect, "kernel": kernel})
@@ -87,7 +95,7 @@ def _cases() -> dict[str, tuple[Any, Case]]:
         ),
         "positive": (favor.positive_features, features | {"shift": "sequence", "scaled": True, "epsilon": 0.125}),
         "trigonometric": (favor.trigonometric_features, features | {"shift": "head", "normalized": False}),
-        "hyperbolic": (favor.hyperbolic_features, features | {"shift": "norm", "scaled": True}),
+        "hyperbolic": (favor.hyperbolic_features, features | {"shift": "head", "scaled": True}),
         "relu": (favor.relu_features, features | {"normalized": "inside"}),
         "one-head": (taylor.taylor_attention, one_head | {"causal": True, "mask": MASK[1]}),
         "one-head-favor": (favor.favor_attention, one_head | {"projection": W, "dialect": "google-tf"}),
@@ -99,7 +107,7 @@ CASES = _cases()
 every_case = pytest.mark.parametrize("name", CASES)
 ON_EVERY_SYSTEM = [
     *("exp", "softmax", "taylor_features", "mean", "positive", "trigonometric", "hyperbolic", "relu"),
-    *("linear-causal", "taylor-causal", "google-jax-causal"),
+    *("maps-causal", "taylor-causal", "google-jax-causal"),
 ]
 
 
@@ -278,6 +286,15 @@ def test_cotangents_of_queries_that_see_nothing_are_not_looked_at(name: str, cau
     assert np.all(plain["q"][1, :, -1] != 0)
 
 
+def test_early_sums_are_not_rebuilt_from_late_ones() -> None:
+    """Subtracting keys from S, from the last to the first, would leave 2^30 + 1 - 2^30 = 0 of the first key in float32."""
+    q, k = np.ones((4, 1), np.float32), np.array([[1.0], [1.0], [2.0**30], [2.0**30]], np.float32)
+    bar = np.array([[1.0], [1.0], [0.0], [0.0]], np.float32)
+    for chunk in (1, 2, 128):
+        _, pullback = linear_attention.linear_attention_vjp(q, k, np.ones((4, 1), np.float32), causal=True, chunk=chunk)
+        assert pullback(bar)[0].ravel().tolist() == [1, 2, 0, 0]
+
+
 def _held(n: int, rule: Any, *more: Any, **options: Any) -> int:
     """The most bytes that are alive in a rule and its pullback, of n positions of width 4 in chunks of 8."""
     rng, counter = np.random.default_rng(0), counting.Counter()
@@ -317,6 +334,18 @@ def test_equal_entries_share_the_cotangent_of_their_maximum(system: System) -> N
     rows, ones, bars = (system.floats(a, dtype) for a in ([[1.0], [1.0], [0.5]], [[1.0]], [[1.0], [3.0], [0.0]]))
     both = favor.positive_features_vjp(rows, ones, shift="head", normalized=False)[1](bars)[0]
     assert np.allclose(system.back(both), np.exp(-0.5) * np.array([[-2.0], [-2.0], [0.0]]), rtol=1e-6, atol=1e-7)
+
+
+def test_a_masked_key_does_not_share_in_a_maximum_of_0() -> None:
+    """A key of zeros holds the maximum, u = 0, and the masked one is replaced by zeros: cotangents are those without the masked key."""
+    k, w = np.array([[0.0], [-2.0], [7.0]]), np.array([[1.0], [0.5]])
+    q, v, bar = _normal(1, 2, 1), _normal(2, 3, 1), _normal(3, 2, 1)
+    rule = functools.partial(favor.favor_attention_vjp, projection=w, dialect="google-tf")
+    masked = rule(q, k, v, mask=np.array([True, True, False]))[1](bar)
+    without = rule(q, k[:2], v[:2])[1](bar)
+    for one, other in zip(masked, without, strict=True):
+        assert np.allclose(one[: len(other)], other, rtol=1e-13, atol=0)
+    assert masked[1][2] == masked[2][2] == 0
 
 
 def test_of_overlapping_balls_each_may_be_the_maximum() -> None:
@@ -420,16 +449,16 @@ def _root(order: int) -> Any:
     return high
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 9, 20, 63])
+@pytest.mark.parametrize("order", [1, 2, 3, 9, 20, 31])
 def test_slope_of_the_polynomial_cancels_no_more_than_its_root_demands(order: int) -> None:
     """Σ |terms| <= 1.03 |x/(x - r)| |f_n(x)| left of the root r of f_n, and 1.03 |f_n(x)| elsewhere, below and above: for f_n by its own nodes
     (1), and for f_{n+1}' by those of f_{n+1}. For even n all terms of the first are positive.
     """
-    with truth.precision(400):
+    with truth.precision(256):
         root = _root(order) if order % 2 else None
         for nodes, slope in ((order, 1), (order + 1, order + 1)):
             rule = taylor.laguerre_rule(nodes, truth.balls(np.zeros(1)))
-            for x in (flint.arb(-k * (order + 2)) / 8 for k in range(1, 25)):
+            for x in (flint.arb(-k * (order + 2)) / 5 for k in range(1, 14)):
                 terms = sum(abs(w * slope * s ** (nodes - order) * (s * (x + node)) ** order) for node, s, w in rule)
                 room = 1 if root is None else max(1, abs(x / (x - root)))
                 assert terms <= flint.arb(1.03) * room * abs(_horner(x, order)), float(x)

@@ -64,6 +64,7 @@ DEFINITIONS = (
     "trees",
     "mlp",
     "path_kernel",
+    "explaining",
     "learning/optimizers",
     "learning/losses",
 )
@@ -139,7 +140,7 @@ def test_every_public_name_exists_and_is_documented(module: Any) -> None:
 
 @every_module
 def test_every_public_definition_is_listed(module: Any) -> None:
-    if module.__name__ in ("refimpl.cli", "refimpl.vectors_cli", "refimpl.weights_cli"):
+    if module.__name__ in ("refimpl.cli", "refimpl.explain_cli", "refimpl.vectors_cli", "refimpl.weights_cli"):
         pytest.skip("its functions are commands of a program, not names to import")
     assert len(set(module.__all__)) == len(module.__all__)
     assert _unlisted(module) == []
@@ -220,15 +221,18 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
         "model",
         "cli",
         "console",
+        "explain_cli",
         "vectors_cli",
         "weights_cli",
+        "train_cli",
         "__main__",
     }
     no_definitions |= {"comparison", "comparison_plot"}  # of logits, on the host
     no_definitions |= {"complex_step"}  # a number system, NumPy's alone
     no_definitions |= {"encoder", "projections", "sentence_transformers"}  # the second are drawn on the host
     no_definitions |= {
-        f"learning/{name}" for name in ("__init__", "schedules", "data", "checkpoints", "training")
+        f"learning/{name}"
+        for name in ("__init__", "schedules", "data", "checkpoints", "training", "models", "session", "folders")
     }  # on the host
     engine = ROOT / "refimpl"
     files = [path for folder in (engine, engine / "learning") for path in folder.glob("*.py")]

@@ -715,7 +715,7 @@ BUGS = [
             ("softmax", "not centred", softmax, "_centred", lambda f, p, bar, axis: p * bar),
             ("log_softmax", "softmax of half", softmax, "softmax", lambda f, x, axis=-1: f(x / 2, axis)),
             ("logsumexp", "softmax of half", softmax, "softmax", lambda f, x, axis=-1: f(x / 2, axis)),
-            ("cross_entropy", "twice the one-hot", softmax, "exact", lambda f, value, like: f(2 * value, like)),
+            ("cross_entropy", "no one-hot", softmax, "_less_one_at", lambda f, p, ids: p),
             ("gelu", "the other form", activation, "_gelu_slope", lambda f, x, form: f(x, "none")),
             ("layer_norm", "scale not summed", normalization, "summed_to", lambda f, x, shape: x[0]),
             ("sparse_softmax", "half", softmax, "masked_softmax", lambda f, x, mask, axis=-1: f(x, mask, axis) / 2),
@@ -729,7 +729,7 @@ BUGS = [
             ("positive_features", "d^-1/2", favor, "_scaled", lambda f, x, scaled: f(f(x, scaled), scaled)),
             ("favor_attention", "d^-1/2", favor, "_scaled", lambda f, x, scaled: f(f(x, scaled), scaled)),
             ("mean_pooling", "one too many", pooling, "_tokens", lambda f, *a: (f(*a)[0], f(*a)[1] + 1)),
-            ("unit_length", "largest, twice", pooling, "shift_for_exp", lambda f, x, axis: 2 * f(x, axis)),
+            ("unit_length", "half the projection", pooling, "unit_length", lambda f, x: f(x) / 2),
         )
     ),
 ]

@@ -52,7 +52,7 @@ from refimpl.errors import ShapeError
 from refimpl.number_system import namespace
 from refimpl.trees import leaves, mapped
 from validation import perturbed, tolerance, truth
-from validation.gradients.case import Case, called, cotangents, exact_balls, floats_of, is_floating, pulled
+from validation.gradients.case import Case, cotangents, exact_balls, floats_of, is_floating, pulled
 from validation.number_systems import NumberSystem
 
 if TYPE_CHECKING:
@@ -60,14 +60,30 @@ if TYPE_CHECKING:
 
     from refimpl.gradients import Rule
 
-__all__ = ["BITS", "COORDINATES", "DIRECTIONS", "RADIUS", "STEP", "Outcome", "Subject", "examine", "planned"]
+__all__ = [
+    "BITS",
+    "COORDINATES",
+    "DIRECTIONS",
+    "NUMPY",
+    "RADIUS",
+    "STEP",
+    "Outcome",
+    "Subject",
+    "complex_steps",
+    "examine",
+    "in_dtype",
+    "mean_value",
+    "planned",
+    "subject",
+]
 
-COORDINATES = 40
-DIRECTIONS = 8
+COORDINATES = 32
+DIRECTIONS = 6
 RADIUS = 1e-20
 STEP = 200  # h = 2^-STEP
 BITS = 800  # at first: enough that x ± h t are numbers
 SMALL = 0.01
+COTANGENTS, TANGENTS = 1, 2  # streams of random numbers that are not those of the inputs
 RUNS = 12  # in perturbed arithmetic
 NUMPY = (NumberSystem("numpy", tuple(tolerance.DTYPES), lambda a: a, np.asarray),)
 
@@ -113,10 +129,10 @@ def _scales(found: Tree) -> Tree:
 
 def subject(rule: Rule, case: Case, seed: int) -> Subject:
     """The rule's cotangents, after what they must be whatever they hold: of the arguments' forms, shapes and dtypes."""
-    value, again, pullback = called(rule.definition, case.arguments), *called(rule.function, case.arguments | case.more)
+    value, (again, pullback) = rule.definition(**case.arguments), rule.function(**case.arguments, **case.more)
     if not _same_bits(value, again):
         raise ShapeError("the rule's value is not the definition's, bit for bit", where=case.label)
-    bars = cotangents(value, np.random.default_rng(seed))
+    bars = cotangents(value, np.random.default_rng((seed, COTANGENTS)))
     found = dict(zip(rule.arguments, pullback(*bars), strict=True))
     arguments = {name: case.arguments.get(name) for name in rule.arguments}
     _check_form(arguments, found, case.label)
@@ -190,7 +206,7 @@ def _pairing(one: Tree, other: Tree) -> Any:
     products: list[Any] = []
 
     def multiply(a: Any, b: Any) -> None:
-        products.extend((np.asarray(a) * np.asarray(b)).ravel().tolist())
+        products.extend(np.asarray(np.asarray(a) * np.asarray(b)).ravel().tolist())
 
     _both(multiply, one, other)
     if products and isinstance(products[0], flint.arb):
@@ -220,7 +236,7 @@ def _pushed(found: Subject, tangents: dict[str, Tree]) -> tuple[Any, ...]:
     names = list(found.case.arguments)
 
     def definition(*values: Any) -> Any:
-        return called(found.rule.definition, dict(zip(names, values, strict=True)))
+        return found.rule.definition(**dict(zip(names, values, strict=True)))
 
     given = tuple(found.case.arguments.values())
     _, tangent = jvp(definition, given, tuple(tangents.get(name) for name in names))
@@ -268,7 +284,7 @@ def _with_tangents(one: Callable[[Any, Any], Any], tree: Tree, tangents: Tree) -
 
 
 def _phi(found: Subject, bars: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
-    value = called(found.rule.definition, arguments)
+    value = found.rule.definition(**arguments)
     return _pairing(bars, value if type(value) is tuple else (value,))
 
 
@@ -384,7 +400,7 @@ def planned(rule: Rule, case: Case) -> int:
 
 def examine(rule: Rule, case: Case, *, seed: int = 0, systems: Iterable[NumberSystem] = NUMPY) -> list[Outcome]:
     """Every comparison of a rule on a case, those of dtypes in each of the number systems."""
-    found, rng = subject(rule, case, seed), np.random.default_rng(seed + 1)
+    found, rng = subject(rule, case, seed), np.random.default_rng((seed, TANGENTS))
     outcomes = [complex_steps(found, rng)]
     if not case.steps_only:
         outcomes.append(mean_value(found, rng))

@@ -68,7 +68,7 @@ def _linear(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("taylor.exp_taylor")
 def _series(rng: np.random.Generator) -> Iterator[Case]:
-    for order in (0, 1, 2, 5, 8):
+    for order in (2, 0, 1, 5, 8):
         x = rng.normal(size=(2, 4)) * 2
         yield Case(f"order {order}", "both signs", {"x": x, "order": order}, dtypes=EVERY if order == 2 else ())
     yield Case("large", "the highest power alone", {"x": np.array([8.0, -8.0, 0.0]), "order": 4})
@@ -155,5 +155,6 @@ def _favor(rng: np.random.Generator) -> Iterator[Case]:
         for kernel in dialect.kernels:
             dtypes = EVERY if (name, kernel) == ("paper", "softmax") else ()
             gradient: dict[str, Any] = {"more": {"detached": False}}
-            yield Case(f"{name}, {kernel}", "no mask", given(name, kernel, 3), dtypes=dtypes, **gradient)
+            if kernel != "relu" or dialect.denominator != dialect.causal_denominator:
+                yield Case(f"{name}, {kernel}", "no mask", given(name, kernel, 3), dtypes=dtypes, **gradient)
             yield Case(f"{name}, {kernel}, causal", "masked, chunks", given(name, kernel, 5) | causal, **gradient)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl import bert, blocks, gpt2, mlp, parameters  # noqa: F401 - importing mlp registers its rule
+from refimpl import bert, blocks, convolution, gpt2, mlp, parameters  # noqa: F401 - importing them registers rules
 from refimpl.activation import gelu
 from validation.gradients.case import EVERY, Case, of
 
@@ -67,6 +67,38 @@ def _rows(rng: np.random.Generator) -> Iterator[Case]:
     ids = np.array([[0, 4, 4], [4, 2, 0]])
     yield Case("repeated", "a row taken three times, others never", {"table": table, "ids": ids}, dtypes=EVERY)
     yield Case("one", "one id", {"table": table, "ids": np.array([3])})
+
+
+# --- convolutions ---------------------------------------------------------------------------------------------------------------------
+
+
+def _convolved(rng: np.random.Generator, taps: int, into: int = 2, out: int = 4) -> dict[str, Any]:
+    return {"kernel": rng.normal(size=(taps, into, out)), "bias": rng.normal(size=out)}
+
+
+@of("convolution.dilated_convolution")
+def _dilated(rng: np.random.Generator) -> Iterator[Case]:
+    for taps, dilation, rows in ((3, 1, (4,)), (3, 2, (2, 5)), (2, 1, (3,)), (2, 3, (2,)), (1, 2, (2,))):
+        given = {"x": rng.normal(size=(*rows, 2)), "dilation": dilation} | _convolved(rng, taps)
+        hard = "padding on both sides" if taps == 3 else "more of it behind, or none"
+        yield Case(f"{taps} taps, {dilation} apart", hard, given, dtypes=EVERY if rows == (4,) else ())
+
+
+@of("convolution.gated_linear_unit")
+def _gated_unit(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("ordinary", "", {"x": rng.normal(size=(2, 6))}, dtypes=EVERY)
+    yield Case("saturated", "gates that are shut or open", {"x": np.array([1.0, -2, 3, 40, -40, 800, -800, 0])})
+
+
+@of("convolution.gated_convolution")
+def _gated(rng: np.random.Generator) -> Iterator[Case]:
+    norm = {"norm_scale": rng.normal(size=3), "norm_bias": rng.normal(size=3)}
+    common = {"x": rng.normal(size=(2, 4, 3)), "alpha": np.array([0.7])} | _convolved(rng, 3, 3, 6) | norm
+    mask = np.array([[True, True, True, False], [True, False, True, True]])
+    yield Case("masked", "padding has no influence", common | {"mask": mask}, dtypes=("float32",))
+    yield Case("no mask", "α = 0, with which training begins", common | {"alpha": np.zeros(1), "dilation": 2})
+    wide = common | {"x": rng.normal(size=(3, 2)), "projection": rng.normal(size=(2, 3))} | _convolved(rng, 2, 2, 6)
+    yield Case("projected", "another width", wide | {"eps": 1e-3})
 
 
 # --- attention ------------------------------------------------------------------------------------------------------------------------
@@ -146,6 +178,7 @@ def _post_ln(rng: np.random.Generator) -> Iterator[Case]:
     common, _, residual = _layered(rng)
     form = {"form": blocks.Form(2, 1e-12)}
     yield Case("plain", "no mask", common | form)
+    yield Case("causal", "", common | form | {"mask": np.tri(3, dtype=bool)})
     yield Case("relative", "relative positions", common | form | {"relative": residual["relative"]})
 
 
@@ -244,7 +277,9 @@ def _gpt2_logits(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("gpt2.hidden_states")
 def _gpt2_states(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("states", "a cotangent for each layer", _gpt2(rng, tie_word_embeddings=False) | GPT2_INPUT)
+    one = _gpt2(rng, n_layer=1) | {"token_ids": np.array([[3, 0, 3]])}
+    yield Case("one layer", "a cotangent for each state", one)
+    yield Case("two layers", "padding on the left", _gpt2(rng, tie_word_embeddings=False) | GPT2_INPUT)
 
 
 BERT = bert.BertConfig(7, 4, 2, 2, 6, max_position_embeddings=6)
@@ -283,6 +318,8 @@ def _encode(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("bert.hidden_states")
 def _bert_states(rng: np.random.Generator) -> Iterator[Case]:
+    one = _bert(rng, dataclasses.replace(BERT, num_hidden_layers=1)) | {"token_ids": np.array([[3, 6, 3]])}
+    yield Case("one layer", "a cotangent for each state", one)
     for kind in ("sum", "mean"):
         config = dataclasses.replace(NEZHA, residual_attention=kind)
         yield Case(f"realformer, {kind}", "scores and states of all layers", _bert(rng, config) | BERT_INPUT)

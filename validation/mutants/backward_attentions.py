@@ -148,7 +148,12 @@ def _common(of: Callable[..., Mutant]) -> tuple[Mutant, ...]:
         of("Σ P P̄ over queries", "wrong-axis", centre=lambda p, p_bar: (p * p_bar).sum(-2, keepdims=True)),
         of("Σ P P̄ added", "sign", centre=lambda p, p_bar: -_inner(p, p_bar)),
         of("P left out of S̄", "chain-rule", of_weights=lambda p, p_bar: p_bar - _inner(p, p_bar)),
-        of("diagonal of softmax's Jacobian", "gradient-dropped", dtypes=FINER, of_weights=lambda p, p_bar: p * (1 - p) * p_bar),
+        of(
+            "diagonal of softmax's Jacobian",
+            "gradient-dropped",
+            dtypes=FINER,
+            of_weights=lambda p, p_bar: p * (1 - p) * p_bar,
+        ),
         of("mask off by one", "mask-off-by-one", seen=_hidden, hide=_later),
         of("mask ignored", "mask-ignored", seen=_hidden, hide=lambda mask: None),
         of("an empty row is uniform", "fully-masked-row", seen=_hidden, forward=_uniform_for_nothing),
@@ -201,9 +206,7 @@ def _last_query(x: Any) -> Any:
 def _of_residual(
     q: Any, k: Any, v: Any, previous_scores: Any, cotangent: Any, mask: Any, mean_over: int, **steps: Any
 ) -> Any:
-    return _of_attention(
-        q, k, v, cotangent, mask, **({"previous": previous_scores, "mean_over": mean_over} | steps)
-    )
+    return _of_attention(q, k, v, cotangent, mask, **({"previous": previous_scores, "mean_over": mean_over} | steps))
 
 
 def _has_previous(case: Case) -> bool:
@@ -214,7 +217,9 @@ _residual_bug = family("residual_attention.vjp", _of_residual)
 _RESIDUAL = (
     *_common(_residual_bug),
     _residual_bug("previous scores get nothing", "gradient-dropped", finish=_last_dropped),
-    _residual_bug("previous scores get S̄/√d", "wrong-scale", dtypes=FINER, finish=lambda q, k, v, s: (q, k, v, s / _root(q))),
+    _residual_bug(
+        "previous scores get S̄/√d", "wrong-scale", dtypes=FINER, finish=lambda q, k, v, s: (q, k, v, s / _root(q))
+    ),
     _residual_bug(
         "previous scores not added in the recomputed forward",
         "scores-not-accumulated",
@@ -241,7 +246,11 @@ def _of_relative(q: Any, k: Any, v: Any, relative: Any, cotangent: Any, mask: An
 
 _relative_bug = family("relative_attention.vjp", _of_relative)
 _RELATIVE = (
-    *(each for each in _common(_relative_bug) if each.name not in ("an empty row is uniform", "scores without maximum")),
+    *(
+        each
+        for each in _common(_relative_bug)
+        if each.name not in ("an empty row is uniform", "scores without maximum")
+    ),
     _relative_bug("relative positions get nothing", "gradient-dropped", finish=_last_dropped),
     _relative_bug("nothing through the values", "gradient-dropped", values=False),
     _relative_bug("nothing through the keys", "gradient-dropped", dtypes=FINER, keys=False),
@@ -303,7 +312,9 @@ _TAYLOR = (
     _taylor_bug("derivative of exp: f₂ itself", "chain-rule", dtypes=FINER, slope=_kernel),
     _taylor_bug("derivative s for 1 + s", "missing-term", dtypes=FINER, slope=lambda s: s),
     _taylor_bug("derivative 1 for 1 + s", "wrong-order", dtypes=FINER, slope=np.ones_like),
-    _taylor_bug("s² for s²/2", "wrong-coefficient", dtypes=FINER, kernel=lambda s: 1 + s + s * s, slope=lambda s: 1 + 2 * s),
+    _taylor_bug(
+        "s² for s²/2", "wrong-coefficient", dtypes=FINER, kernel=lambda s: 1 + s + s * s, slope=lambda s: 1 + 2 * s
+    ),
     _taylor_bug("1/√d left out of q̄", "missing-scale", dtypes=FINER, q_root=_one),
     _taylor_bug("1/√d left out of k̄", "missing-scale", dtypes=FINER, k_root=_one),
     _taylor_bug("the future leaks", "future-leak", seen=lambda case: case.params["causal"], triangle=False),
@@ -317,7 +328,9 @@ _TAYLOR = (
 
 # --- FAVOR+ -----------------------------------------------------------------------------------------------------------------------
 
-_CONVENTIONS: dict[str, tuple[Any, Any, float, str, str]] = {  # axes of the maxima, epsilon of features, of denominators
+_CONVENTIONS: dict[
+    str, tuple[Any, Any, float, str, str]
+] = {  # axes of the maxima, epsilon of features, of denominators
     "paper": ((-1,), (-2, -1), 0.0, "none", "none"),
     "performer-pytorch": ((-1,), (-2, -1), 1e-4, "none", "keys"),
     "google-jax": ((-1,), (-2, -1), 1e-6, "small", "small"),
@@ -339,7 +352,12 @@ class Features:
     def __init__(
         self, x: Any, w: Any, axes: Any, epsilon: float, mask: Any, *, doubled: bool, scaled: bool = True
     ) -> None:
-        self.width, self.w, self.axes, self.doubled = math.sqrt(math.sqrt(x.shape[-1])) if scaled else 1.0, w, axes, doubled
+        self.width, self.w, self.axes, self.doubled = (
+            math.sqrt(math.sqrt(x.shape[-1])) if scaled else 1.0,
+            w,
+            axes,
+            doubled,
+        )
         self.root = math.sqrt(len(w) * (2 if doubled else 1))
         seen = True if mask is None else mask[..., None]
         self.x = np.where(seen, x, 0).astype(x.dtype) / self.width
@@ -352,7 +370,14 @@ class Features:
         self.phi = self.e + self.epsilon
 
     def back(
-        self, bar: Any, *, largest: bool = True, half: bool = True, outward: bool = True, twice: bool = False, with_epsilon: bool = False
+        self,
+        bar: Any,
+        *,
+        largest: bool = True,
+        half: bool = True,
+        outward: bool = True,
+        twice: bool = False,
+        with_epsilon: bool = False,
     ) -> tuple[Any, Any]:
         """x̄ and W̄."""
         t = bar * (self.phi if with_epsilon else self.e)
@@ -391,7 +416,9 @@ def _of_favor(
     doubled = dialect == "fast-transformers"
     f = Features(q, projection, query_axes, small, None, doubled=doubled)
     g = Features(k, projection, key_axes, small, hidden, doubled=doubled)
-    seen = np.tril(np.ones((q.shape[-2], k.shape[-2]), bool), k.shape[-2] - q.shape[-2]) if causal and triangle else True
+    seen = (
+        np.tril(np.ones((q.shape[-2], k.shape[-2]), bool), k.shape[-2] - q.shape[-2]) if causal and triangle else True
+    )
     everything = f.phi @ _swap(g.phi)
     a = np.where(seen, everything, 0)
     total = a.sum(-1, keepdims=True)
@@ -439,11 +466,22 @@ _FAVOR = (
     _favor_bug("d^-1/4 left out of q̄", "missing-scale", dtypes=LONG, query_options={"outward": False}),
     _favor_bug("the future leaks", "future-leak", seen=lambda case: case.params["causal"], triangle=False),
     _favor_bug("mask ignored", "mask-ignored", dtypes=LONG, seen=_is_masked, hide=False),
-    _favor_bug("W̄ of the queries alone", "not-summed", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, k, v, by_q)),
+    _favor_bug(
+        "W̄ of the queries alone", "not-summed", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, k, v, by_q)
+    ),
     _favor_bug("W̄ of the keys alone", "not-summed", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, k, v, by_k)),
-    _favor_bug("projection gets nothing", "gradient-dropped", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, k, v, 0 * w)),
-    _favor_bug("q gets nothing", "gradient-dropped", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (0 * q, k, v, w)),
-    _favor_bug("k gets nothing", "gradient-dropped", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, 0 * k, v, w)),
+    _favor_bug(
+        "projection gets nothing",
+        "gradient-dropped",
+        dtypes=LONG,
+        finish=lambda q, k, v, w, by_q, by_k: (q, k, v, 0 * w),
+    ),
+    _favor_bug(
+        "q gets nothing", "gradient-dropped", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (0 * q, k, v, w)
+    ),
+    _favor_bug(
+        "k gets nothing", "gradient-dropped", dtypes=LONG, finish=lambda q, k, v, w, by_q, by_k: (q, 0 * k, v, w)
+    ),
     _favor_bug("v gets nothing", "gradient-dropped", finish=lambda q, k, v, w, by_q, by_k: (q, k, 0 * v, w)),
     _favor_bug("epsilon 1e-3", "wrong-eps", dtypes=LONG, epsilon=1e-3),
     _favor_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_favor)),

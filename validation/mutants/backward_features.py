@@ -49,7 +49,14 @@ def _weights(x: Any, kept: Any, *, shift: bool = True) -> Any:
 
 
 def _of_sparse(
-    x: Any, cotangent: Any, k: int, *, chosen: Any = _kept, weights: Any = _weights, inner: Any = None, masked: bool = True
+    x: Any,
+    cotangent: Any,
+    k: int,
+    *,
+    chosen: Any = _kept,
+    weights: Any = _weights,
+    inner: Any = None,
+    masked: bool = True,
 ) -> Any:
     kept = chosen(x, k)
     p = weights(x, kept)
@@ -66,13 +73,15 @@ _SPARSE = (
     _sparse_bug("of softmax: everything is kept", "parameter-ignored", seen=_selective, chosen=_everything),
     _sparse_bug("of equal entries the last", "tie-rule", seen=_selective, chosen=_last_first),
     _sparse_bug("all equal entries", "tie-rule", seen=_selective, chosen=_and_equals),
-    _sparse_bug("k - 1 entries", "off-by-one", seen=_selective, chosen=lambda x, k: _kept(x, max(k - 1, 1))),
+    _sparse_bug("k - 1 entries", "off-by-one", chosen=lambda x, k: _kept(x, max(k - 1, 1))),
     _sparse_bug("k + 1 entries", "off-by-one", seen=_selective, chosen=lambda x, k: _kept(x, k + 1)),
     _sparse_bug("dropped entries get the centred cotangent", "mask-ignored", seen=_selective, masked=False),
     _sparse_bug("Σ p p̄ left out", "missing-term", inner=lambda p, bar: 0),
     _sparse_bug("Σ p̄ without weights", "chain-rule", inner=lambda p, bar: bar.sum(-1, keepdims=True)),
     _sparse_bug("Σ p p̄ added", "sign", inner=lambda p, bar: -(p * bar).sum(-1, keepdims=True)),
-    _sparse_bug("p kept in bfloat16", "low-precision", dtypes=LONG, weights=lambda x, kept: in_bfloat16(_weights(x, kept))),
+    _sparse_bug(
+        "p kept in bfloat16", "low-precision", dtypes=LONG, weights=lambda x, kept: in_bfloat16(_weights(x, kept))
+    ),
     _sparse_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_sparse)),
     _sparse_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_sparse)),
 )
@@ -104,14 +113,16 @@ _loss_bug = family("sparse_softmax_cross_entropy.vjp", _of_loss)
 _LOSS = (
     _loss_bug("over all entries", "parameter-ignored", seen=_selective, chosen=_everything),
     _loss_bug("of equal entries the last", "tie-rule", seen=_selective, chosen=_last_first),
-    _loss_bug("k - 1 entries", "off-by-one", seen=_selective, chosen=lambda x, k: _kept(x, max(k - 1, 1))),
+    _loss_bug("k - 1 entries", "off-by-one", chosen=lambda x, k: _kept(x, max(k - 1, 1))),
     _loss_bug("a target outside gets nothing", "target-outside", seen=_selective, inside=True),
     _loss_bug("one-hot one place on", "off-by-one", said=lambda s, t: _one_hot(s, t, 1)),
     _loss_bug("one-hot left out", "missing-term", said=lambda s, t: 0),
     _loss_bug("one-hot minus softmax", "sign", factor=lambda bar: -bar[..., None]),
     _loss_bug("averaged over the batch", "wrong-count", factor=lambda bar: bar[..., None] / (2 * bar.size)),
     _loss_bug("cotangent ignored", "chain-rule", factor=lambda bar: 1),
-    _loss_bug("p kept in bfloat16", "low-precision", dtypes=LONG, weights=lambda x, kept: in_bfloat16(_weights(x, kept))),
+    _loss_bug(
+        "p kept in bfloat16", "low-precision", dtypes=LONG, weights=lambda x, kept: in_bfloat16(_weights(x, kept))
+    ),
     _loss_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_loss)),
     _loss_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_loss)),
 )
@@ -126,9 +137,7 @@ def _polynomial(x: Any, order: int) -> Any:
     return sum(wide_x**k / math.factorial(k) for k in range(order + 1))
 
 
-def _of_taylor(
-    x: Any, cotangent: Any, order: int, *, slope: Any = None, inner: Any = None, total: bool = True
-) -> Any:
+def _of_taylor(x: Any, cotangent: Any, order: int, *, slope: Any = None, inner: Any = None, total: bool = True) -> Any:
     f = _polynomial(x, order)
     p = f / f.sum(-1, keepdims=True)
     steep = slope(x, order, f) if slope else _polynomial(x, order - 1)
@@ -141,9 +150,16 @@ _TAYLOR = (
     _taylor_bug("of softmax: f' = f", "chain-rule", dtypes=FINER, slope=lambda x, order, f: f),
     _taylor_bug("f' two orders below", "off-by-one", dtypes=FINER, slope=lambda x, order, f: _polynomial(x, order - 2)),
     _taylor_bug("|f'|", "sign", slope=lambda x, order, f: np.abs(_polynomial(x, order - 1))),
-    _taylor_bug("f' cut off left of its zero", "clipped", dtypes=FINER, slope=lambda x, order, f: np.maximum(_polynomial(x, order - 1), 0)),
+    _taylor_bug(
+        "f' cut off left of its zero",
+        "clipped",
+        dtypes=FINER,
+        slope=lambda x, order, f: np.maximum(_polynomial(x, order - 1), 0),
+    ),
     _taylor_bug("sum a constant", "gradient-dropped", dtypes=FINER, inner=lambda p, bar: 0),
-    _taylor_bug("centred by the mean of p̄", "chain-rule", dtypes=FINER, inner=lambda p, bar: bar.mean(-1, keepdims=True)),
+    _taylor_bug(
+        "centred by the mean of p̄", "chain-rule", dtypes=FINER, inner=lambda p, bar: bar.mean(-1, keepdims=True)
+    ),
     _taylor_bug("not divided by the sum", "not-normalised", total=False),
     _taylor_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_taylor)),
     _taylor_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_taylor)),
@@ -171,7 +187,11 @@ def _of_positions(
     beta = factor(alpha)
     for row, t in zip(rows, at, strict=True):
         i, j = split(int(t), n)
-        for place, amount in ((j, 1.0 if direct else 1 - alpha), (i, beta if coarse and t >= n else 0), (0, -beta if first and t >= n else 0)):
+        for place, amount in (
+            (j, 1.0 if direct else 1 - alpha),
+            (i, beta if coarse and t >= n else 0),
+            (0, -beta if first and t >= n else 0),
+        ):
             share = (amount * row).astype(table.dtype)
             if sums or place == 0:
                 bar[place] += share
@@ -189,7 +209,7 @@ _POSITIONS = (
     _position_bug("the last of equal positions alone", "not-summed", sums=False),
     _position_bug("nothing to i", "gradient-dropped", seen=_longer, coarse=False),
     _position_bug("nothing through p₁", "gradient-dropped", seen=_longer, first=False),
-    _position_bug("i and j exchanged", "exchanged", seen=_longer, split=lambda t, n: (t % n, t // n)),
+    _position_bug("i and j exchanged", "exchanged", split=lambda t, n: (t % n, t // n)),
     _position_bug("alpha for alpha/(1 - alpha)", "missing-scale", seen=_longer, factor=lambda alpha: alpha),
     _position_bug("j gets 1 - alpha", "wrong-coefficient", direct=False),
     _position_bug("i one too large", "off-by-one", seen=_longer, split=lambda t, n: (min(t // n + 1, n - 1), t % n)),
@@ -245,34 +265,43 @@ _FEATURES = (
 # --- pooling ----------------------------------------------------------------------------------------------------------------------
 
 
-def _of_mean(hidden: Any, mask: Any, cotangent: Any, *, count: Any = None, seen: Any = None) -> Any:
-    counted = count(mask) if count else mask.sum(-1)
-    allowed = seen(mask) if seen else mask
-    return np.where(allowed[..., None], (cotangent / counted.reshape(-1, 1).astype(hidden.dtype))[:, None, :], 0) + 0 * cotangent[:, None, :]
+def _of_mean(hidden: Any, mask: Any, cotangent: Any, *, count: Any = None, allowed: Any = None) -> Any:
+    counted = (count or _tokens)(mask).reshape(-1, 1).astype(hidden.dtype)
+    return np.where((allowed(mask) if allowed else mask)[..., None], (cotangent / counted)[:, None, :], 0)
+
+
+def _tokens(mask: Any) -> Any:
+    return mask.sum(-1)
+
+
+def _first_token(mask: Any) -> Any:
+    return mask & (np.cumsum(mask, -1) == 1)
 
 
 def _padded(case: Case) -> bool:
     return not bool(np.all(case.arrays[1]))
 
 
+def _long(case: Case) -> bool:
+    return bool(case.arrays[1].shape[-1] > 1)
+
+
 _mean_bug = family("mean_pooling.vjp", _of_mean)
 _MEAN = (
-    _mean_bug("padding gets a share", "mask-ignored", seen=_padded, entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=np.ones_like))),
+    _mean_bug("padding gets a share", "mask-ignored", seen=_padded, allowed=np.ones_like),
     _mean_bug(
         "divided by the length", "wrong-count", seen=_padded, count=lambda mask: np.full(len(mask), mask.shape[-1])
     ),
     _mean_bug("not divided", "missing-scale", seen=_padded, count=lambda mask: np.ones(len(mask))),
     _mean_bug("one too many", "off-by-one", count=lambda mask: mask.sum(-1) + 1),
-    _mean_bug("padding instead of tokens", "mask-inverted", entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=np.logical_not))),
-    _mean_bug("to the first token alone", "gradient-dropped", seen=lambda case: case.arrays[1].shape[-1] > 1, entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=lambda mask: mask & (np.cumsum(mask, -1) == 1)))),
+    _mean_bug("padding instead of tokens", "mask-inverted", allowed=np.logical_not),
+    _mean_bug("to the first token alone", "gradient-dropped", seen=_long, allowed=_first_token),
     _mean_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_mean)),
     _mean_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_mean)),
 )
 
 
-def _of_unit(
-    x: Any, cotangent: Any, *, inner: Any = None, power: int = 1, eps: float = 0.0
-) -> Any:
+def _of_unit(x: Any, cotangent: Any, *, inner: Any = None, power: int = 1, eps: float = 0.0) -> Any:
     largest = np.abs(x).max(-1, keepdims=True)
     small = x / largest
     length = np.sqrt((small**2).sum(-1, keepdims=True) + eps)

@@ -118,7 +118,9 @@ _sum_bug = family("logsumexp.vjp", _of_sum)
 _LOGSUMEXP = (
     _sum_bug("cotangent ignored", "chain-rule", factor=lambda bar: 1),
     _sum_bug("one-hot of the largest", "gradient-dropped", weights=lambda x: x == x.max(-1, keepdims=True)),
-    _sum_bug("exponentials not divided by their sum", "not-normalised", weights=lambda x: np.exp(x - x.max(-1)[..., None])),
+    _sum_bug(
+        "exponentials not divided by their sum", "not-normalised", weights=lambda x: np.exp(x - x.max(-1)[..., None])
+    ),
     _sum_bug("of the logarithm of the mean, twice", "wrong-count", weights=lambda x: _softmax(x) / x.shape[-1]),
     _sum_bug("log-softmax for softmax", "exchanged", weights=lambda x: np.log(_softmax(x) + 1e-30)),
     _sum_bug("softmax down the columns", "wrong-axis", weights=_DOWN),
@@ -307,7 +309,9 @@ _LAYER_NORM = (
     _norm_bug("projection added", "sign", along=lambda gz: -_mean(gz)),
     _norm_bug("scale after, not before", "norm-placement", late=True),
     _norm_bug(
-        "scale ignored", "parameter-ignored", function=lambda x, s, b, bar, eps: _of_norm(x, np.ones_like(s), b, bar, eps)
+        "scale ignored",
+        "parameter-ignored",
+        function=lambda x, s, b, bar, eps: _of_norm(x, np.ones_like(s), b, bar, eps),
     ),
     _norm_bug("not divided by the deviation", "missing-scale", inverse=False),
     _norm_bug("unbiased variance", "biased-variance", dtypes=("float16", *LONG), ddof=1),
@@ -327,9 +331,7 @@ _LAYER_NORM = (
     _norm_bug("scale gets nothing", "gradient-dropped", parts=lambda x, s, b: (x, 0 * s, b)),
     _norm_bug("bias gets nothing", "gradient-dropped", parts=lambda x, s, b: (x, s, 0 * b)),
     _norm_bug("x gets ȳ · scale/√(σ² + ε) of the mean row", "wrong-axis", centre=lambda g: g.mean(0, keepdims=True)),
-    _norm_bug(
-        "z kept in bfloat16", "low-precision", dtypes=LONG, saved=in_bfloat16
-    ),
+    _norm_bug("z kept in bfloat16", "low-precision", dtypes=LONG, saved=in_bfloat16),
     _norm_bug("means in bfloat16", "low-precision-accumulation", dtypes=LONG, along=lambda gz: in_bfloat16(_mean(gz))),
     _norm_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_norm)),
     _norm_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_norm)),

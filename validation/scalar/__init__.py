@@ -105,7 +105,9 @@ def _of_backward(each: backwards.Backward) -> Callable[..., Any]:
 SCALAR |= {each.name: _of_backward(each) for each in backwards.BACKWARDS}
 DTYPES = ("float64", "float32")  # that the cases are rounded to, before either program sees them
 LARGEST = 400  # numbers in every argument, and in the answer, of a tiny case
-DIFFERENCES = 36  # numbers in every argument, and in the answer, of a tiny case of a backward pass: each takes two runs of a program
+DIFFERENCES = (
+    40  # numbers of which cotangents are asked in a tiny case of a backward pass: each takes two runs of a program
+)
 LONGEST = 100  # length of every axis of a tiny case's arguments
 TOKENS = 6  # of a tiny case whose argument are a network's tokens: each has 61 logits or so
 RADIUS = 1e-40  # of an enclosure, relative to max(1, |answer|), at most
@@ -132,9 +134,8 @@ def tiny(name: str, case: components.Case) -> bool:
     largest = TOKENS if name in components.MODELS else LARGEST
     backward = components.component(name).backward
     if backward:
-        largest = DIFFERENCES
         moved = sum(case.arrays[backward.given.index(each)].size for each in backward.arguments)
-        if moved > 2 * DIFFERENCES:
+        if moved > DIFFERENCES:
             return False
     return all(a.size <= largest and max(a.shape, default=0) <= LONGEST for a in arrays)
 
@@ -149,8 +150,10 @@ def tiny_cases(name: str, seed: int = 0) -> list[components.Case]:
         if not (backward and case.id in backward.kinks)
         and (
             dtype == DTYPES[0]
-            or (any(a.dtype.kind == "f" for a in case.arrays) and not backward)  # rounding leaves whole numbers as they are
-            or (backward and number < 3)  # differences take seconds
+            or (
+                any(a.dtype.kind == "f" for a in case.arrays) and not backward
+            )  # rounding leaves whole numbers as they are
+            or (backward and number < 1)  # differences take seconds
         )
     ]
     return [case for case in (*found, *cases.own_cases(name, np.random.default_rng(seed))) if tiny(name, case)]

@@ -50,9 +50,7 @@ def _pulled_back(
     return _like(given[place], iter(quotients))
 
 
-def backward(
-    program: Callable[..., Any], names: Sequence[str], arguments: Sequence[str]
-) -> Callable[..., Any]:
+def backward(program: Callable[..., Any], names: Sequence[str], arguments: Sequence[str]) -> Callable[..., Any]:
     """The backward pass of a scalar program as a function of its arrays and a cotangent: of one argument alone nested lists, of several a flat one.
 
     Parameters

@@ -28,7 +28,9 @@ from validation.targets import whole_number_routes as whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Differentiated = Any  # Callable: a function, its arguments, the cotangent of its result -> the cotangents of the arguments
+Differentiated = (
+    Any  # Callable: a function, its arguments, the cotangent of its result -> the cotangents of the arguments
+)
 __all__ = ["ROUTES", "jax_route", "numpy_route", "torch_route", "written_out"]
 
 _INSTALL = {
@@ -587,7 +589,9 @@ def jax_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
     def differentiated(function: Callable[..., Any], arguments: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
         return tuple(jax.vjp(function, *arguments)[1](cotangent))
 
-    return {name: functools.partial(_compiled, jax, f) for name, f in written_out(xp, xp.asarray, differentiated).items()}, xp.asarray
+    return {
+        name: functools.partial(_compiled, jax, f) for name, f in written_out(xp, xp.asarray, differentiated).items()
+    }, xp.asarray
 
 
 def _compiled(jax: Any, function: Callable[..., Any], *arrays: Any, **params: Any) -> Any:
