@@ -272,20 +272,20 @@ BROKEN = [
     ),
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
     ("PATHKERNEL-1", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
-    ("PATHKERNEL-1", path_kernel, "_inner", lambda *args: -ORIGINAL_INNER(*args)),
+    ("PATHKERNEL-1", path_kernel, "inner_products", lambda *args: -ORIGINAL_INNER(*args)),
     ("PATHKERNEL-1.coefficients", path_kernel, "path_kernel", lambda *args: _of_the_outputs(*args)),
     ("PATHKERNEL-2", path_kernel, "legendre_rule", lambda count, like: [(exact(0, like), exact(1, like))]),
     ("PATHKERNEL-2", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
-    ("PATHKERNEL-3", path_kernel, "_inner", lambda *args: -ORIGINAL_INNER(*args)),
-    ("PATHKERNEL-3", path_kernel, "_inner", lambda *args: ORIGINAL_INNER(*args) * np.tri(*args[2:])),
-    ("PATHKERNEL-3.exact", path_kernel, "_averaged", lambda *args: ORIGINAL_AVERAGED(*args[:3], "first-order", 1)),
+    ("PATHKERNEL-3", path_kernel, "inner_products", lambda *args: -ORIGINAL_INNER(*args)),
+    ("PATHKERNEL-3", path_kernel, "inner_products", lambda *args: ORIGINAL_INNER(*args) * np.tri(*args[2:])),
+    ("PATHKERNEL-3.exact", path_kernel, "_along", lambda *args: ORIGINAL_AVERAGED(*args[:3], "first-order", 1)),
     ("PATHKERNEL-4", path_kernel, "legendre_rule", lambda count, like: [(exact(0.5, like), exact(0.5, like))]),
     ("PATHKERNEL-4", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
     ("PATHKERNEL-5", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
     ("PATHKERNEL-5", path_kernel, "_picked", lambda x, numbers: _blended(x, numbers)),
 ]
 ORIGINAL_AFFINE, ORIGINAL_GRADIENT = blocks.affine_vjp, CHECKS._squared_gradient
-ORIGINAL_INNER, ORIGINAL_AVERAGED = path_kernel._inner, path_kernel._averaged
+ORIGINAL_INNER, ORIGINAL_AVERAGED = path_kernel.inner_products, path_kernel._along
 ORIGINAL_PICKED, ORIGINAL_CONTRIBUTIONS = path_kernel._picked, path_kernel._contributions
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
 ORIGINAL_TRACED, ORIGINAL_SOFTMAX = dependence.traced, softmax.masked_softmax

@@ -248,9 +248,9 @@ def _softmax_by_products(x: Any, cotangent: Any) -> Any:
 
 
 def _gelu_published(x: Any, cotangent: Any, approximate: str) -> Any:
-    """(1 + tanh z)/2 + x z' (1 - tanh² z)/2 and (1 + erf(x/√2))/2 + x φ(x), for the budget.
+    """(1 + tanh z)/2 + x z' (1 - tanh² z)/2 and (1 + erf(x/√2))/2 + x φ(x), for the budget: on balls, functions err by two units in the last place.
 
-    On balls, the function errs by two units in the last place: near -1 a library's tanh or erf may be the next float or the one after it (`components._gelu_published`).
+    Near -1 a library's tanh or erf may be the next float or the one after it (`components._gelu_published`).
     """
     last = flint.arb(0, 2.0 ** -(flint.ctx.prec + 1))
     if approximate == "none":
