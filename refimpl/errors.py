@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = [
     "BackendError",
     "ConfigError",
+    "DivergenceError",
     "DtypeError",
     "IntegerError",
     "NotBuiltYetError",
@@ -63,6 +64,10 @@ class TokenError(RefimplError, ValueError):
 
 class ConfigError(RefimplError, ValueError):
     """A configuration or an option contradicts itself, the weights, or what is implemented."""
+
+
+class DivergenceError(RefimplError, ArithmeticError):
+    """A training has left the finite numbers."""
 
 
 class BackendError(RefimplError, RuntimeError):

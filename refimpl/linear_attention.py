@@ -240,6 +240,7 @@ def sees_a_key(
     return (xp.cumulative_sum(xp.astype(mask, xp.int64), axis=-1) > 0)[..., mask.shape[-1] - n_query :, None]
 
 
+@rounded_once
 def weighted_mean(
     numerators: Array, denominators: Array, seen: Array | None = None
 ) -> Array:  # (..., n, e), (..., n, 1), bool (..., n, 1) -> (..., n, e)
@@ -258,12 +259,12 @@ def weighted_mean_vjp(
     numerators: Array, denominators: Array, seen: Array | None = None
 ) -> tuple[Array, Pullback]:  # (..., n, e), (..., n, 1), bool (..., n, 1) -> (..., n, e), pullback
     """N̄ = Ō/D and D̄ = -Σ_e O Ō/D where the query sees a key; exactly 0 elsewhere, whatever Ō holds there. Arguments as `weighted_mean`."""
-    output = weighted_mean(numerators, denominators, seen)
+    output, shapes = weighted_mean(numerators, denominators, seen), (numerators.shape, denominators.shape)
 
     def pullback(o_bar: Array) -> tuple[Array, Array]:  # (..., n, e) -> (..., n, e), (..., n, 1)
         n_bar = weighted_mean(o_bar, denominators, seen)
         d_bar = -namespace(output).sum(output * n_bar, axis=-1, keepdims=True)
-        return summed_to(n_bar, numerators.shape), summed_to(d_bar, denominators.shape)
+        return summed_to(n_bar, shapes[0]), summed_to(d_bar, shapes[1])
 
     return output, pullback
 
@@ -307,11 +308,24 @@ def swept(
     chunk: int,
     added: float = 0.0,
 ) -> tuple[tuple[Array, Array], Pullback]:
-    """φ̄_i = S_i g_i, ψ̄_j = R_j u_j and ū_j = R_jᵀ ψ_j of (3): what `linear_attention` returns, and its pullback, by chunks.
+    """φ̄_i = S_i g_i, ψ̄_j = R_j u_j and ū_j = R_jᵀ ψ_j of (3): `linear_attention_vjp` for maps that depend on more than their rows.
 
-    The pullback takes N̄ and D̄ and returns q̄, k̄, v̄ and two tuples: the cotangents of what else φ and ψ depend on. `added` is a number that
-    is added to every entry of Σ_j ψ_j in a denominator that the caller makes, and of which D̄ is the cotangent: φ̄_i gets `added` D̄_i more.
-    Arguments and errors as `linear_attention`.
+    Parameters
+    ----------
+    q, k, v, causal, mask, chunk : as `linear_attention`
+    q_rule, k_rule : φ and ψ with their rules
+    added : a number that is added to every entry of Σ_j ψ_j in a denominator that the caller makes, and of which D̄ is the cotangent: φ̄_i gets
+        `added` D̄_i more
+
+    Returns
+    -------
+    what `linear_attention` returns, and its pullback, which takes N̄ and D̄ and returns q̄, k̄, v̄ and two tuples: the cotangents of what else φ and ψ
+        depend on, summed over the chunks
+
+    Raises
+    ------
+    DtypeError, ShapeError, ConfigError
+        as `linear_attention`.
     """
     chunk = _checked(q, k, v, causal, mask, chunk)
     value, state = _summed(q, k, v, mask, chunk, q_rule.map, k_rule.map, causal=causal)
@@ -368,11 +382,11 @@ class _Keys(NamedTuple):
         features, pullback = self.rule.vjp(rows)
         bar, values_bar = cotangents(features, values)
         k_bar, *rest = pullback(summed_to(bar, features.shape))
-        v_bar = summed_to(values_bar[..., :-1], self.v[..., span, :].shape)
+        v_bar = values_bar[..., :-1]
         if self.mask is not None:
             xp, allowed = namespace(k_bar), self.mask[..., span, None]
             k_bar, v_bar = xp.where(allowed, k_bar, exact(0, k_bar)), xp.where(allowed, v_bar, exact(0, v_bar))
-        return k_bar, v_bar, tuple(rest)
+        return k_bar, summed_to(v_bar, self.v[..., span, :].shape), tuple(rest)
 
 
 def _rests(sums: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from refimpl.bits import below
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
 from refimpl.gradients import Pullback, vjp_of
 from refimpl.number_system import (
@@ -37,6 +38,8 @@ from refimpl.number_system import (
 )
 
 __all__ = [
+    "clipped_cross_entropy",
+    "clipped_cross_entropy_vjp",
     "cross_entropy",
     "cross_entropy_vjp",
     "log_softmax",
@@ -461,3 +464,79 @@ def sparse_softmax_cross_entropy_vjp(
         return (xp.where(given if mask is None else given & mask, s_bar, exact(0, logits)),)
 
     return losses, pullback
+
+
+# --- probabilities that are clipped -----------------------------------------------------------------------------------------------------
+
+
+def _clipped(logits: Array, clip: float) -> tuple[Array, Array, Array]:
+    """(p, q, which p are within the limits): p = softmax(s), q = min(max(p, c), 1 - c)."""
+    if not (isinstance(clip, float) and 0 < clip < 0.5):
+        what, expected = "probabilities cannot be clipped by this", "a float, 0 < clip < 1/2"
+        raise ConfigError(what, where="clipped_cross_entropy(clip)", expected=expected, got=repr(clip))
+    p, xp = softmax(logits), namespace(logits)
+    low, high = below(p, clip), below(-p, clip - 1)
+    return p, xp.where(low, exact(clip, p), xp.where(high, exact(1 - clip, p), p)), ~(low | high)
+
+
+def _clipped_loss(q: Array, ids: Array) -> Array:
+    """log(Σ q / q_t)."""
+    xp = namespace(q, ids)
+    return xp.squeeze(xp.log(xp.sum(q, axis=-1, keepdims=True) / xp.take_along_axis(q, ids, axis=-1)), axis=-1)
+
+
+@rounded_once
+def clipped_cross_entropy(logits: Array, targets: Array, clip: float = 1e-7) -> Array:  # (..., n), int (...) -> (...)
+    """loss = -log(q_t / Σ_j q_j), q_j = min(max(softmax(s)_j, c), 1 - c): the cross-entropy of Keras, which is handed probabilities.
+
+    No loss is above log((1 + (n - 2) c)/c), 16.12 for c = 1e-7. A target less probable than c is hardly learned: its derivative is -p_t or less in
+    size, not -1; and nothing is, where all probabilities are clipped.
+
+    Parameters
+    ----------
+    logits : array, (..., n), floating or balls
+    targets : integer array, (...), 0 <= target < n
+    clip : float, 0 < clip < 1/2: c, and 1 - c rounded to a double
+
+    Returns
+    -------
+    array, (...), the dtype of `logits`
+
+    Raises
+    ------
+    DtypeError, ShapeError, TokenError, ConfigError
+        as `cross_entropy`, and for a clip that is none.
+    UndecidedError
+        if balls do not decide which probabilities are clipped.
+    """
+    check_floating("logits", logits)
+    _check_rows("clipped_cross_entropy", logits, -1, None)
+    ids, _ = _check_targets(targets, logits, None)
+    return _clipped_loss(_clipped(logits, clip)[1], ids)
+
+
+@vjp_of(clipped_cross_entropy, "logits")
+def clipped_cross_entropy_vjp(
+    logits: Array, targets: Array, clip: float = 1e-7
+) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
+    """s̄_j = (p_j ([j in I] - Σ_{i in I} q_i + [t in I] Σ q)/Σ q - [j = t in I]) loss̄, I the entries with c <= p_j <= 1 - c. Arguments as the loss.
+
+    Elsewhere q is constant; at the limits, the derivative is that of the inside. The cotangents of a row add up to 0, and differences of
+    sums are taken as sums of what one has and the other has not, so that nothing cancels.
+    """
+    check_floating("logits", logits)
+    _check_rows("clipped_cross_entropy", logits, -1, None)
+    ids, _ = _check_targets(targets, logits, None)
+    (p, q, inside), xp, zero = _clipped(logits, clip), namespace(logits, targets), exact(0, logits)
+
+    def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
+        within, outside, beyond = (
+            xp.sum(xp.where(which, part, zero), axis=-1, keepdims=True)
+            for which, part in ((inside, p), (~inside, p), (~inside, q))
+        )
+        learned = xp.take_along_axis(inside, ids, axis=-1)
+        slopes = xp.where(learned, xp.where(inside, 1 + beyond, beyond), xp.where(inside, outside, -within))
+        s_bar = p * slopes / (within + beyond)
+        return (xp.where(learned, _less_one_at(s_bar, ids), s_bar) * losses_bar[..., None],)
+
+    return _clipped_loss(q, ids), pullback

@@ -17,9 +17,11 @@ import flint
 import models
 import numpy as np
 import pytest
-from systems import BALLS, NUMPY, System, rounded, unchanged
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+from systems import BALLS, NUMPY, SYSTEMS, System, rounded, unchanged
 
-from refimpl import attention, bert, blocks, gpt2, inputs, parameters, pooling
+from refimpl import attention, bert, blocks, errors, gpt2, inputs, parameters, pooling
 from refimpl.gradients import rule_of, vjp, zeros
 from refimpl.trees import leaves, mapped
 from validation import tolerance, truth
@@ -172,6 +174,13 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+LAYOUTS = ("numpy-read-only", "numpy-fortran", "numpy-strided")
+PAIRS = [
+    pytest.param(case, *system.values, id=f"{system.id}-{case.name}", marks=system.marks)
+    for system in SYSTEMS
+    for case in CASES
+    if "weights" not in case.arguments or system.id not in LAYOUTS  # models are made of the parts
+]
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
@@ -216,7 +225,9 @@ def _differentiable(case: Case) -> dict[str, Any]:
 
 def _dot(a: Any, b: Any) -> Any:
     """Σ over all numbers of two trees of balls."""
-    return sum((np.sum(x * y) for x, y in zip(_arrays(a), _arrays(b), strict=True)), flint.arb(0))
+    pairs = list(zip(_arrays(a), _arrays(b), strict=True))
+    assert all(x.shape == y.shape for x, y in pairs)
+    return sum((np.sum(x * y) for x, y in pairs), flint.arb(0))
 
 
 def _exactly(tree: Any, number: float) -> bool:
@@ -241,7 +252,7 @@ def test_pullback_is_the_transposed_derivative(case: Case) -> None:
         cotangents = vjp(case.definition, **given)[1](*bars)
         named = dict(zip(_differentiable(case), cotangents, strict=True))
         rng = np.random.default_rng(17)
-        tangents = {name: mapped(lambda a: truth.balls(rng.normal(size=a.shape)), bar) for name, bar in named.items()}
+        tangents = {n: mapped(lambda a: truth.balls(rng.normal(size=a.shape)), given.get(n)) for n in named}
 
         def along(names: Any, side: int) -> Any:
             moved = {n: mapped(lambda x, t: x + side * step * t, given[n], tangents[n]) for n in names if n in given}
@@ -290,7 +301,7 @@ def _truth(name: str, dtype: str) -> tuple[Any, Any]:
     return flat(*map(truth.balls, arrays)), tolerance.proved_budget(flat, *arrays, dtype=dtype)
 
 
-@every_case
+@pytest.mark.parametrize(("case", "system"), PAIRS)
 def test_value_bit_for_bit_and_cotangents_within_the_proved_budget(case: Case, system: System) -> None:
     """In every dtype of NumPy, and the widest of every other system; nothing given is changed, and what comes out stays where the arguments are.
 
@@ -320,3 +331,131 @@ def test_value_bit_for_bit_and_cotangents_within_the_proved_budget(case: Case, s
         else:
             verdict = tolerance.judge(flat, enclosure, budget, dtype)
             assert verdict.passed, (dtype, verdict)
+
+
+# --- what is exactly zero -------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _masks(draw: Any) -> Any:
+    """A mask of pairs (3, 4) in which some queries see nothing and some keys are seen by nobody."""
+    flags = st.lists(st.booleans(), min_size=12, max_size=12)
+    queries, keys = (draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in (3, 4))
+    return np.reshape(draw(flags), (3, 4)) & np.array(queries)[:, None] & np.array(keys)[None, :]
+
+
+@drawn(_masks())
+def test_what_is_masked_gets_zero_and_has_no_influence_whatever_it_holds(mask: Any) -> None:
+    """NaN in the keys, queries, scores and cotangents that the forward pass does not look at: the same bits as with numbers there."""
+    q, k, v, previous = (_random(shape, 40 + i) for i, shape in enumerate([(3, 2), (4, 2), (4, 5), (3, 4)]))
+    bar, blind, hidden = _random((3, 5), 50), ~mask.any(axis=1), ~mask.any(axis=0)
+
+    def cotangents(hole: float) -> Any:
+        holed = [a.copy() for a in (q, k, previous, bar)]
+        for array, place in zip(holed, (blind, hidden, ~mask, blind), strict=True):
+            array[place] = hole
+        rule = attention.scaled_dot_product_attention_vjp
+        return rule(holed[0], holed[1], v, mask=mask, previous_scores=holed[2])[1](holed[3])
+
+    found = cotangents(np.nan)
+    assert all(unchanged(a, b) for a, b in zip(found[:4], cotangents(1.5)[:4], strict=True))
+    q_bar, k_bar, v_bar, previous_bar, _ = found
+    for array, place in ((q_bar, blind), (k_bar, hidden), (v_bar, hidden), (previous_bar, ~mask)):
+        assert np.all(array[place] == 0)
+    assert np.all(np.isfinite(np.concatenate([a.ravel() for a in found[:4]])))
+
+
+def test_scores_that_are_handed_on_reach_masked_pairs() -> None:
+    """They carry no mask: their cotangent goes to the queries and keys of all pairs."""
+    q, k, v, bar = (_random(shape, 60 + i) for i, shape in enumerate([(2, 3), (2, 3), (2, 3), (2, 2)]))
+    nothing = np.zeros((2, 2), dtype=bool)
+    rule = attention.scaled_dot_product_attention_vjp
+    q_bar, k_bar, v_bar, *_ = rule(q, k, v, mask=nothing)[1](None, bar)
+    assert np.array_equal(q_bar, (bar / np.sqrt(3)) @ k)
+    assert np.array_equal(k_bar, (bar / np.sqrt(3)).T @ q)
+    assert _exactly(v_bar, 0)
+
+
+def test_gpt2_is_causal_backwards() -> None:
+    """The cotangent of the logits at place t reaches the tokens and positions up to t, and no embedding else; the head's table is apart."""
+    config = models.UNTIED
+    weights, t = _gpt2(config), 2
+    value, pullback = gpt2.logits_vjp(weights, config, GPT2_IDS)
+    bar = np.zeros_like(value)
+    bar[0, t] = _random(config.vocab_size, 70)
+    (bars,) = pullback(bar)
+    reached = np.isin(np.arange(config.vocab_size), GPT2_IDS[0, : t + 1])
+    assert np.array_equal(bars.token_embedding.any(axis=1), reached)
+    assert np.array_equal(bars.position_embedding.any(axis=1), np.arange(config.n_positions) <= t)
+    assert all(np.any(leaf != 0) for leaf in leaves(bars))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_gets_nothing_where_its_logits_get_nothing(side: str) -> None:
+    """The cotangents of all parameters are those of the text without padding; the padding's own row of the table is exactly 0."""
+    config, text = models.UNTIED, np.array([[3, 7, 10]])
+    weights, pad = _gpt2(config), np.array([[5, 5]])
+    padded = np.concatenate([pad, text] if side == "left" else [text, pad], axis=1)
+    real = padded != 5
+    bar = _random((1, 3, config.vocab_size), 71)
+    (plain,) = gpt2.logits_vjp(weights, config, text)[1](bar)
+    wide = np.zeros((1, 5, config.vocab_size))
+    wide[real] = bar[0]
+    (bars,) = gpt2.logits_vjp(weights, config, padded, mask=real)[1](wide)
+    assert np.all(bars.token_embedding[5] == 0)
+    for a, b in zip(leaves(bars), leaves(plain), strict=True):
+        assert np.max(np.abs(a - b)) <= 1e-12 * np.max(np.abs(b))
+
+
+def test_bert_rows_that_are_not_read_get_zero() -> None:
+    weights = _bert(ROBERTA)
+    value, pullback = bert.encode_vjp(weights, ROBERTA, BERT_IDS)
+    (bars,) = pullback(_random(value.shape, 72))
+    assert np.array_equal(bars.token_embedding.any(axis=1), np.isin(np.arange(7), BERT_IDS))
+    # position 0 is row 2; id 1 is padding, which has row 1; the other row has five tokens, the first has three
+    assert np.array_equal(bars.position_embedding.any(axis=1), np.isin(np.arange(9), [1, 2, 3, 4, 5]))
+    assert bars.segment_embedding is None
+    assert bars.pooler is None
+
+
+def test_heads_give_zero_to_all_other_parameters() -> None:
+    """So that the cotangents of a head and of the encoder have one form, and are added leaf by leaf."""
+    weights, hidden = _bert(BERT, ("pooler", "next_sentence", "masked_lm")), _random((2, 3, 4), 73)
+    bars, hidden_bar = bert.next_sentence_logits_vjp(weights, hidden)[1](_random((2, 2), 74))
+    assert np.any(bars.pooler.weight)
+    assert np.any(bars.next_sentence.bias)
+    assert np.any(hidden_bar[:, 0])
+    assert np.all(hidden_bar[:, 1:] == 0)
+    assert _exactly(bars._replace(pooler=None, next_sentence=None), 0)
+    words, _ = bert.masked_lm_logits_vjp(weights, BERT, hidden)[1](_random((2, 3, 7), 75))
+    assert np.any(words.token_embedding)
+    assert _exactly(words._replace(masked_lm=None, token_embedding=None), 0)
+
+
+def test_unit_length_moves_at_right_angles_and_not_with_the_length() -> None:
+    """x·x̄ = 0, and at 2^k x the cotangent is 2^-k times as long, bit for bit, at both ends of the range."""
+    x, bar = _random((4, 3), 76), _random((4, 3), 77)
+    (x_bar,) = pooling.unit_length_vjp(x)[1](bar)
+    assert np.max(np.abs(np.sum(x * x_bar, axis=-1))) < 1e-14
+    for k in (-900, 900):
+        assert np.array_equal(pooling.unit_length_vjp(x * 2.0**k)[1](bar)[0], x_bar * 2.0**-k)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_cotangents_of_parts_are_checked_one_by_one() -> None:
+    states, pullback = gpt2.hidden_states_vjp(_gpt2(models.TINY), models.TINY, GPT2_IDS)
+    with _refused(errors.ShapeError, "of several parts", "gpt2.hidden_states", "4 cotangents, or None"):
+        pullback(states[:2])
+    with _refused(errors.ShapeError, "shape of its result", "(2, 5, 6)", "(5, 6)"):
+        pullback([None, states[1][0], None, None])
+    with _refused(errors.DtypeError, "float64", "float32"):
+        pullback([None, None, None, states[3].astype(np.float32)])
+    (value, seen), pullback = blocks.pre_ln_vjp(_layer(), _random((1, 3, 4), 80), blocks.Form(2, 1e-5))
+    with _refused(errors.ShapeError, "shape of its result", "(1, 2, 3, 3)"):
+        pullback(value, seen._replace(scores=value, keys=None))
+    with _refused(errors.ShapeError, "3 cotangents, or None, in the form of the Attended"):
+        pullback(value, seen.scores)
+    with _refused(errors.ConfigError, "pooler"):
+        bert.pooled_vjp(_bert(BERT), value)

@@ -684,7 +684,11 @@ BUGS = [
         _inside(copying, "_tags", lambda f, scores, states, dialect: f(scores, states + 1, dialect)),
     ),
     ("copy_states", "always a continuation", _inside(copying, "_continues", lambda f, x, y, m: f(x, y, 0 * m))),
-    ("copy_loss", "logits, not their logarithms", _inside(copying, "log_softmax", lambda f, x: x)),
+    (
+        "copy_loss",
+        "logits, not their logarithms",
+        _inside(copying, "cross_entropy", lambda f, x, t: -np.take_along_axis(x, t[..., None], axis=-1)[..., 0]),
+    ),
     ("gpt2_block", "erf for tanh", _inside(blocks, "gelu", lambda f, x, form: f(x, "none"))),
     (
         "gpt2_block",
