@@ -163,6 +163,16 @@ def test_a_small_gpt2_learns_real_text_and_resumes_with_the_same_bits(tmp_path: 
     assert all(unchanged(a, b) if hasattr(a, "dtype") else a == b for a, b in same)
 
 
+def test_the_rules_read_padding_on_the_left_too() -> None:
+    """Tokens that are not real change neither loss nor gradients, but for the order of sums: 2^-44 of the largest number."""
+    model, rules = weights(SMALL, NUMPY, "float64"), learning.GPT2Gradient(SMALL)
+    batch = learning.Batch(*(np.array([row]) for row in ([1, 2, 3], [2, 3, 4], [True] * 3, [True] * 3)))
+    padded = learning.Batch(*(np.concatenate([np.zeros_like(a[:, :2]), a], axis=1) for a in batch))
+    (loss, plain), (same, found) = rules(model, (batch,)), rules(model, (padded,))
+    assert abs(loss - same) <= 2.0**-44 * loss
+    assert _apart(found, plain) <= 2.0**-44
+
+
 def test_the_first_parameters_are_those_of_the_paper() -> None:
     config = dataclasses.replace(SMALL, n_embd=48)
     found = named_leaves(learning.initial_gpt2(config, seed=1))
