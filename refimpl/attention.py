@@ -295,6 +295,12 @@ def _seen_rows(x: Array, mask: Array | None, axis: int) -> Array:  # (..., n, d)
     return xp.where(xp.any(mask, axis=axis)[..., None], x, exact(0, x))
 
 
+def _ever(mask: Array, shape: tuple[int, ...]) -> Array:  # bool (..., n, m) -> bool, of that shape
+    """Whether a pair is allowed anywhere along the axes along which an array of `shape` was broadcast to the mask's."""
+    xp = namespace(mask)
+    return summed_to(xp.astype(mask, xp.int64), shape) > 0
+
+
 def _rowwise_summed(x: Array, y: Array) -> Array:  # (..., n, k), (..., n, m) -> (n, k, m)
     """T̄_i = Σ x_iᵀ ȳ_i over what stands before the row i: the pullback of `_rowwise` to its table."""
     xp = namespace(x, y)
@@ -342,8 +348,8 @@ def scaled_dot_product_attention_vjp(
         scores_bar = summed_to(softmax_bar if layers == 1 else softmax_bar / layers, scores.shape)
         scores_bar = total(scores_bar, handed_bar if hand_on == "sum" else None)
         own_bar = total(summed_to(scores_bar, own.shape), handed_bar if hand_on == "own" else None)
-        masked = seen if handed_bar is None else None
-        q_bar, k_bar, keys_bar = _scores_bars(_seen_rows(q, masked, -1), _seen_rows(k, masked, -2), relative, own_bar)
+        pairs = None if seen is None or handed_bar is not None else _ever(seen, own.shape)
+        q_bar, k_bar, keys_bar = _scores_bars(_seen_rows(q, pairs, -1), _seen_rows(k, pairs, -2), relative, own_bar)
         q_bar, k_bar, v_bar = (summed_to(bar, x.shape) for bar, x in ((q_bar, q), (k_bar, k), (v_bar, v)))
         previous_bar = None if previous_scores is None else summed_to(scores_bar, previous_scores.shape)
         return q_bar, k_bar, v_bar, previous_bar, total(keys_bar, values_bar)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import array_api_compat
+
 from refimpl.errors import DtypeError, UndecidedError
 from refimpl.number_system import Array, check_floating, exact, is_ball, namespace
 
@@ -30,6 +32,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "below",
+    "check_arrays",
     "float_format",
     "from_pattern",
     "leading_one",
@@ -42,7 +45,10 @@ __all__ = [
 
 
 class Format(NamedTuple):
-    """A binary floating-point format: significant bits, and the exponents of its smallest and largest normal numbers."""
+    """A binary floating-point format: significant bits, and the exponents of its smallest and largest normal numbers.
+
+    The fields of its patterns, and patterns of some numbers, are Python ints, so that the type of the patterns beside them decides.
+    """
 
     digits: int
     lowest: int
@@ -53,6 +59,36 @@ class Format(NamedTuple):
         """Bits of a pattern: the sign, the exponent's and those of the fraction."""
         return self.digits + (self.highest + 1).bit_length()
 
+    @property
+    def shift(self) -> int:
+        """Bits of the fraction, which are the lowest."""
+        return self.digits - 1
+
+    @property
+    def hidden(self) -> int:
+        """The one before the fraction, which patterns do not have: 2^shift, also the smallest normal number."""
+        return 1 << self.shift
+
+    @property
+    def sign(self) -> int:
+        """The sign bit, the highest: -0."""
+        return 1 << (self.width - 1)
+
+    @property
+    def one(self) -> int:
+        """The pattern of 1.0."""
+        return self.highest << self.shift
+
+    @property
+    def infinity(self) -> int:
+        """The pattern of infinity; those between it and the sign bit are NaN."""
+        return (2 * self.highest + 1) << self.shift
+
+    @property
+    def nan(self) -> int:
+        """The positive quiet NaN without a payload."""
+        return self.infinity | (self.hidden >> 1)
+
 
 FORMATS = {
     "float16": Format(11, -14, 15),
@@ -60,13 +96,58 @@ FORMATS = {
     "float32": Format(24, -126, 127),
     "float64": Format(53, -1022, 1023),
 }
+WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NATIVE = ("array_api_compat.numpy", "array_api_compat.cupy")
+
+
+def check_arrays(where: str, expected: str = "an array", **operands: Any) -> list[str]:
+    """The names of the operands' dtypes.
+
+    Raises
+    ------
+    DtypeError
+        for what is no array; for floats and whole numbers that are not of `FORMATS` and `WHOLE`, or of another byte order than the machine's.
+    """
+    return [_dtype_name(name, x, where, expected) for name, x in operands.items()]
+
+
+def _dtype_name(name: str, x: Any, where: str, expected: str) -> str:
+    where = f"{where}({name})"
+    if not array_api_compat.is_array_api_obj(x):
+        raise DtypeError(
+            f"{name} is no array",
+            where=where,
+            expected=expected,
+            got=type(x).__name__,
+            remedy=f"make it one first, for instance xp.asarray({name})",
+        )
+    dtype = str(x.dtype).rpartition(".")[2]
+    if not getattr(x.dtype, "isnative", True):
+        raise DtypeError(
+            f"{name} is of another byte order than this machine's",
+            where=where,
+            expected="a native dtype",
+            got=dtype,
+            remedy=f'convert it first: {name}.astype({name}.dtype.newbyteorder("="))',
+        )
+    what, known, other = ("width", WHOLE, "int64") if "int" in dtype else ("floating-point format", FORMATS, "float64")
+    if ("int" in dtype or "float" in dtype) and dtype not in known:
+        raise DtypeError(
+            f"{name} is of an unknown {what}",
+            where=where,
+            expected=", ".join(known),
+            got=dtype,
+            remedy=f"convert it first, for instance xp.astype({name}, xp.{other})",
+        )
+    return dtype
 
 
 def float_format(x: Array) -> Format | None:
     """The format of the numbers in `x`; None for balls, whose exponents have no bounds. Raises DtypeError for anything else."""
-    check_floating("x", x)
-    return None if is_ball(x) else FORMATS[str(x.dtype).rpartition(".")[2]]
+    (dtype,) = check_arrays("refimpl.bits", x=x)
+    if dtype not in FORMATS:
+        check_floating("x", x)
+    return FORMATS.get(dtype)
 
 
 def _each(function: Callable[..., Any], *arrays: Array) -> Array:
@@ -255,8 +336,18 @@ def from_pattern(bits: Array, dtype: Any) -> Array:  # uint (...) -> float (...)
 
 
 def leading_one(n: Array) -> Array:  # uint32 or uint64 (...) -> the same (...)
-    """floor(log2(n)), the place of the highest set bit, by five or six comparisons; 0 for n = 0."""
-    xp, steps = namespace(n), (16, 8, 4, 2, 1) if str(n.dtype).endswith("uint32") else (32, 16, 8, 4, 2, 1)
+    """floor(log2(n)), the place of the highest set bit, by five or six comparisons; 0 for n = 0.
+
+    Raises
+    ------
+    DtypeError
+        if `n` is neither of these nor int64, of which numbers from 0 on have an answer.
+    """
+    (dtype,) = check_arrays("refimpl.bits.leading_one", n=n)
+    if dtype not in ("uint32", "uint64", "int64"):
+        what, expected = "a highest bit is that of whole numbers of 32 or 64 bits", "uint32 or uint64"
+        raise DtypeError(what, where="refimpl.bits.leading_one(n)", expected=expected, got=dtype)
+    xp, steps = namespace(n), (16, 8, 4, 2, 1) if dtype == "uint32" else (32, 16, 8, 4, 2, 1)
     place = n * 0
     for s in steps:
         above = n >> s

@@ -15,7 +15,7 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import comparison, train_cli, vectors_cli, weights_cli
+from refimpl import comparison, explain_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
 from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, validation_module
@@ -373,6 +373,9 @@ def _write_comparison(folder: Path, data: str, plot: str) -> None:
     except OSError as error:
         got = f"{type(error).__name__}: {error}"
         raise ConfigError("the report cannot be written", where=folder, got=got) from None
+
+
+app.command()(explain_cli.explain)
 
 
 @app.command()

@@ -14,7 +14,13 @@ While decoding, a hypothesis has the state s: the length of the copied span that
 
     O: all, s' = 0;   B: {x_i}, s' = 1;   I: {x_i : x_{i-s..i-1} = the last s of y}, s' = s + 1, and as B where no i is           (3)
 
-Both are found by comparing whole numbers. The walk (2) is a combinatorial algorithm of lists on the host; a step (3) is one of arrays.
+Training minimizes, with z the tag logits, s the tokens' logits and x the tokens of source and target one after the other,
+
+    copy loss = the mean of -log softmax(z_t)[label_t]         over positions t before the last of the target                    (4)
+    sequence loss = the mean of log Σ_{j in T} exp(s_tj) - s_t[x_{t+1}],  T the k largest,        over t and t+1 both in the target        (5)
+    loss = sequence loss + 2 · copy loss                                                                                        (6)
+
+(1) and (3) are found by comparing whole numbers. The walk (2) is a combinatorial algorithm of lists on the host; a step (3) is one of arrays.
 
 Reference: J. Su, "SPACES: extract-generate long text summarization", Scientific Spaces 8046 (2021), and github.com/bojone/SPACES at a545db3; the
 subsequence is bert4keras' `longest_common_subsequence`.
@@ -22,10 +28,12 @@ subsequence is bert4keras' `longest_common_subsequence`.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.decoding import top_k_mask
 from refimpl.errors import ConfigError, ShapeError, TokenError
+from refimpl.gradients import Pullback, vjp_of, zeros
 from refimpl.inputs import as_array
 from refimpl.number_system import (
     Array,
@@ -37,7 +45,15 @@ from refimpl.number_system import (
     namespace,
     rounded_once,
 )
-from refimpl.softmax import log_softmax, top_k_selection
+from refimpl.softmax import (
+    clipped_cross_entropy,
+    clipped_cross_entropy_vjp,
+    cross_entropy,
+    cross_entropy_vjp,
+    sparse_softmax_cross_entropy,
+    sparse_softmax_cross_entropy_vjp,
+    top_k_selection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,17 +68,23 @@ __all__ = [
     "TaggedDecoder",
     "copy_labels",
     "copy_loss",
+    "copy_loss_vjp",
     "copy_step",
     "dialects",
     "longest_common_subsequence",
     "masked_logits",
     "select_states",
     "sequence_labels",
+    "sequence_loss",
+    "sequence_loss_vjp",
+    "spaces_loss",
+    "spaces_loss_vjp",
 ]
 
 OUTSIDE, BEGIN, INSIDE = 0, 1, 2
 dialects = ("corrected", "bert4keras-spaces")
 _HIDDEN, _KEPT = -1000, 10  # what bert4keras-spaces puts in the place of a logit, and how many it leaves
+_CLIPS = {"corrected": 0.0, "bert4keras-spaces": 1e-7}  # what each keeps probabilities from 0 and 1 by, in the loss
 
 
 # --- labels -------------------------------------------------------------------------------------------------------------------------
@@ -185,7 +207,9 @@ def sequence_labels(source: Any, target: Any) -> list[int]:  # (n,), (m,) -> n +
 
 
 @rounded_once
-def copy_loss(tag_logits: Array, labels: Any, segment_ids: Any) -> Array:  # (b, n, 3), int (b, n-1), int (b, n) -> ()
+def copy_loss(
+    tag_logits: Array, labels: Any, segment_ids: Any, *, dialect: str = "corrected", clip: float | None = None
+) -> Array:  # (b, n, 3), int (b, n-1), int (b, n) -> ()
     """loss = the mean over trained (b, t) of -log softmax(tag_logits[b, t])[labels[b, t]]; t is trained if segment_ids[b, t'] > 0 for a t' > t.
 
     Segment 1 is the target, 0 the source, and 0 what is behind the target: trained are all positions but the last of the target and what follows.
@@ -196,6 +220,9 @@ def copy_loss(tag_logits: Array, labels: Any, segment_ids: Any) -> Array:  # (b,
         probabilities, are the same
     labels : integers, (batch, n - 1), 0, 1 or 2, as `sequence_labels` gives them; any of the three where nothing is trained
     segment_ids : integers, (batch, n), 0 or 1
+    dialect : "corrected", or "bert4keras-spaces", whose clip is 1e-7
+    clip : float, 0 <= clip < 1/2, in place of the dialect's: by how much probabilities are kept from 0 and 1, as
+        `refimpl.softmax.clipped_cross_entropy`; 0 for not
 
     Returns
     -------
@@ -203,9 +230,16 @@ def copy_loss(tag_logits: Array, labels: Any, segment_ids: Any) -> Array:  # (b,
 
     Raises
     ------
-    DtypeError, ShapeError, TokenError
-        if `tag_logits` are not floating, shapes do not fit, labels or segments are out of range, or nothing is trained.
+    DtypeError, ShapeError, TokenError, ConfigError
+        if `tag_logits` are not floating, shapes do not fit, labels or segments are out of range, or nothing is trained; for another dialect or clip.
     """
+    chosen, trained, count = _of_tags(tag_logits, labels, segment_ids)
+    given, limit = tag_logits[:, :-1, :], _clip(dialect, clip)
+    return _mean(clipped_cross_entropy(given, chosen, limit) if limit else cross_entropy(given, chosen), trained, count)
+
+
+def _of_tags(tag_logits: Array, labels: Any, segment_ids: Any) -> tuple[Array, Array, int]:
+    """The labels, which positions are trained, and how many."""
     check_floating("tag_logits", tag_logits)
     xp, shape = namespace(tag_logits), tuple(tag_logits.shape)
     if len(shape) != 3 or shape[2] != 3:
@@ -213,12 +247,195 @@ def copy_loss(tag_logits: Array, labels: Any, segment_ids: Any) -> Array:  # (b,
     chosen = _whole("labels", labels, tag_logits, (shape[0], shape[1] - 1), 3)
     segments = _whole("segment_ids", segment_ids, tag_logits, shape[:2], 2)
     trained = xp.flip(xp.cumulative_sum(xp.flip(segments, axis=1), axis=1), axis=1)[:, 1:] > 0
+    return chosen, trained, _count("copy_loss", trained, "a 1 beyond the first position")
+
+
+def _count(where: str, trained: Array, expected: str) -> int:
+    """How many positions are trained, which must be some."""
+    xp = namespace(trained)
     count = int(xp.sum(xp.astype(trained, xp.int64)))
     if not count:
-        raise TokenError("nothing is trained", where="copy_loss(segment_ids)", expected="a 1 beyond the first position")
-    said = xp.take_along_axis(log_softmax(tag_logits[:, :-1, :]), chosen[:, :, None], axis=2)[:, :, 0]
-    said = xp.reshape(xp.where(trained, said, exact(0, tag_logits)), (1, -1))
-    return xp.reshape(-xp.sum(said, axis=1) / count, ())
+        raise TokenError("nothing is trained", where=f"{where}(segment_ids)", expected=expected)
+    return count
+
+
+def _mean(losses: Array, trained: Array, count: int) -> Array:  # (b, n), bool (b, n) -> ()
+    """The mean over what is trained."""
+    xp = namespace(losses, trained)
+    kept = xp.reshape(xp.where(trained, losses, exact(0, losses)), (1, -1))
+    return xp.reshape(xp.sum(kept, axis=1) / count, ())
+
+
+def _clip(dialect: str, clip: Any) -> float:
+    _check_dialect(dialect)
+    limit = _CLIPS[dialect] if clip is None else clip
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < 0.5:
+        raise ConfigError("there is no such clip", where="copying", expected="0 <= clip < 1/2", got=repr(clip))
+    return float(limit)
+
+
+@rounded_once
+def sequence_loss(
+    logits: Array, token_ids: Any, segment_ids: Any, k: int = 10
+) -> Array:  # (b, n, v), int (b, n), int (b, n) -> ()
+    """loss = the mean over (b, t), with segments 1 at t and t+1, of sparse_softmax_cross_entropy(logits[b, t], token_ids[b, t+1], k).
+
+    Of the target, all tokens but the first are predicted, each at the position before it.
+
+    Parameters
+    ----------
+    logits : array, (batch, n, vocab), floating or balls
+    token_ids : integers, (batch, n), those that are said, 0 <= id < vocab, wherever they stand
+    segment_ids : integers, (batch, n), 0 or 1
+    k : int >= 1, as `refimpl.softmax.sparse_softmax_cross_entropy`; from vocab on the loss is the plain cross-entropy
+
+    Returns
+    -------
+    array, (), the dtype of `logits`
+
+    Raises
+    ------
+    DtypeError, ShapeError, TokenError, ConfigError, UndecidedError
+        as `refimpl.softmax.sparse_softmax_cross_entropy`; if shapes do not fit, segments are out of range, or nothing is trained.
+    """
+    targets, trained, count = _of_tokens(logits, token_ids, segment_ids)
+    losses = sparse_softmax_cross_entropy(logits[:, :-1, :], targets, k, mask=trained[..., None])
+    return _mean(losses, trained, count)
+
+
+def _of_tokens(logits: Array, token_ids: Any, segment_ids: Any) -> tuple[Array, Array, int]:
+    """The next tokens, which positions are trained, and how many."""
+    check_floating("logits", logits)
+    shape = tuple(logits.shape)
+    if len(shape) != 3:
+        raise ShapeError("logits must have three axes", where="sequence_loss", expected="(batch, n, vocab)", got=shape)
+    said = _whole("token_ids", token_ids, logits, shape[:2], shape[2])
+    segments = _whole("segment_ids", segment_ids, logits, shape[:2], 2)
+    trained = segments[:, :-1] * segments[:, 1:] > 0
+    return said[:, 1:], trained, _count("sequence_loss", trained, "two 1 beside each other")
+
+
+@rounded_once
+def spaces_loss(
+    logits: Array,
+    tag_logits: Array,
+    token_ids: Any,
+    labels: Any,
+    segment_ids: Any,
+    *,
+    k: int = 10,
+    copy_weight: float = 2.0,
+    dialect: str = "corrected",
+    clip: float | None = None,
+) -> Array:  # (b, n, v), (b, n, 3), int (b, n), int (b, n-1), int (b, n) -> ()
+    """loss = sequence_loss(logits, token_ids, segment_ids, k) + 2 · copy_loss(tag_logits, labels, segment_ids).
+
+    Parameters
+    ----------
+    logits, token_ids, segment_ids, k : as `sequence_loss`
+    tag_logits, labels, dialect, clip : as `copy_loss`
+    copy_weight : float, finite, the weight of the copy loss: 2
+
+    Returns
+    -------
+    array, (), the dtype of `logits`
+
+    Raises
+    ------
+    DtypeError, ShapeError, TokenError, ConfigError, UndecidedError
+        as the two.
+    """
+    weight = exact(_checked_weight(copy_weight), logits)
+    copied = copy_loss(tag_logits, labels, segment_ids, dialect=dialect, clip=clip)
+    return _weighted(sequence_loss(logits, token_ids, segment_ids, k), copied, weight)
+
+
+def _weighted(said: Array, copied: Array, weight: Any) -> Array:  # (), () -> ()
+    """said + weight · copied, an array on every number system."""
+    xp = namespace(said, copied)
+    return xp.reshape(xp.reshape(said, (1,)) + weight * xp.reshape(copied, (1,)), ())
+
+
+def _checked_weight(weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        what, where = "the weight of the copy loss must be a finite number", "spaces_loss(copy_weight=...)"
+        raise ConfigError(what, where=where, expected="a float", got=repr(weight))
+    return float(weight)
+
+
+# --- losses, backwards ----------------------------------------------------------------------------------------------------------------
+
+
+def _with_last(bar: Array, like: Array) -> Array:  # (b, n-1, d), (b, n, d) -> (b, n, d)
+    """Cotangents of all positions but the last, which has none."""
+    return namespace(bar).concat([bar, zeros(like[:, :1, :])], axis=1)
+
+
+def _scaled(bar: Array, factor: Any) -> Array:  # () -> ()
+    """A cotangent without axes times a number, as an array on every number system."""
+    xp = namespace(bar)
+    return xp.reshape(xp.reshape(bar, (1,)) * factor, ())
+
+
+@vjp_of(copy_loss, "tag_logits")
+def copy_loss_vjp(
+    tag_logits: Array, labels: Any, segment_ids: Any, *, dialect: str = "corrected", clip: float | None = None
+) -> tuple[Array, Pullback]:  # (b, n, 3), int (b, n-1), int (b, n) -> (), pullback
+    """z̄[b, t] = (softmax(z[b, t]) - [labels[b, t]]) loss̄/N at the N trained (b, t), exactly 0 elsewhere. Arguments and errors as `copy_loss`.
+
+    Where probabilities are clipped, that of `refimpl.softmax.clipped_cross_entropy`.
+    """
+    chosen, trained, count = _of_tags(tag_logits, labels, segment_ids)
+    given, limit = tag_logits[:, :-1, :], _clip(dialect, clip)
+    rule = clipped_cross_entropy_vjp(given, chosen, limit) if limit else cross_entropy_vjp(given, chosen)
+
+    def pullback(loss_bar: Array) -> tuple[Array]:  # () -> (b, n, 3)
+        xp, zero = namespace(tag_logits), exact(0, tag_logits)
+        (given_bar,) = rule[1](xp.where(trained, _scaled(loss_bar, 1 / exact(count, tag_logits)), zero))
+        return (_with_last(xp.where(trained[..., None], given_bar, zero), tag_logits),)
+
+    return _mean(rule[0], trained, count), pullback
+
+
+@vjp_of(sequence_loss, "logits")
+def sequence_loss_vjp(
+    logits: Array, token_ids: Any, segment_ids: Any, k: int = 10
+) -> tuple[Array, Pullback]:  # (b, n, v), int (b, n), int (b, n) -> (), pullback
+    """s̄[b, t] = (sparse_softmax(s[b, t]) - [token_ids[b, t+1]]) loss̄/N at the N trained (b, t), exactly 0 elsewhere. Arguments as `sequence_loss`."""
+    targets, trained, count = _of_tokens(logits, token_ids, segment_ids)
+    given = logits[:, :-1, :]
+    losses, to_given = sparse_softmax_cross_entropy_vjp(given, targets, k, mask=trained[..., None])
+
+    def pullback(loss_bar: Array) -> tuple[Array]:  # () -> (b, n, v)
+        xp = namespace(logits)
+        bars = xp.where(trained, _scaled(loss_bar, 1 / exact(count, logits)), exact(0, logits))
+        return (_with_last(to_given(bars)[0], logits),)
+
+    return _mean(losses, trained, count), pullback
+
+
+@vjp_of(spaces_loss, "logits", "tag_logits")
+def spaces_loss_vjp(
+    logits: Array,
+    tag_logits: Array,
+    token_ids: Any,
+    labels: Any,
+    segment_ids: Any,
+    *,
+    k: int = 10,
+    copy_weight: float = 2.0,
+    dialect: str = "corrected",
+    clip: float | None = None,
+) -> tuple[Array, Pullback]:  # as `spaces_loss` -> (), pullback
+    """The cotangents of the two losses, for loss̄ and 2 loss̄. Arguments and errors as `spaces_loss`."""
+    weight = exact(_checked_weight(copy_weight), logits)
+    copied, to_tags = copy_loss_vjp(tag_logits, labels, segment_ids, dialect=dialect, clip=clip)
+    said, to_logits = sequence_loss_vjp(logits, token_ids, segment_ids, k)
+
+    def pullback(loss_bar: Array) -> tuple[Array, Array]:  # () -> (b, n, v), (b, n, 3)
+        return *to_logits(loss_bar), *to_tags(_scaled(loss_bar, weight))
+
+    return _weighted(said, copied, weight), pullback
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------------------------

@@ -30,12 +30,19 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
-
 from refimpl import bits
 from refimpl.bits import FORMATS, Format
 from refimpl.errors import ConfigError, DtypeError, IntegerError, ShapeError
-from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once
+from refimpl.number_system import (
+    Array,
+    broadcasts,
+    check_broadcast,
+    check_floating,
+    exact,
+    is_ball,
+    namespace,
+    rounded_once,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -100,9 +107,11 @@ dialects: dict[str, Edges] = {
 
 def _edges(dialect: str, given: dict[str, str | None], *, quotient: bool = False) -> Edges:
     """A dialect with the edges that are given in place of its own."""
-    if dialect not in dialects:
+    if dialect not in tuple(dialects):
         raise ConfigError("unknown dialect of Mitchell's arithmetic", expected=", ".join(dialects), got=repr(dialect))
-    edges = dataclasses.replace(dialects[dialect], **{name: value for name, value in given.items() if value})
+    edges = dataclasses.replace(
+        dialects[dialect], **{name: value for name, value in given.items() if value is not None}
+    )
     for name, choices in _CHOICES.items():
         value = getattr(edges, name)
         allowed = [choice for choice in choices if not (quotient and choice in _OF_PRODUCTS)]
@@ -118,7 +127,7 @@ def _is_whole(x: Array) -> bool:
 
 def _check_whole(dialect: str, given: dict[str, str | None]) -> None:
     """Raise ConfigError where whole numbers are given rules: they have no edges, and one form, that of hardware."""
-    rules = [f"{name}={value!r}" for name, value in given.items() if value]
+    rules = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if dialect not in ("ieee", "hardware") or rules:
         raise ConfigError(
             "whole numbers have no edges to choose rules for",
@@ -128,20 +137,32 @@ def _check_whole(dialect: str, given: dict[str, str | None]) -> None:
         )
 
 
-def _check_operands(a: Array, b: Array) -> None:
-    """Raise DtypeError unless both are floats of one dtype, balls, or whole numbers of one signedness."""
-    for name, x in (("a", a), ("b", b)):
-        if not _is_whole(x):
-            check_floating(name, x)
-    names = [str(x.dtype).rpartition(".")[2] for x in (a, b)]
-    kinds = {name.rstrip("0123456789") if "int" in name else name for name in names}
-    if len(kinds) > 1:
+def _check_operands(where: str, expected: str = "an array", **operands: Any) -> None:
+    """Raise DtypeError unless all are floats of one dtype, balls, or whole numbers of one signedness."""
+    names = bits.check_arrays(where, expected, **operands)
+    for dtype, (name, x) in zip(names, operands.items(), strict=True):
+        if "int" not in dtype and dtype not in FORMATS:
+            check_floating(name, x, where)
+    if len({name.rstrip("0123456789") if "int" in name else name for name in names}) > 1:
         raise DtypeError(
             "the operands must be of one kind",
+            where=where,
             expected="one floating dtype, or signed or unsigned whole numbers of any widths",
             got=" and ".join(names),
             remedy="convert one of them first: which conversion is meant, nobody else can know",
         )
+
+
+def _check_pairs(where: str, a: Array, b: Array) -> None:
+    """`_check_operands`, and ShapeError unless the operands broadcast."""
+    _check_operands(where, a=a, b=b)
+    check_broadcast(where, a, b)
+
+
+def _check_number(where: str, x: Array) -> None:
+    """Raise DtypeError unless `x` is an array of floats of `FORMATS`, or of balls."""
+    bits.check_arrays(where, x=x)
+    check_floating("x", x, where)
 
 
 # --- floats and balls -------------------------------------------------------------------------------------------------------------
@@ -304,12 +325,12 @@ def multiply(
 
     Raises
     ------
-    DtypeError, ConfigError
-        if the operands are not of one kind, or there is no such dialect or rule.
+    DtypeError, ShapeError, ConfigError
+        if the operands are not arrays of one kind, do not broadcast, or there is no such dialect or rule.
     UndecidedError
         if balls do not decide an exponent, the carry, or a rule.
     """
-    _check_operands(a, b)
+    _check_pairs("multiply", a, b)
     given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
     if _is_whole(a):
         _check_whole(dialect, given | {"infinities": infinities})
@@ -343,12 +364,12 @@ def divide(
 
     Raises
     ------
-    DtypeError, ConfigError, UndecidedError
+    DtypeError, ShapeError, ConfigError, UndecidedError
         as `multiply`.
     IntegerError
         if a whole divisor is 0, or the most negative number is divided by -1.
     """
-    _check_operands(a, b)
+    _check_pairs("divide", a, b)
     given = {"zeros": zeros, "subnormals": subnormals, "underflow": underflow, "overflow": overflow}
     if _is_whole(a):
         _check_whole(dialect, given | {"infinities": infinities})
@@ -370,10 +391,10 @@ def corrected_multiply(a: Array, b: Array) -> Array:  # (...), (...) -> (...)
 
     Raises
     ------
-    DtypeError, UndecidedError
+    DtypeError, ShapeError, UndecidedError
         as `multiply`; DtypeError for whole numbers of 64 bits too, which would need sums of two words.
     """
-    _check_operands(a, b)
+    _check_pairs("corrected_multiply", a, b)
     return _corrected_whole(a, b) if _is_whole(a) else _corrected(a, b, dialects["ieee"], bits.float_format(a))
 
 
@@ -411,7 +432,7 @@ def log2_approx(x: Array) -> Array:  # (...) -> (...)
     DtypeError, UndecidedError
         if `x` is not floating; if a ball does not decide its exponent.
     """
-    check_floating("x", x)
+    _check_number("log2_approx", x)
     xp, (e, f), zero = namespace(x), bits.split(x), _is_zero(x)
     answer = xp.where(zero, exact(-math.inf, x), e + f)
     answer = xp.where(bits.negative(x) & ~zero, exact(math.nan, x), answer)
@@ -436,7 +457,7 @@ def exp2_approx(x: Array) -> Array:  # (...) -> (...)
     DtypeError, UndecidedError
         if `x` is not floating; if a ball does not decide its whole part.
     """
-    check_floating("x", x)
+    _check_number("exp2_approx", x)
     xp, fmt = namespace(x), bits.float_format(x)
     if fmt is None:
         whole = bits.whole_part(x)
@@ -465,7 +486,7 @@ def square_root(x: Array) -> Array:  # (...) -> (...)
     DtypeError, UndecidedError
         if `x` is not floating; if a ball does not decide its exponent.
     """
-    check_floating("x", x)
+    _check_number("square_root", x)
     xp, (e, f), zero = namespace(x), bits.split(x), _is_zero(x)
     half = e // 2
     answer = xp.where(zero, x, bits.scaled(1 + (f + (e - 2 * half)) / 2, half))
@@ -491,20 +512,18 @@ def power(x: Array, y: Array | float, *, product: str = "mitchell") -> Array:  #
 
     Raises
     ------
-    DtypeError, ConfigError
-        if `x` and `y` are not of one floating dtype; if there is no such product.
+    DtypeError, ShapeError, ConfigError
+        if `x` and `y` are not of one floating dtype, or do not broadcast; if there is no such product.
     UndecidedError
         if balls do not decide an exponent, a carry, or a whole part.
     """
-    _check_arrays("power", x=x)
-    check_floating("x", x)
+    _check_number("power", x)
     times = {"mitchell": lambda a, b: _product(a, b, dialects["ieee"], bits.float_format(a)), "exact": operator.mul}
-    if product not in times:
+    if product not in tuple(times):
         raise ConfigError("unknown product", where="power(product=)", expected=", ".join(times), got=repr(product))
     if not isinstance(y, int | float):
-        _check_arrays("power", "a Python number, or an array", y=y)
-        _check_operands(x, y)
-        check_floating("y", y)
+        _check_operands("power", "a Python number, or an array", x=x, y=y)
+        check_broadcast("power", x, y)
     return _power(x, y, times[product])
 
 
@@ -587,37 +606,21 @@ def multiply_bits(a: Array, b: Array, *, dialect: str = "flush") -> Array:  # (.
     ------
     DtypeError
         if the arrays have no bit patterns (the standard has none, nor have balls), are not of one floating dtype, or lack the range of "pam".
-    ConfigError
-        if there is no such dialect on bits.
+    ShapeError, ConfigError
+        if they do not broadcast; if there is no such dialect on bits.
     """
-    _check_operands(a, b)
-    fmt, rules = FORMATS.get(str(a.dtype)), {"flush": _flush_bits, "pam": _pam_bits, "semimul": _semimul_bits}
-    if dialect not in rules:
+    _check_pairs("multiply_bits", a, b)
+    check_floating("a", a, "multiply_bits")
+    rules = {"flush": _flush_bits, "pam": _pam_bits, "semimul": _semimul_bits}
+    if dialect not in tuple(rules):
         raise ConfigError("this dialect has no form on bits", expected=", ".join(rules), got=repr(dialect))
-    x, y = bits.pattern(a), bits.pattern(b)
-    if fmt is None or (dialect == "pam" and fmt.highest < FORMATS["float32"].highest):
+    x, y, at = bits.pattern(a), bits.pattern(b), FORMATS[str(a.dtype)]
+    if dialect == "pam" and at.highest < FORMATS["float32"].highest:
         raise DtypeError('the dialect "pam" needs a dtype that has 1e37', expected="float32 or wider", got=a.dtype)
-    return bits.from_pattern(rules[dialect](a, b, x, y, _Fields.of(fmt)), a.dtype)
+    return bits.from_pattern(rules[dialect](a, b, x, y, at), a.dtype)
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """Where the fields of a pattern are, as Python ints: numbers of the unsigned type."""
-
-    shift: int  # bits of the fraction
-    sign: int
-    one: int  # the pattern of 1.0
-    infinity: int
-    quiet: int  # a NaN
-
-    @classmethod
-    def of(cls, fmt: Format) -> _Fields:
-        shift = fmt.digits - 1
-        infinity = (2 * fmt.highest + 1) << shift
-        return cls(shift, 1 << (fmt.width - 1), fmt.highest << shift, infinity, infinity | 1 << (shift - 1))
-
-
-def _sum_of_patterns(x: Array, y: Array, at: _Fields) -> tuple[Array, Array, Array]:
+def _sum_of_patterns(x: Array, y: Array, at: Format) -> tuple[Array, Array, Array]:
     """The sum of the magnitudes, which the unsigned type holds; the answer without a rule, modulo that type; and its sign."""
     magnitude = (x & (at.sign - 1)) + (y & (at.sign - 1))
     answer = (
@@ -626,19 +629,20 @@ def _sum_of_patterns(x: Array, y: Array, at: _Fields) -> tuple[Array, Array, Arr
     return magnitude, answer & (at.sign - 1), (x ^ y) & at.sign
 
 
-def _flush_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+def _flush_bits(a: Array, b: Array, x: Array, y: Array, at: Format) -> Array:
     xp = namespace(a, b)
     magnitude, answer, sign = _sum_of_patterns(x, y, at)
-    normal = 1 << at.shift
-    zero = ((x & (at.sign - 1)) < normal) | ((y & (at.sign - 1)) < normal)
+    zero = ((x & (at.sign - 1)) < at.hidden) | ((y & (at.sign - 1)) < at.hidden)
     infinite = ((x & (at.sign - 1)) >= at.infinity) | ((y & (at.sign - 1)) >= at.infinity)
-    answer = xp.where(magnitude < at.one + normal, 0, xp.where(magnitude >= at.one + at.infinity, at.infinity, answer))
+    answer = xp.where(
+        magnitude < at.one + at.hidden, 0, xp.where(magnitude >= at.one + at.infinity, at.infinity, answer)
+    )
     answer = xp.where(zero, 0, xp.where(infinite, at.infinity, answer))
     unclear = xp.isnan(a) | xp.isnan(b) | (zero & infinite)
-    return xp.astype(xp.where(unclear, at.quiet, answer | sign), x.dtype)
+    return xp.astype(xp.where(unclear, at.nan, answer | sign), x.dtype)
 
 
-def _semimul_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+def _semimul_bits(a: Array, b: Array, x: Array, y: Array, at: Format) -> Array:
     xp = namespace(a, b)
     _, answer, sign = _sum_of_patterns(x, y, at)
     e, h = (x & (at.sign - 1)) >> at.shift, (y & (at.sign - 1)) >> at.shift
@@ -647,14 +651,14 @@ def _semimul_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
     return xp.astype(xp.where((e == 0) | (h == 0) | (e + h <= bias), 0, answer), x.dtype)
 
 
-def _pam_bits(a: Array, b: Array, x: Array, y: Array, at: _Fields) -> Array:
+def _pam_bits(a: Array, b: Array, x: Array, y: Array, at: Format) -> Array:
     xp = namespace(a, b)
     _, answer, sign = _sum_of_patterns(x, y, at)
     true = _wide_true_product(a, b)
-    answer = xp.where(true < _bound(1e37, true), answer | sign, at.quiet)
+    answer = xp.where(true < _bound(1e37, true), answer | sign, at.nan)
     answer = xp.where(true < _bound(1e-37, true), 0, answer)
     unclear = xp.isnan(a) | xp.isnan(b) | xp.isinf(a) | xp.isinf(b)
-    return xp.astype(xp.where(unclear, at.quiet, answer), x.dtype)
+    return xp.astype(xp.where(unclear, at.nan, answer), x.dtype)
 
 
 def _wide_true_product(a: Array, b: Array) -> Array:
@@ -787,32 +791,9 @@ def _corrected_whole(a: Array, b: Array) -> Array:
 # --- sums of products ---------------------------------------------------------------------------------------------------------------
 
 
-def _check_arrays(where: str, expected: str = "an array", **operands: Any) -> None:
-    """Raise DtypeError for what is no array, and for floats of a format that is not one of `FORMATS`."""
-    for name, x in operands.items():
-        if not array_api_compat.is_array_api_obj(x):
-            raise DtypeError(
-                f"{name} is no array",
-                where=f"{where}({name})",
-                expected=expected,
-                got=type(x).__name__,
-                remedy=f"make it one first, for instance xp.asarray({name})",
-            )
-        dtype = str(x.dtype).rpartition(".")[2]
-        if "float" in dtype and dtype not in FORMATS:
-            raise DtypeError(
-                f"{name} is of an unknown floating-point format",
-                where=f"{where}({name})",
-                expected=", ".join(FORMATS),
-                got=dtype,
-                remedy=f"convert it first, for instance xp.astype({name}, xp.float64)",
-            )
-
-
 def _accumulable(where: str, a: Array, b: Array) -> tuple[Array, Array]:
     """The operands as they are multiplied and added up: 16-bit floats as float32; whole numbers whose products have room in 64 bits."""
-    _check_arrays(where, a=a, b=b)
-    _check_operands(a, b)
+    _check_operands(where, a=a, b=b)
     if _is_whole(a) and _width(a, b)[0] > 16:
         raise DtypeError(
             "sums of products of wide whole numbers overflow",
@@ -824,11 +805,16 @@ def _accumulable(where: str, a: Array, b: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
-    """One product as it is added up."""
+def _check_corrected(dialect: str, corrected: bool) -> None:
+    """Raise ConfigError where corrected products are given another dialect than theirs."""
     if corrected and dialect != "ieee":
         what = "corrected products have one set of edges"
         raise ConfigError(what, where="refimpl.mitchell", expected='dialect="ieee"', got=repr(dialect))
+
+
+def _term(a: Array, b: Array, dialect: str, corrected: bool) -> Array:
+    """One product as it is added up."""
+    _check_corrected(dialect, corrected)
     xp, product = namespace(a, b), corrected_multiply(a, b) if corrected else multiply(a, b, dialect=dialect)
     return product if not _is_whole(a) else xp.astype(product, xp.uint64 if "uint" in str(a.dtype) else xp.int64)
 
@@ -856,7 +842,7 @@ def dot(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False) -
     """
     a, b = _accumulable("dot", a, b)
     fits = a.ndim and b.ndim and a.shape[-1] == b.shape[-1] > 0
-    if not (fits and _broadcast(a.shape[:-1], b.shape[:-1])):
+    if not (fits and broadcasts(a.shape[:-1], b.shape[:-1])):
         _refuse_shapes("dot", "(..., n), (..., n), n >= 1", a, b)
     return _dot(a, b, dialect, corrected)
 
@@ -886,15 +872,10 @@ def _matmul(a: Array, b: Array, dialect: str, corrected: bool) -> Array:  # (...
     return total
 
 
-def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether these lengths of axes broadcast."""
-    return all(n == m or 1 in (n, m) for n, m in zip(reversed(one), reversed(other), strict=False))
-
-
 def _check_matrices(a: Array, b: Array) -> None:
     """Raise ShapeError unless the operands are stacks of matrices that have a product."""
     fits = a.ndim > 1 and b.ndim > 1 and a.shape[-1] == b.shape[-2] > 0
-    if not (fits and _broadcast(a.shape[:-2], b.shape[:-2])):
+    if not (fits and broadcasts(a.shape[:-2], b.shape[:-2])):
         _refuse_shapes("matmul", "(..., n, k), (..., k, m), k >= 1", a, b)
 
 
@@ -904,7 +885,7 @@ def _refuse_shapes(where: str, expected: str, a: Array, b: Array) -> None:
 
 
 def einsum(
-    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee"
+    subscripts: str, a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = False
 ) -> Array:  # any shapes -> those of the output's indices
     """C_out = Σ P(a_.., b_..), P as `multiply`, over all indices that are not in the output: as one `matmul` of transposed and reshaped operands.
 
@@ -913,7 +894,7 @@ def einsum(
     subscripts : as NumPy has them for two operands, "bij,bjk->bik": a letter for each axis. One that an operand has twice takes its diagonal. Without
         an arrow the output has the letters that occur once, in alphabetical order
     a, b : as for `matmul`
-    dialect : as for `multiply`
+    dialect, corrected : as for `dot`
 
     Returns
     -------
@@ -929,7 +910,7 @@ def einsum(
         as `matmul`.
     """
     left, right, out = _subscripts(subscripts)
-    _check_arrays("einsum", a=a, b=b)
+    _check_operands("einsum", a=a, b=b)
     summed = [index for index in dict.fromkeys(left + right) if index not in out]  # before diagonals move them
     (left, x), (right, y) = (_diagonals(letters, x, subscripts) for letters, x in ((left, a), (right, b)))
     lengths = dict(zip(left, x.shape, strict=True)) | dict(zip(right, y.shape, strict=True))
@@ -943,7 +924,9 @@ def einsum(
     x = _arranged(x, left, (batch, rows, summed), lengths)
     y = _arranged(y, right, (batch, summed, columns), lengths)
     order = [*batch, *rows, *columns]
-    answer = namespace(a, b).reshape(matmul(x, y, dialect=dialect), tuple(lengths[index] for index in order))
+    answer = namespace(a, b).reshape(
+        matmul(x, y, dialect=dialect, corrected=corrected), tuple(lengths[index] for index in order)
+    )
     return namespace(a, b).permute_dims(answer, tuple(order.index(index) for index in out))
 
 

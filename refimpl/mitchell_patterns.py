@@ -20,13 +20,12 @@ References: IEEE Std 754-2019, section 3.4; J. N. Mitchell, IRE Trans. Electroni
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from refimpl import bits
 from refimpl.bits import FORMATS
 from refimpl.errors import ConfigError, DtypeError
-from refimpl.number_system import Array, namespace
+from refimpl.number_system import Array, check_broadcast, namespace
 
 if TYPE_CHECKING:
     from refimpl.bits import Format
@@ -34,30 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["dialects", "divide", "multiply"]
 
 dialects = ("ieee", "flush", "semimul")  # what they do at the edges: `refimpl.mitchell.dialects`
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Where the fields of a format's patterns are."""
-
-    fmt: Format
-    shift: int  # bits of the fraction
-    hidden: int  # the hidden one: 2^shift
-    infinity: int  # the pattern of infinity
-
-    @classmethod
-    def of(cls, name: str) -> _Fields:
-        """The fields of the format of that name; raises ConfigError that lists the formats."""
-        if name not in FORMATS:
-            raise ConfigError("unknown floating-point format", expected=", ".join(FORMATS), got=repr(name))
-        fmt = FORMATS[name]
-        shift = fmt.digits - 1
-        return cls(fmt, shift, 1 << shift, (2 * fmt.highest + 1) << shift)
-
-    @property
-    def nan(self) -> int:
-        """The positive quiet NaN without a payload."""
-        return self.infinity | (self.hidden >> 1)
 
 
 class _Operand(NamedTuple):
@@ -71,13 +46,13 @@ class _Operand(NamedTuple):
     nan: Array
 
 
-def _taken_apart(pattern: Array, at: _Fields, dialect: str) -> _Operand:  # int64 (...)
-    xp, width = namespace(pattern), at.fmt.width
+def _taken_apart(pattern: Array, at: Format, dialect: str) -> _Operand:  # int64 (...)
+    xp, width = namespace(pattern), at.width
     minus, size = ((pattern >> (width - 1)) & 1) != 0, pattern & ((1 << (width - 1)) - 1)
     field, fraction = size >> at.shift, size & (at.hidden - 1)
     subnormal = (field == 0) & (fraction != 0)
     place = bits.leading_one(xp.where(subnormal, fraction, 1))
-    exponent = xp.where(subnormal, at.fmt.lowest - at.shift + place, field + at.fmt.lowest - 1)
+    exponent = xp.where(subnormal, at.lowest - at.shift + place, field + at.lowest - 1)
     fraction = xp.where(subnormal, (fraction << (at.shift - place)) & (at.hidden - 1), fraction)
     zero = (size == 0) if dialect == "ieee" else field == 0
     infinite = (size == at.infinity) & (dialect != "semimul")  # which takes it for 2^(emax+1)
@@ -85,17 +60,17 @@ def _taken_apart(pattern: Array, at: _Fields, dialect: str) -> _Operand:  # int6
 
 
 def _composed(
-    significand: Array, exponent: Array, at: _Fields, dialect: str
+    significand: Array, exponent: Array, at: Format, dialect: str
 ) -> Array:  # int64 (...) -> pattern without sign
     """The pattern of significand · 2^(exponent - shift), for a significand that has its leading one at `shift`."""
     xp = namespace(significand)
-    normal = ((exponent - at.fmt.lowest + 1) << at.shift) + (significand - at.hidden)
-    normal = xp.where(exponent > at.fmt.highest, at.infinity, normal)
-    small = _rounded(significand, at.fmt.lowest - exponent, at) if dialect == "ieee" else 0 * significand
-    return xp.where(exponent < at.fmt.lowest, small, normal)
+    normal = ((exponent - at.lowest + 1) << at.shift) + (significand - at.hidden)
+    normal = xp.where(exponent > at.highest, at.infinity, normal)
+    small = _rounded(significand, at.lowest - exponent, at) if dialect == "ieee" else 0 * significand
+    return xp.where(exponent < at.lowest, small, normal)
 
 
-def _rounded(significand: Array, places: Array, at: _Fields) -> Array:  # int64 (...) -> int64 (...)
+def _rounded(significand: Array, places: Array, at: Format) -> Array:  # int64 (...) -> int64 (...)
     """significand / 2^places for places >= 1, to the nearest whole number, ties to even; 0 for what is far below."""
     xp = namespace(significand)
     places = xp.where(places < 1, 1, xp.where(places > at.shift + 2, at.shift + 2, places))
@@ -105,33 +80,34 @@ def _rounded(significand: Array, places: Array, at: _Fields) -> Array:  # int64 
     return whole + xp.astype(up, xp.int64)
 
 
-def _answer(size: Array, x: _Operand, y: _Operand, zero: Array, infinite: Array, at: _Fields, dialect: str) -> Array:
+def _answer(size: Array, x: _Operand, y: _Operand, zero: Array, infinite: Array, at: Format, dialect: str) -> Array:
     """The pattern without sign where no edge is met, completed: 0, infinity, NaN, and the sign."""
     xp = namespace(size)
     size = xp.where(infinite, at.infinity, xp.where(zero, 0, size))
     minus = x.minus ^ y.minus
     if dialect == "semimul":
         minus = minus & (size != 0)  # its zeros are positive
-    sign = -(2**63) if at.fmt.width == 64 else 1 << (at.fmt.width - 1)
+    sign = -(2**63) if at.width == 64 else at.sign
     answer = xp.where(minus, size | sign, size)
     return xp.where(x.nan | y.nan | (zero & infinite) | (size == at.nan), at.nan, answer)
 
 
-def _checked(a: Array, b: Array, format: str, known: tuple[str, ...], dialect: str, where: str) -> _Fields:
-    """The format's fields; raises DtypeError or ConfigError where the arguments are not those of a function on patterns."""
-    for name, pattern in (("a", a), ("b", b)):
-        if str(getattr(pattern, "dtype", "")).rpartition(".")[2] != "int64":
-            raise DtypeError(
-                "patterns are given as int64",
-                where=f"{where}({name})",
-                expected="int64",
-                got=getattr(pattern, "dtype", type(pattern)),
-            )
+def _checked(a: Array, b: Array, format: str, known: tuple[str, ...], dialect: str, where: str) -> Format:
+    """The format; raises DtypeError, ShapeError or ConfigError where the arguments are not those of a function on patterns."""
+    for name, dtype in zip("ab", bits.check_arrays(where, "an array of int64", a=a, b=b), strict=True):
+        if dtype != "int64":
+            what = "patterns are given as int64"
+            remedy = "the patterns of floats x are x.view(uint16), or of their width, converted to int64"
+            raise DtypeError(what, where=f"{where}({name})", expected="int64", got=dtype, remedy=remedy)
+    check_broadcast(where, a, b)
     if dialect not in known:
         raise ConfigError("no such dialect on patterns", where=where, expected=", ".join(known), got=repr(dialect))
-    at = _Fields.of(format)
-    _check_range(at.fmt.width, format, f"{where}(a)", a)
-    _check_range(at.fmt.width, format, f"{where}(b)", b)
+    if format not in tuple(FORMATS):
+        expected, got = ", ".join(FORMATS), repr(format)
+        raise ConfigError("unknown floating-point format", where=where, expected=expected, got=got)
+    at = FORMATS[format]
+    _check_range(at.width, format, f"{where}(a)", a)
+    _check_range(at.width, format, f"{where}(b)", b)
     return at
 
 
@@ -165,8 +141,8 @@ def multiply(a: Array, b: Array, *, format: str, dialect: str = "ieee") -> Array
 
     Raises
     ------
-    DtypeError, ConfigError
-        if the patterns are not int64, or beyond the format's width; if there is no such format or dialect.
+    DtypeError, ShapeError, ConfigError
+        if the patterns are not arrays of int64, do not broadcast, or are beyond the format's width; if there is no such format or dialect.
     """
     at = _checked(a, b, format, dialects, dialect, "refimpl.mitchell_patterns.multiply")
     xp = namespace(a, b)
@@ -176,8 +152,8 @@ def multiply(a: Array, b: Array, *, format: str, dialect: str = "ieee") -> Array
     significand = xp.where(carry, total, total + at.hidden)
     size = _composed(significand, exponent + xp.astype(carry, xp.int64), at, dialect)
     if dialect == "semimul":  # decides before the carry
-        lost = (exponent == at.fmt.highest) & (total > at.hidden)
-        size = xp.where(lost, at.nan, xp.where(exponent < at.fmt.lowest, 0, size))
+        lost = (exponent == at.highest) & (total > at.hidden)
+        size = xp.where(lost, at.nan, xp.where(exponent < at.lowest, 0, size))
     return _answer(size, x, y, x.zero | y.zero, x.infinite | y.infinite, at, dialect)
 
 

@@ -27,14 +27,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import array_api_compat
 
-from refimpl.errors import DtypeError
+from refimpl.errors import DtypeError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
     "Array",
+    "broadcasts",
     "check_boolean",
+    "check_broadcast",
     "check_floating",
     "clamp",
     "device_of",
@@ -87,13 +89,14 @@ def _ball_type(x: Array) -> Any:
     return kinds.pop()
 
 
-def check_floating(name: str, x: Array) -> None:
+def check_floating(name: str, x: Array, where: str | None = None) -> None:
     """Raise DtypeError unless `x` is an array of real floating-point numbers or of balls."""
     if is_ball(x):
         _ball_type(x)
     elif "float" not in str(x.dtype):
         raise DtypeError(
             f"{name} must be real floating point",
+            where=f"{where}({name})" if where else None,
             expected="float16, bfloat16, float32, float64, or an object array of flint.arb",
             got=x.dtype,
             remedy=f"convert it first, for instance xp.astype({name}, xp.float32)",
@@ -109,6 +112,23 @@ def check_boolean(where: str, mask: Array) -> None:
             expected="bool, true where allowed",
             got=mask.dtype,
             remedy="make it one: additive >= 0 for a mask of 0 and -1e9, ids != padding for tokens",
+        )
+
+
+def broadcasts(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether these lengths of axes broadcast."""
+    return all(n == m or 1 in (n, m) for n, m in zip(reversed(one), reversed(other), strict=False))
+
+
+def check_broadcast(where: str, a: Array, b: Array) -> None:
+    """Raise ShapeError unless the arrays broadcast."""
+    if not broadcasts(a.shape, b.shape):
+        raise ShapeError(
+            "the shapes do not broadcast",
+            where=where,
+            expected="lengths that are equal or 1",
+            got=f"{tuple(a.shape)}, {tuple(b.shape)}",
+            remedy="add axes of length 1, or repeat what is too short",
         )
 
 

@@ -34,6 +34,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from refimpl.errors import ConfigError, ShapeError, TokenError
+from refimpl.gradients import Pullback, rows_summed, vjp_of
 from refimpl.inputs import as_array, rows
 from refimpl.number_system import (
     Array,
@@ -44,9 +45,18 @@ from refimpl.number_system import (
     namespace,
     rounded_once,
     whole_number,
+    widened,
 )
 
-__all__ = ["extend", "hierarchical_bases", "hierarchical_positions", "relative_positions"]
+__all__ = [
+    "extend",
+    "extend_vjp",
+    "hierarchical_bases",
+    "hierarchical_bases_vjp",
+    "hierarchical_positions",
+    "hierarchical_positions_vjp",
+    "relative_positions",
+]
 
 Weights = TypeVar("Weights")
 _SPOILT = {
@@ -75,7 +85,9 @@ def _spoilt(alpha: float | Fraction, table: Array) -> str | None:
     return "in {} it cannot be told from {}: {}".format(name, *known[rounded]) if rounded in known else None
 
 
-def _check_alpha(alpha: Any, table: Array) -> None:
+def _checked_alpha(alpha: Any, table: Array) -> Any:
+    whole = whole_number(alpha)
+    alpha = alpha if whole is None else whole
     number = isinstance(alpha, int | float | Fraction) and not isinstance(alpha, bool) and math.isfinite(alpha)
     reason = _spoilt(alpha, table) if number else "it is no finite number"
     if reason is not None:
@@ -86,6 +98,7 @@ def _check_alpha(alpha: Any, table: Array) -> None:
             got=repr(alpha),
             remedy="leave it at 0.4",
         )
+    return alpha
 
 
 def _check_table(table: Array) -> None:
@@ -138,9 +151,7 @@ def hierarchical_bases(table: Array, alpha: float | Fraction = 0.4) -> Array:  #
         if the table is not floating, not a table, or alpha is one of those that do not do, in this dtype.
     """
     _check_table(table)
-    whole = whole_number(alpha)
-    alpha = alpha if whole is None else whole
-    _check_alpha(alpha, table)
+    alpha = _checked_alpha(alpha, table)
     return (table - exact(alpha, table) * table[:1, :]) / exact(1 - Fraction(alpha), table)
 
 
@@ -167,9 +178,7 @@ def hierarchical_positions(
         as `hierarchical_bases`; and if a position is not a whole number, negative, or n² or above.
     """
     _check_table(table)
-    whole = whole_number(alpha)
-    alpha = alpha if whole is None else whole
-    _check_alpha(alpha, table)
+    alpha = _checked_alpha(alpha, table)
     at, n = _checked_positions(positions, table), table.shape[0]
     xp, share, own = namespace(table, at), exact(_share(alpha), table), rows(table, at % n)
     return xp.where((at < n)[..., None], own, own + share * (rows(table, at // n) - table[0, :]))
@@ -274,3 +283,73 @@ def relative_positions(n_query: int, n_key: int, width: int, *, like: Array, cli
     query = xp.arange(n_query, device=device)[:, None] + (n_key - n_query)
     distance = xp.clip(xp.arange(n_key, device=device)[None, :] - query, -whole, whole) + whole
     return rows(_sinusoid(2 * whole + 1, width, like), distance)
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+#
+# α is a constant. `relative_positions` has no parameters, and so no rule: what it is added to has one.
+
+
+def _with_first(first: Array, others: Array) -> Array:  # (d,), (n, d) -> (n, d)
+    """`others` with `first` in the place of its first row."""
+    return namespace(others).concat([first[None, :], others[1:, :]], axis=0)
+
+
+@vjp_of(hierarchical_bases, "table")
+def hierarchical_bases_vjp(
+    table: Array, alpha: float | Fraction = 0.4
+) -> tuple[Array, Pullback]:  # (n, d) -> (n, d), pullback
+    """p̄_i = ū_i/(1-α) for i > 1, p̄_1 = ū_1 - α/(1-α) Σ_{i>1} ū_i, since u_1 = p_1. Arguments and errors as `hierarchical_bases`."""
+    bases, constant = hierarchical_bases(table, alpha), Fraction(_checked_alpha(alpha, table))
+
+    def pullback(u_bar: Array) -> tuple[Array]:  # (n, d) -> (n, d)
+        rest = namespace(u_bar).sum(u_bar[1:, :], axis=0)
+        first = u_bar[0, :] - exact(_share(constant), u_bar) * rest
+        return (_with_first(first, u_bar / exact(1 - constant, u_bar)),)
+
+    return bases, pullback
+
+
+@rounded_once
+def _table_cotangent(q_bar: Array, at: Array, n: int, share: Any) -> Array:  # (..., d), int (...) -> (n, d)
+    """p̄_j = Σ over t of row j of q̄_t, and β q̄_t of later t added to row i, subtracted from row 1."""
+    xp = namespace(q_bar, at)
+    later = xp.where((at >= n)[..., None], q_bar, exact(0, q_bar))
+    by_group = rows_summed(later, at // n, n)  # whose first row is 0
+    total = xp.sum(xp.reshape(later, (-1, later.shape[-1])), axis=0)
+    return rows_summed(q_bar, at % n, n) + share * _with_first(-total, by_group)
+
+
+@vjp_of(hierarchical_positions, "table")
+def hierarchical_positions_vjp(
+    table: Array, positions: Any, alpha: float | Fraction = 0.4
+) -> tuple[Array, Pullback]:  # (n, d), int (...) -> (..., d), pullback
+    """p̄_r = Σ_{j(t)=r} q̄_t + β Σ_{i(t)=r, t>=n} q̄_t - β [r=1] Σ_{t>=n} q̄_t, β = α/(1-α). Arguments and errors as `hierarchical_positions`.
+
+    A position that occurs several times counts as often.
+    """
+    value, share = hierarchical_positions(table, positions, alpha), _share(_checked_alpha(alpha, table))
+
+    def pullback(q_bar: Array) -> tuple[Array]:  # (..., d) -> (n, d)
+        at = _checked_positions(positions, table)
+        return (_table_cotangent(q_bar, at, table.shape[0], exact(share, q_bar)),)
+
+    return value, pullback
+
+
+@vjp_of(extend, "weights")
+def extend_vjp(
+    weights: Weights, *, to: int, alpha: float | Fraction = 0.4, offset: int = 0
+) -> tuple[Weights, Pullback]:  # weights -> weights, pullback
+    """p̄ of the first offset + n rows, as `hierarchical_positions_vjp` has it; other cotangents are handed through. Arguments as `extend`."""
+    longer, table = extend(weights, to=to, alpha=alpha, offset=offset), weights.position_embedding  # type: ignore[attr-defined]
+    share, n = _share(_checked_alpha(alpha, widened(table))), table.shape[0] - offset
+
+    def pullback(longer_bar: Weights) -> tuple[Weights]:
+        q_bar = longer_bar.position_embedding  # type: ignore[attr-defined]
+        xp, later = namespace(q_bar), q_bar[offset:, :]
+        at = xp.arange(later.shape[0], device=device_of(q_bar))
+        bar = xp.concat([q_bar[:offset, :], _table_cotangent(later, at, n, exact(share, q_bar))], axis=0)
+        return (longer_bar._replace(position_embedding=bar),)  # type: ignore[attr-defined]
+
+    return longer, pullback

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from refimpl.bits import below
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
 from refimpl.gradients import Pullback, vjp_of
 from refimpl.number_system import (
@@ -37,6 +38,8 @@ from refimpl.number_system import (
 )
 
 __all__ = [
+    "clipped_cross_entropy",
+    "clipped_cross_entropy_vjp",
     "cross_entropy",
     "cross_entropy_vjp",
     "log_softmax",
@@ -49,6 +52,8 @@ __all__ = [
     "softmax_vjp",
     "sparse_softmax",
     "sparse_softmax_cross_entropy",
+    "sparse_softmax_cross_entropy_vjp",
+    "sparse_softmax_vjp",
     "top_k_selection",
 ]
 
@@ -147,7 +152,8 @@ def masked_softmax_vjp(
     p = masked_softmax(x, mask, axis)
 
     def pullback(p_bar: Array) -> tuple[Array]:  # (..., n) -> (..., n)
-        return (_centred(p, namespace(p, mask).where(mask, p_bar, exact(0, p)), axis),)
+        xp, zero = namespace(p, mask), exact(0, p)
+        return (xp.where(mask, _centred(p, xp.where(mask, p_bar, zero), axis), zero),)
 
     return p, pullback
 
@@ -224,11 +230,18 @@ def cross_entropy_vjp(
     losses, xp = cross_entropy(logits, targets), namespace(logits, targets)
 
     def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
-        places = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device_of(targets))
-        p, one = softmax(logits), exact(1, logits)
-        return (xp.where(places == targets[..., None], p - one, p) * losses_bar[..., None],)
+        ids = xp.astype(targets, xp.int64)[..., None]
+        return (_less_one_at(softmax(logits), ids) * losses_bar[..., None],)
 
     return losses, pullback
+
+
+def _less_one_at(p: Array, ids: Array) -> Array:  # (..., n), int64 (..., 1) -> (..., n)
+    """p_j - [j = t] for weights of sum one, that at t as -Σ_{j != t} p_j: nothing cancels where the target is nearly certain."""
+    xp = namespace(p, ids)
+    at = xp.arange(p.shape[-1], dtype=ids.dtype, device=device_of(ids)) == ids
+    others = xp.where(at, exact(0, p), p)
+    return xp.where(at, -xp.sum(others, axis=-1, keepdims=True), p)
 
 
 def _checked_k(k: int) -> int:
@@ -350,6 +363,18 @@ def sparse_softmax(
     return masked_softmax(x, top_k_selection(x, k, axis, mask=mask), axis=axis)
 
 
+@vjp_of(sparse_softmax, "x")
+def sparse_softmax_vjp(
+    x: Array, k: int, axis: int = -1, *, mask: Array | None = None
+) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
+    """x̄_i = p_i (p̄_i - Σ_{j in T} p_j p̄_j) for i in T, exactly 0 elsewhere, whatever p̄ holds there. Arguments and errors as `sparse_softmax`.
+
+    T are the k entries that the value was made of. Where the last of them ties with one outside, p jumps, and this is the derivative with T held:
+    of equal entries those of lower index. On balls a tie that is not exact is undecided.
+    """
+    return masked_softmax_vjp(x, top_k_selection(x, k, axis, mask=mask), axis)
+
+
 def _check_targets(targets: Array, logits: Array, mask: Array | None) -> tuple[Array, Array]:
     """The targets as int64 (..., 1), 0 in rows where nothing is allowed, and which rows those are not: bool (..., 1)."""
     xp, shape = namespace(logits, targets), tuple(logits.shape)
@@ -406,8 +431,12 @@ def sparse_softmax_cross_entropy(
     TokenError
         if a target is out of range, or is itself masked.
     """
-    xp, kept = namespace(logits, targets), top_k_selection(logits, k, mask=mask)
-    ids, given = _check_targets(targets, logits, mask)
+    return _loss_over(logits, targets, top_k_selection(logits, k, mask=mask), mask)
+
+
+def _loss_over(logits: Array, targets: Array, kept: Array, mask: Array | None) -> Array:
+    """log Σ_{j in T} exp(s_j) - s_t, T the entries that are `kept`; 0 in rows where nothing is allowed."""
+    xp, (ids, given) = namespace(logits, targets), _check_targets(targets, logits, mask)
     shift = shift_for_exp(xp.where(kept, logits, _lowest(logits)), -1)
     chosen = xp.where(
         given, _minus(xp.where(given, xp.take_along_axis(logits, ids, axis=-1), shift), shift), exact(0, logits)
@@ -415,3 +444,99 @@ def sparse_softmax_cross_entropy(
     exponentials = xp.where(kept, xp.exp(_minus(xp.where(kept, logits, shift), shift)), exact(0, logits))
     total = xp.sum(exponentials, axis=-1, keepdims=True)
     return xp.squeeze(xp.log(xp.where(given, total, exact(1, logits))) - chosen, axis=-1)
+
+
+@vjp_of(sparse_softmax_cross_entropy, "logits")
+def sparse_softmax_cross_entropy_vjp(
+    logits: Array, targets: Array, k: int, *, mask: Array | None = None
+) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
+    """s̄_j = (p_j - [j = t]) loss̄ with p = sparse_softmax(s), also for t outside the k largest; 0 where nothing is allowed. Arguments as the loss.
+
+    The loss is the largest over sets T of k entries of log Σ_{j in T} exp(s_j), minus s_t, so it is continuous. Where entries tie, this is the one of
+    its subgradients that belongs to T as the value chose it, of equal entries those of lower index.
+    """
+    xp, kept = namespace(logits, targets), top_k_selection(logits, k, mask=mask)
+    losses = _loss_over(logits, targets, kept, mask)
+
+    def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
+        ids, given = _check_targets(targets, logits, mask)
+        s_bar = _less_one_at(masked_softmax(logits, kept), ids) * losses_bar[..., None]
+        return (xp.where(given if mask is None else given & mask, s_bar, exact(0, logits)),)
+
+    return losses, pullback
+
+
+# --- probabilities that are clipped -----------------------------------------------------------------------------------------------------
+
+
+def _clipped(logits: Array, clip: float) -> tuple[Array, Array, Array]:
+    """(p, q, which p are within the limits): p = softmax(s), q = min(max(p, c), 1 - c)."""
+    if not (isinstance(clip, float) and 0 < clip < 0.5):
+        what, expected = "probabilities cannot be clipped by this", "a float, 0 < clip < 1/2"
+        raise ConfigError(what, where="clipped_cross_entropy(clip)", expected=expected, got=repr(clip))
+    p, xp = softmax(logits), namespace(logits)
+    low, high = below(p, clip), below(-p, clip - 1)
+    return p, xp.where(low, exact(clip, p), xp.where(high, exact(1 - clip, p), p)), ~(low | high)
+
+
+def _clipped_loss(q: Array, ids: Array) -> Array:
+    """log(Σ q / q_t)."""
+    xp = namespace(q, ids)
+    return xp.squeeze(xp.log(xp.sum(q, axis=-1, keepdims=True) / xp.take_along_axis(q, ids, axis=-1)), axis=-1)
+
+
+@rounded_once
+def clipped_cross_entropy(logits: Array, targets: Array, clip: float = 1e-7) -> Array:  # (..., n), int (...) -> (...)
+    """loss = -log(q_t / Σ_j q_j), q_j = min(max(softmax(s)_j, c), 1 - c): the cross-entropy of Keras, which is handed probabilities.
+
+    No loss is above log((1 + (n - 2) c)/c), 16.12 for c = 1e-7. A target less probable than c is hardly learned: its derivative is -p_t or less in
+    size, not -1; and nothing is, where all probabilities are clipped.
+
+    Parameters
+    ----------
+    logits : array, (..., n), floating or balls
+    targets : integer array, (...), 0 <= target < n
+    clip : float, 0 < clip < 1/2: c, and 1 - c rounded to a double
+
+    Returns
+    -------
+    array, (...), the dtype of `logits`
+
+    Raises
+    ------
+    DtypeError, ShapeError, TokenError, ConfigError
+        as `cross_entropy`, and for a clip that is none.
+    UndecidedError
+        if balls do not decide which probabilities are clipped.
+    """
+    check_floating("logits", logits)
+    _check_rows("clipped_cross_entropy", logits, -1, None)
+    ids, _ = _check_targets(targets, logits, None)
+    return _clipped_loss(_clipped(logits, clip)[1], ids)
+
+
+@vjp_of(clipped_cross_entropy, "logits")
+def clipped_cross_entropy_vjp(
+    logits: Array, targets: Array, clip: float = 1e-7
+) -> tuple[Array, Pullback]:  # (..., n), int (...) -> (...), pullback
+    """s̄_j = (p_j ([j in I] - Σ_{i in I} q_i + [t in I] Σ q)/Σ q - [j = t in I]) loss̄, I the entries with c <= p_j <= 1 - c. Arguments as the loss.
+
+    Elsewhere q is constant; at the limits, the derivative is that of the inside. The cotangents of a row add up to 0, and differences of
+    sums are taken as sums of what one has and the other has not, so that nothing cancels.
+    """
+    check_floating("logits", logits)
+    _check_rows("clipped_cross_entropy", logits, -1, None)
+    ids, _ = _check_targets(targets, logits, None)
+    (p, q, inside), xp, zero = _clipped(logits, clip), namespace(logits, targets), exact(0, logits)
+
+    def pullback(losses_bar: Array) -> tuple[Array]:  # (...) -> (..., n)
+        within, outside, beyond = (
+            xp.sum(xp.where(which, part, zero), axis=-1, keepdims=True)
+            for which, part in ((inside, p), (~inside, p), (~inside, q))
+        )
+        learned = xp.take_along_axis(inside, ids, axis=-1)
+        slopes = xp.where(learned, xp.where(inside, 1 + beyond, beyond), xp.where(inside, outside, -within))
+        s_bar = p * slopes / (within + beyond)
+        return (xp.where(learned, _less_one_at(s_bar, ids), s_bar) * losses_bar[..., None],)
+
+    return _clipped_loss(q, ids), pullback

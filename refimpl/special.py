@@ -19,9 +19,19 @@ from __future__ import annotations
 
 import math
 
-from refimpl.number_system import Array, check_floating, clamp, is_ball, namespace, rounded_once
+from refimpl.gradients import Pullback, vjp_of
+from refimpl.number_system import (
+    Array,
+    check_floating,
+    clamp,
+    is_ball,
+    namespace,
+    pi,
+    rounded_once,
+    square_root,
+)
 
-__all__ = ["erf", "erf_midpoint", "erfc", "erfc_midpoint"]
+__all__ = ["erf", "erf_midpoint", "erf_vjp", "erfc", "erfc_midpoint", "erfc_vjp"]
 
 _STEP = 0.5
 _NODES = [(n + 0.5) * _STEP for n in range(13)]
@@ -100,3 +110,32 @@ def erfc(x: Array) -> Array:  # (...) -> (...)
     check_floating("x", x)
     native = _native("erfc", x)
     return erfc_midpoint(x) if native is None else native
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+def _bell(x: Array) -> Array:  # (...) -> (...)
+    """2/√π exp(-x²), whose relative error is about x² u: that of the square, exponentiated."""
+    near = clamp(x, -40.0, 40.0)  # beyond, exp(-x²) is 0 in every dtype, and x² might overflow
+    return 2 / square_root(pi(x), x) * namespace(x).exp(-near * near)
+
+
+@vjp_of(erf, "x")
+def erf_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = 2/√π exp(-x²) ȳ. Arguments and errors as `erf`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (_bell(x) * y_bar,)
+
+    return erf(x), pullback
+
+
+@vjp_of(erfc, "x")
+def erfc_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = -2/√π exp(-x²) ȳ. Arguments and errors as `erfc`."""
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (-_bell(x) * y_bar,)
+
+    return erfc(x), pullback

@@ -12,6 +12,10 @@ Attention with these weights is linear attention, in work and memory linear in t
 
     O_i = Σ_j f_2(s_ij) v_j / Σ_j f_2(s_ij),  s_ij = q_i·k_j/√d                                                      (2)
 
+Backwards, f_n' = f_{n-1}, evaluated by (1) too: with its own nodes, or term by term from those of f_n. For even n, f_{n-1} is negative left of its
+one root r, so terms of both signs meet. In either form the sum of their absolute values left of 0 is at most 1.03 |f_{n-1}(x)| max(1, |x/(x - r)|)
+(on grids, up to order 32), and near r the quotient is what an error in the last place of x does.
+
 References: A. de Brébisson and P. Vincent, "An exploration of softmax alternatives belonging to the spherical loss family",
 arXiv 1511.05042, section 3.2 (order 2); K. Banerjee et al., "Exploring alternatives to softmax function", arXiv 2011.11538 (even orders);
 Abramowitz and Stegun, 25.4.45 (Gauss-Laguerre); A. Katharopoulos et al., "Transformers are RNNs", arXiv 2006.16236, section 3.2.1 (polynomial
@@ -27,7 +31,8 @@ from fractions import Fraction
 from typing import Any
 
 from refimpl.errors import ConfigError
-from refimpl.linear_attention import linear_attention, sees_a_key, weighted_mean
+from refimpl.gradients import Pullback, vjp_of, zeros
+from refimpl.linear_attention import MapRule, linear_attention, sees_a_key, swept, weighted_mean, weighted_mean_vjp
 from refimpl.number_system import (
     Array,
     check_floating,
@@ -41,7 +46,18 @@ from refimpl.number_system import (
     whole_power,
 )
 
-__all__ = ["exp_taylor", "laguerre_nodes", "laguerre_rule", "taylor_attention", "taylor_features", "taylor_softmax"]
+__all__ = [
+    "exp_taylor",
+    "exp_taylor_vjp",
+    "laguerre_nodes",
+    "laguerre_rule",
+    "taylor_attention",
+    "taylor_attention_vjp",
+    "taylor_features",
+    "taylor_features_vjp",
+    "taylor_softmax",
+    "taylor_softmax_vjp",
+]
 
 _BITS = 320  # of the rational nodes; their certified radius is 2^-280, below every precision that balls are run at here
 _RADIUS = Fraction(1, 2**280)
@@ -164,6 +180,13 @@ def exp_taylor(x: Array, order: int) -> Array:  # (...) -> (...)
     return _summed([weight * whole_power(scale * (x + node), order) for node, scale, weight in laguerre_rule(order, x)])
 
 
+def _relative_factors(x: Array, rule: list[tuple[Any, Any, Any]], axis: int) -> tuple[list[Array], Array]:
+    """scale (x + node)/c for each term of (1), and c: the row's largest factor."""
+    xp, factors = namespace(x), [scale * (x + node) for node, scale, _ in rule]
+    largest = functools.reduce(xp.maximum, [shift_for_exp(xp.abs(factor), axis) for factor in factors])
+    return [factor / largest for factor in factors], largest
+
+
 @rounded_once
 def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n, ...)
     """p_i = f_n(x_i) / Σ_j f_n(x_j), the softmax in which exp is replaced by its Taylor polynomial of even order n.
@@ -188,15 +211,12 @@ def taylor_softmax(x: Array, order: int = 2, axis: int = -1) -> Array:  # (..., 
     """
     check_floating("x", x)
     order = _checked_order(order, even=True)
-    xp, rule = namespace(x), laguerre_rule(order, x)
     if order == 0:
         return (x * 0 + exact(1, x)) / x.shape[axis]
-    factors = [scale * (x + node) for node, scale, _ in rule]
-    largest = functools.reduce(xp.maximum, [shift_for_exp(xp.abs(factor), axis) for factor in factors])
-    weights = _summed(
-        [weight * whole_power(factor / largest, order) for factor, (_, _, weight) in zip(factors, rule, strict=True)]
-    )
-    return weights / xp.sum(weights, axis=axis, keepdims=True)
+    rule = laguerre_rule(order, x)
+    factors, _ = _relative_factors(x, rule, axis)
+    weights = _summed([weight * whole_power(f, order) for f, (_, _, weight) in zip(factors, rule, strict=True)])
+    return weights / namespace(x).sum(weights, axis=axis, keepdims=True)
 
 
 @rounded_once
@@ -284,3 +304,87 @@ def taylor_attention(
     return weighted_mean(
         numerators, denominators, None if mask is None else sees_a_key(mask, q.shape[-2], causal=causal)
     )
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------------
+
+
+@vjp_of(exp_taylor, "x")
+def exp_taylor_vjp(x: Array, order: int) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
+    """x̄ = f_{n-1}(x) ȳ, and 0 for order 0. Arguments and errors as `exp_taylor`."""
+    y = exp_taylor(x, order)
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
+        return (exp_taylor(x, order - 1) * y_bar if order else zeros(x),)
+
+    return y, pullback
+
+
+@vjp_of(taylor_softmax, "x")
+def taylor_softmax_vjp(
+    x: Array, order: int = 2, axis: int = -1
+) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
+    """x̄_i = f_{n-1}(x_i)/Σ_j f_n(x_j) · (p̄_i - Σ_j p_j p̄_j) for p = taylor_softmax(x). Arguments and errors as `taylor_softmax`.
+
+    The quotient is made of the forward pass's terms, divided by the n-th power of the row's largest factor above and below: large x do not
+    overflow. Left of the minimum of f_n it is negative.
+    """
+    p = taylor_softmax(x, order, axis)
+
+    def pullback(p_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
+        centred = p_bar - namespace(p).sum(p * p_bar, axis=axis, keepdims=True)
+        return (_slopes(x, order, axis) * centred if order else zeros(x),)
+
+    return p, pullback
+
+
+def _slopes(x: Array, order: int, axis: int) -> Array:  # (..., n, ...) -> (..., n, ...)
+    """f_n'(x_i)/Σ_j f_n(x_j) = (n/c) Σ_t w_t s_t (y_ti)^{n-1} / Σ_j Σ_t w_t (y_tj)^n, c the row's largest factor, y = s (x + node)/c."""
+    order, rule = whole_number(order) or 0, laguerre_rule(order, x)
+    factors, largest = _relative_factors(x, rule, axis)
+    powers = [weight * whole_power(f, order - 1) for f, (_, _, weight) in zip(factors, rule, strict=True)]
+    total = namespace(x).sum(_summed([p * f for p, f in zip(powers, factors, strict=True)]), axis=axis, keepdims=True)
+    return _summed([order * scale * p for p, (_, scale, _) in zip(powers, rule, strict=True)]) / (largest * total)
+
+
+@vjp_of(taylor_features, "x")
+def taylor_features_vjp(x: Array) -> tuple[Array, Pullback]:  # (..., d) -> (..., 1 + d + d²), pullback
+    """x̄ = ȳ_x + (Ȳ + Ȳᵀ) x/√2, with ȳ = [·, ȳ_x, Ȳ] and Ȳ the d² last entries as a matrix. Arguments and errors as `taylor_features`."""
+    y = taylor_features(x)
+
+    def pullback(y_bar: Array) -> tuple[Array]:  # (..., 1 + d + d²) -> (..., d)
+        xp, d = namespace(x), x.shape[-1]
+        products = xp.reshape(y_bar[..., 1 + d :], (*x.shape, d))
+        doubled = xp.sum((products + xp.matrix_transpose(products)) * x[..., None, :], axis=-1)
+        return (y_bar[..., 1 : 1 + d] + doubled / square_root(2, x),)
+
+    return y, pullback
+
+
+@vjp_of(taylor_attention, "q", "k", "v")
+def taylor_attention_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    mask: Array | None = None,
+    scale: float | Fraction | None = None,
+    chunk: int = 128,
+) -> tuple[Array, Pullback]:  # (..., n, d), (..., m, d), (..., m, e) -> (..., n, e), pullback
+    """q̄, k̄, v̄ by chunks: `weighted_mean_vjp`, then `linear_attention_vjp` with the maps φ(q/√d) and φ(k); masked keys exactly 0.
+
+    Work and memory are linear in the length. Arguments and errors as `taylor_attention`; the scale is a number, and gets no cotangent.
+    """
+    check_floating("q", q)
+
+    def q_map_vjp(queries: Array) -> tuple[Array, Pullback]:
+        features, pullback = taylor_features_vjp(_scaled(queries, scale))
+        return features, lambda bar: (_scaled(pullback(bar)[0], scale),)
+
+    q_rule = MapRule(lambda queries: taylor_features(_scaled(queries, scale)), q_map_vjp)
+    k_rule = MapRule(taylor_features, taylor_features_vjp)
+    (numerators, denominators), swept_back = swept(q, k, v, q_rule, k_rule, causal=causal, mask=mask, chunk=chunk)
+    seen = None if mask is None else sees_a_key(mask, q.shape[-2], causal=causal)
+    output, mean_back = weighted_mean_vjp(numerators, denominators, seen)
+    return output, lambda o_bar: swept_back(*mean_back(o_bar))[:3]

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import flint
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -655,6 +656,29 @@ def test_einsum_is_matmul_in_order_and_products_are_summed_not_multiplied_sums(s
     assert same(mitchell.einsum("k,j->", row, column), system.xp.reshape(expected, ()))
 
 
+@pytest.mark.parametrize("rules", [{}, {"dialect": "flush"}, {"dialect": "pam"}, {"corrected": True}], ids=str)
+def test_dot_and_einsum_are_matmul_bit_for_bit(rules: Any, system: System) -> None:
+    """So the golden vectors of `matmul` are theirs too. Patterns of all kinds, but on balls, where infinities and wide ranges have no place."""
+    if system.name.startswith("strict") and rules:
+        pytest.skip("one of the rules is enough where it is slow")
+    xp = system.xp
+    for dtype in system.dtypes:
+        drawn = [_patterns(dtype, 12, seed).reshape(2, 3, -1)[..., :5] for seed in (0, 1)]
+        plain = [np.arange(1, 31).reshape(2, 3, 5) * c for c in (0.75, -1.25)]
+        a, b = (system.floats(x, dtype) for x in plain) if system.is_ball else map(system.to, drawn)
+        column = xp.permute_dims(b, (0, 2, 1))
+        with np.errstate(all="ignore"), truth.precision(128):
+            matrices = mitchell.matmul(a, column, **rules)
+            found = (
+                mitchell.dot(a[:, :, None, :], b[:, None, :, :], **rules),
+                mitchell.einsum("bik,bjk->bij", a, b, **rules),
+                xp.permute_dims(mitchell.einsum("kbi,bjk->jib", xp.permute_dims(a, (2, 0, 1)), b, **rules), (2, 1, 0)),
+            )
+        for each in found:
+            one, other = (system.back(x) for x in (each, matrices))
+            assert np.array_equal(one, other) if system.is_ball else _same(one, np.ascontiguousarray(other)), dtype
+
+
 def test_a_diagonal_does_not_change_the_order_of_the_sum() -> None:
     """1 + 2^24 = 2^24 in float32: row by row the sum is 0, and column by column 2."""
     rows = np.array([[1, 2.0**24], [1, -(2.0**24)]], np.float32)
@@ -727,6 +751,10 @@ def test_bad_input_is_refused_in_words() -> None:
         mitchell.log2_approx(wholes)
     with _refused(errors.ConfigError, "unknown dialect", "ieee, flush, pam, semimul", "'mogami'"):
         mitchell.multiply(floats, floats, dialect="mogami")
+    with _refused(errors.ConfigError, "unknown dialect", "ieee, flush, pam, semimul", "['ieee']"):
+        mitchell.multiply(floats, floats, dialect=["ieee"])  # type: ignore[arg-type]
+    with _refused(errors.ConfigError, "unknown rule", "multiply(zeros=)", "signed, positive", "''"):
+        mitchell.multiply(floats, floats, zeros="")
     with _refused(errors.ConfigError, "unknown rule", "multiply(zeros=)", "signed, positive", "'none'"):
         mitchell.multiply(floats, floats, zeros="none")
     with _refused(errors.ConfigError, "unknown rule", "divide(underflow=), dialect 'semimul'", "'before carry'"):
@@ -746,28 +774,65 @@ def test_bad_input_is_refused_in_words() -> None:
         mitchell.multiply_bits(floats.astype(np.float16), floats.astype(np.float16), dialect="pam")
 
 
-def test_what_is_no_array_of_a_known_format_is_refused_in_words() -> None:
-    x, long = np.ones((2, 2), np.float32), np.ones((2, 2), np.longdouble)
-    for name, function in (
-        ("dot", mitchell.dot),
-        ("matmul", mitchell.matmul),
-        ("einsum", functools.partial(mitchell.einsum, "ij,jk")),
-    ):
-        for other in (1.5, [[1.0]], None):
-            with _refused(errors.DtypeError, "a is no array", f"{name}(a)", type(other).__name__, "xp.asarray(a)"):
-                function(other, x)
-            with _refused(errors.DtypeError, "b is no array", f"{name}(b)", type(other).__name__, "xp.asarray(b)"):
-                function(x, other)
-        with _refused(errors.DtypeError, "a is of an unknown", f"{name}(a)", "float64", str(long.dtype), "xp.float64"):
-            function(long, long)
-    for other in (1.5, None):
-        with _refused(errors.DtypeError, "x is no array", "power(x)", type(other).__name__, "xp.asarray(x)"):
-            mitchell.power(other, 2)
-    for other in ([2.0], None, "2"):
+PAIRS = {
+    name: getattr(mitchell, name)
+    for name in ("multiply", "divide", "corrected_multiply", "multiply_bits", "dot", "matmul")
+} | {"einsum": functools.partial(mitchell.einsum, "ij,jk")}
+SINGLES = {name: getattr(mitchell, name) for name in ("log2_approx", "exp2_approx", "square_root")} | {
+    "power": functools.partial(mitchell.power, y=2)
+}
+
+
+@pytest.mark.parametrize("name", [*PAIRS, *SINGLES])
+def test_what_is_no_array_of_known_numbers_is_refused_in_words(name: str) -> None:
+    x = np.ones((2, 2), np.float32)
+    both = {"a": lambda other: PAIRS[name](other, x), "b": lambda other: PAIRS[name](x, other)}
+    for which, call in both.items() if name in PAIRS else {"x": SINGLES[name]}.items():
+        where = f"{name}({which})"
+        for other in (1.5, [[1.0]], None, "1"):
+            kind = f"{type(other).__name__}\n"
+            with _refused(errors.DtypeError, f"{which} is no array", where, "got", kind, f"xp.asarray({which})"):
+                call(other)
+        for dtype, what, expected, remedy in (
+            (np.longdouble, "is of an unknown floating-point format", "bfloat16, float32", "xp.float64"),
+            (ml_dtypes.float8_e4m3fn, "is of an unknown floating-point format", "bfloat16, float32", "xp.float64"),
+            (ml_dtypes.int4, "is of an unknown width", "int8, int16", "xp.int64"),
+            (np.dtype(np.float32).newbyteorder("S"), "is of another byte order", "native", "newbyteorder"),
+            (np.dtype(np.int16).newbyteorder("S"), "is of another byte order", "native", "newbyteorder"),
+            (np.complex64, "must be real floating point", "float64, or an object array", "xp.float32"),
+            (bool, "must be real floating point", "float64, or an object array", "xp.float32"),
+        ):
+            other = np.ones((2, 2), dtype)
+            with _refused(errors.DtypeError, f"{which} {what}", where, expected, str(other.dtype), which, remedy):
+                call(other)
+
+
+def test_exponents_that_are_no_arrays_of_known_numbers_are_refused_in_words() -> None:
+    x = np.ones((2, 2), np.float32)
+    for other in ([2.0], None, "2", 2j):
         with _refused(errors.DtypeError, "y is no array", "power(y)", "a Python number, or", type(other).__name__):
             mitchell.power(x, other)  # type: ignore[arg-type]
-    with _refused(errors.DtypeError, "x is of an unknown", "power(x)", "float64", str(long.dtype), "xp.float64"):
-        mitchell.power(long, 2)
+    with _refused(errors.DtypeError, "y is of an unknown", "power(y)", "float64", "xp.astype(y, xp.float64)"):
+        mitchell.power(x, x.astype(np.longdouble))
+    with _refused(errors.DtypeError, "y must be real floating point", "power(y)", "bool"):
+        mitchell.power(x, x > 0)
+
+
+@pytest.mark.parametrize("name", ["multiply", "divide", "corrected_multiply", "multiply_bits", "power"])
+def test_shapes_that_do_not_broadcast_are_refused_in_words(name: str, floating_system: System) -> None:
+    function = getattr(mitchell, name)
+    for one, other in (((2, 3), (3, 2)), ((2,), (0,)), ((0, 3), (2, 1, 2))):
+        a, b = (floating_system.to(np.ones(shape, np.float32)) for shape in (one, other))
+        with _refused(errors.ShapeError, "do not broadcast", name, "equal or 1", f"{one}, {other}", "axes of length 1"):
+            function(a, b)
+
+
+def test_the_highest_bit_of_what_has_none_is_refused_in_words() -> None:
+    for dtype in (np.float64, np.uint16, np.int32):
+        with _refused(errors.DtypeError, "32 or 64 bits", "leading_one(n)", "uint32 or uint64", np.dtype(dtype).name):
+            bits.leading_one(np.ones(2, dtype))
+    with _refused(errors.DtypeError, "x is of an unknown floating-point format", "refimpl.bits(x)", "float64"):
+        bits.split(np.ones(2, np.longdouble))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from refimpl import mitchell, mitchell_patterns
 from refimpl.bits import FORMATS
-from refimpl.errors import ConfigError, DtypeError
+from refimpl.errors import ConfigError, DtypeError, ShapeError
 
 KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
 OF = [("multiply", dialect) for dialect in mitchell_patterns.dialects] + [("divide", "ieee"), ("divide", "flush")]
@@ -121,3 +121,26 @@ def test_the_program_without_a_quotient_has_none():
     one = np.ones(1, np.int64)
     with pytest.raises(ConfigError, match=r"no such dialect on patterns(.|\n)*ieee, flush\n(.|\n)*'semimul'"):
         mitchell_patterns.divide(one, one, format="float32", dialect="semimul")
+
+
+@pytest.mark.parametrize("operation", ["multiply", "divide"])
+def test_what_is_no_array_of_patterns_is_refused_in_words(operation):
+    function, one = getattr(mitchell_patterns, operation), np.ones((2, 3), np.int64)
+    where = f"refimpl.mitchell_patterns.{operation}"
+    for other in (1, [1], None):
+        words = (
+            "b is no array\n",
+            rf"{where}\(b\)\n",
+            "int64\n",
+            f"got: *{type(other).__name__}\n",
+            r"xp.asarray\(b\)",
+        )
+        with pytest.raises(DtypeError, match="(.|\n)*".join(words)):
+            function(one, other, format="float32")
+    for other in (one.astype(np.float32), one.astype(np.uint64), one > 0):
+        words = ("given as int64\n", rf"{where}\(a\)\n", f"got: *{other.dtype}\n", "x.view")
+        with pytest.raises(DtypeError, match="(.|\n)*".join(words)):
+            function(other, one, format="float32")
+    words = ("do not broadcast\n", where, "equal or 1\n", r"\(2, 3\), \(3, 2\)\n", "axes of length 1")
+    with pytest.raises(ShapeError, match="(.|\n)*".join(words)):
+        function(one, one.T, format="float32")

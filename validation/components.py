@@ -35,7 +35,7 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import device_of, exact, namespace, pi, square_root
-from validation import layers, logarithmic, perturbed, tolerance, truth
+from validation import backwards, layers, logarithmic, perturbed, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
@@ -81,6 +81,8 @@ class Component:
     exact: str | None = (
         None  # "int64" or "bool": the dtype of answers that have no tolerance; None: the dtype that is checked
     )
+    backward: backwards.Backward | None = None  # of a backward pass: of what
+    families: tuple[str, ...] = ("bfloat16", "float16", "float32", "float64")  # dtypes for which vectors are drawn
 
     @property
     def word(self) -> str:
@@ -1308,6 +1310,30 @@ COMPONENTS: dict[str, Component] = {
         ),
     )
 }
+
+
+def _backward(each: backwards.Backward) -> Component:
+    """The backward pass of a component: its inputs and a cotangent of its answer, to the cotangents of its arguments."""
+    forward = COMPONENTS[each.forward]
+
+    def cases(rng: np.random.Generator, dtype: str) -> list[Case]:
+        return backwards.cases(each, forward, rng, dtype)
+
+    return Component(
+        each.name,
+        each.signature,
+        backwards.definition(each),
+        cases,
+        forward.dialects if each.dialects is None else each.dialects,
+        forms=each.forms,
+        chosen=each.chosen,
+        documented=each.rule,
+        backward=each,
+        families=each.families,
+    )
+
+
+COMPONENTS |= {each.name: _backward(each) for each in backwards.BACKWARDS}
 
 
 def component(name: str) -> Component:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import ConfigError, VectorError
-from validation import components, diagnosis, exchange, legal, report, tolerance, vectors
+from validation import backwards, components, diagnosis, exchange, legal, report, tolerance, vectors
 from validation.report.text import cut
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def check_on(
     convert: Callable[[Any], Any] | None = None,
 ) -> Report:
     """`check` on vectors that are there already; arguments as there."""
-    answers = [_answer(function, vector, dtype, convert or (lambda array: array)) for vector in cases]
+    answers = [_answer(function, component, vector, dtype, convert or (lambda array: array)) for vector in cases]
     return _report(component, dialect, dtype, cases, answers)
 
 
@@ -229,12 +229,24 @@ def judge_answers(component: str, dtype: str, answers: dict[str, Any], ids: Iter
         for ids that are not among the golden vectors of that dtype, in the answers or in what was asked.
     """
     known, asked = {vector.id: vector for vector in vectors.load(component).select(dtype)}, tuple(ids)
-    strange = [name for name in (*asked, *answers) if name not in known or name not in asked]
+    backward = components.component(component).backward
+    parts = {f"{name}.{each}" for name in asked for each in (backward.arguments if backward else ())}
+    strange = [name for name in (*asked, *answers) if name not in parts and (name not in known or name not in asked)]
     if strange:
         expected = f"ids of {component} in {dtype}: {', '.join(list(known)[:2])}, ..."
         raise VectorError("an answer to a question that was not asked", expected=expected, got=", ".join(strange[:3]))
-    given = [answers.get(name, "no answer was given") for name in asked]
+    given = [_given(component, known[name], answers, dtype) for name in asked]
     return _report(component, None, dtype, [known[name] for name in asked], given)
+
+
+def _given(component: str, vector: vectors.Vector, answers: dict[str, Any], dtype: str) -> Any:
+    """The answer of this id, joined where each cotangent was given under ID.ARGUMENT; in words why there is none."""
+    backward = components.component(component).backward
+    names = [f"{vector.id}.{each}" for each in backward.arguments] if backward else []
+    if vector.id in answers or not any(name in answers for name in names):
+        return answers.get(vector.id, "no answer was given")
+    lost = [name for name in names if name not in answers]
+    return f"no answer {', '.join(lost)}" if lost else _joined(backward, [answers[n] for n in names], vector, dtype)
 
 
 def _report(
@@ -248,7 +260,7 @@ def _report(
     trials = [
         diagnosis.Trial(vector, np.asarray(answer), row.verdict)
         for vector, answer, row in zip(cases, answers, rows, strict=True)
-        if not isinstance(answer, Exception | str)
+        if not isinstance(answer, Exception | str | tolerance.Verdict)
     ]
     return replace(report, diagnosis=diagnosis.explain(component, dtype, trials))
 
@@ -257,7 +269,7 @@ def judged(
     function: Callable[..., Any], component: str, vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]
 ) -> Row:
     """What `function` says to one vector, and the verdict; what it raises is a verdict too."""
-    return _row(component, vector, _answer(function, vector, dtype, convert), dtype)
+    return _row(component, vector, _answer(function, component, vector, dtype, convert), dtype)
 
 
 def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[vectors.Vector, ...]:
@@ -267,16 +279,33 @@ def live(component: str, dialect: str | None, dtype: str, seed: int) -> tuple[ve
     )
 
 
-def _answer(function: Callable[..., Any], vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]) -> Any:
+def _answer(
+    function: Callable[..., Any], component: str, vector: vectors.Vector, dtype: str, convert: Callable[[Any], Any]
+) -> Any:
     """What the function says, on the host, as a copy: it may answer every call in one buffer. The exception where it raises one."""
     params = {
         name: convert(value) if isinstance(value, np.ndarray) else value for name, value in vector.params(dtype).items()
     }
     try:
         with np.errstate(all="ignore"):
-            return np.array(exchange.to_numpy(function(*map(convert, vector.positional(dtype)), **params)))
+            answer = function(*map(convert, vector.positional(dtype)), **params)
+            backward = components.component(component).backward
+            if backward and isinstance(answer, list | tuple):
+                return _joined(backward, answer, vector, dtype)
+            return np.array(exchange.to_numpy(answer))
     except Exception as error:
         return error
+
+
+def _joined(backward: Any, answer: Sequence[Any], vector: vectors.Vector, dtype: str) -> Any:
+    """The cotangents that a function returned, joined as the answer is; a verdict where they do not fit their arguments."""
+    parts = [np.array(exchange.to_numpy(part)) for part in answer]
+    given = dict(zip(vector.arrays, vector.positional(dtype), strict=True))
+    wrong = backwards.wrong_part(backward, parts, given)
+    expected = ", ".join(f"{name} {given[name].shape}" for name in backward.arguments)
+    if wrong:
+        return tolerance.Verdict("wrong shape or dtype", np.inf, np.inf, (), cut(wrong), expected)
+    return backwards.joined(parts)
 
 
 def _row(component: str, vector: vectors.Vector, answer: Any, dtype: str) -> Row:
@@ -284,10 +313,14 @@ def _row(component: str, vector: vectors.Vector, answer: Any, dtype: str) -> Row
         verdict = tolerance.Verdict("raised", np.inf, np.inf, (), cut(f"{type(answer).__name__}: {answer}"))
     elif isinstance(answer, str):
         verdict = tolerance.Verdict("not run", np.inf, np.inf, (), cut(answer))
+    elif isinstance(answer, tolerance.Verdict):
+        verdict = answer
     else:
         verdict = vector.judge(answer, dtype)
     inputs = _inputs(component, vector, verdict.where, dtype) if verdict.where else ""
     place = ", ".join(map(" ".join, zip(AXES.get(component, ()), map(str, verdict.where), strict=False)))
+    backward = components.component(component).backward
+    place = backwards.place(backward, verdict.where, vector.arguments) if backward else place
     return Row(vector.name, vector.hard, verdict, vector.id, vector.flags, inputs, place)
 
 

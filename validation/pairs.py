@@ -38,10 +38,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl import mitchell
+from refimpl.bits import FORMATS
 from refimpl.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from refimpl.bits import Format
 
 __all__ = [
     "BITS",
@@ -248,9 +251,7 @@ def _theory_of_quotients(bits: int) -> Tally:
     return {"pairs": every * (every - 1), **below}
 
 
-# --- patterns of float16 ------------------------------------------------------------------------------------------------------------
-
-DIGITS, ONE, INFINITE, SIGN = 10, 15 << 10, 31 << 10, 1 << 15  # of the fraction; patterns of 1.0, infinity and -0.0
+# --- patterns of float16 and float32 ------------------------------------------------------------------------------------------------
 
 
 def _patterns(bits: int) -> tuple[Any, Any]:
@@ -259,60 +260,8 @@ def _patterns(bits: int) -> tuple[Any, Any]:
     return n, n
 
 
-def _normal_products(x: Any, y: Any) -> Any:
-    """Where (2) is a normal number, by exponents and the carry of the fractions."""
-    (e, h), (f, g) = ((n & (SIGN - 1)) >> DIGITS for n in (x, y)), (n & ((1 << DIGITS) - 1) for n in (x, y))
-    k = e + h + (f + g >= 1 << DIGITS)  # with the bias twice
-    return (e > 0) & (h > 0) & (e < 31) & (h < 31) & (k > 15) & (k < 15 + 31)
-
-
-def _additions(
-    x: Any, y: Any, arithmetic: Callable[..., Any], by_patterns: Callable[..., Any]
-) -> Block:  # (rows,), (columns,) patterns
-    """Both forms with flushing: the same bits, or NaN both. Where the product is normal: without flushing too, and by the bare sum of patterns."""
-    x, y = x[:, None], y[None, :]
-    a, b = x.view(np.float16), y.view(np.float16)
-    one, other = (each.view(np.uint16) for each in (arithmetic(a, b, dialect="flush"), by_patterns(a, b)))
-    ieee = arithmetic(a, b).view(np.uint16)
-    size, normal = one & (SIGN - 1), _normal_products(x, y)
-    bare = ((x & (SIGN - 1)) + (y & (SIGN - 1)) - ONE) | ((x ^ y) & SIGN)  # modulo 2^16 where not normal
-    right = (one == other) | ((size > INFINITE) & ((other & (SIGN - 1)) > INFINITE))
-    right &= ~normal | ((one == bare) & (ieee == bare))
-
-    def counts() -> Tally:
-        found = {"NaN": size > INFINITE, "infinite": size == INFINITE, "zero": size == 0, "normal": normal}
-        return {name: int(np.count_nonzero(where)) for name, where in found.items()}
-
-    def shown(i: int, j: int) -> Counterexample:
-        answers = f"{one[i, j]:#06x} flushed, {ieee[i, j]:#06x} not"
-        bits = f"{other[i, j]:#06x} by addition with rules" + f", {bare[i, j]:#06x} without" * bool(normal[i, j])
-        return Counterexample(f"{x[i, 0]:#06x}", f"{y[0, j]:#06x}", answers, bits)
-
-    return Block(right, counts, shown)
-
-
-def _theory_of_additions(bits: int) -> Tally:
-    sizes = np.arange(1 << (bits - 1), dtype=np.int64) << (16 - bits)
-    normal = sizes[(sizes >= 1 << DIGITS) & (sizes < INFINITE)]
-    below = int(np.searchsorted(normal, ONE + (1 << DIGITS) - normal).sum())  # pairs whose sum of patterns is too small
-    fit = int(np.searchsorted(normal, ONE + INFINITE - normal).sum()) - below
-    small, nan = int((sizes < 1 << DIGITS).sum()), int((sizes > INFINITE).sum())
-    whole, finite = len(sizes), len(sizes) - nan - 1  # one infinity
-    counted = {
-        "pairs": whole**2,
-        "NaN": whole**2 - (whole - nan) ** 2 + 2 * small,
-        "infinite": 2 * (finite - small) + 1 + len(normal) ** 2 - below - fit,
-        "zero": finite**2 - (finite - small) ** 2 + below,
-        "normal": fit,
-    }
-    return {name: 4 * count for name, count in counted.items()}  # signs
-
-
-# --- patterns of float32 ------------------------------------------------------------------------------------------------------------
-
-
 def _halves(bits: int) -> tuple[Any, Any]:
-    """The upper and the lower halves of the numbers that stand for pairs of patterns."""
+    """The upper and the lower halves of the numbers that stand for pairs of patterns of float32."""
     n = np.arange(1 << bits, dtype=np.uint32)
     return n << np.uint32(bits), n
 
@@ -324,32 +273,61 @@ def _mixed(n: Any) -> Any:  # uint32 (...) -> uint32 (...), a bijection
     return n ^ (n >> np.uint32(16))
 
 
-def _mixed_additions(upper: Any, lower: Any, arithmetic: Callable[..., Any], by_patterns: Callable[..., Any]) -> Block:
-    """As `_additions`, of float32 patterns that the numbers stand for."""
-    n = upper[:, None] | lower
-    x, y = _mixed(n), _mixed(n ^ np.uint32(1 << 31))
-    a, b = x.view(np.float32), y.view(np.float32)
-    one, other = (each.view(np.uint32) for each in (arithmetic(a, b, dialect="flush"), by_patterns(a, b)))
-    ieee = arithmetic(a, b).view(np.uint32)
-    infinite, unit, rest = np.uint32(255 << 23), np.uint32(127 << 23), np.uint32((1 << 31) - 1)
-    (e, f), (h, g) = ((each >> np.uint32(23) & np.uint32(255), each & np.uint32((1 << 23) - 1)) for each in (x, y))
-    k = e + h + (f + g >= 1 << 23)  # with the bias twice
-    normal = (e > 0) & (h > 0) & (e < 255) & (h < 255) & (k > 127) & (k < 127 + 255)
-    bare = ((x & rest) + (y & rest) - unit) | ((x ^ y) & ~rest)  # modulo 2^32 where not normal
-    size = one & rest
-    right = (one == other) | ((size > infinite) & ((other & rest) > infinite))
+def _pairs_of_patterns(x: Any, y: Any) -> tuple[Any, Any]:  # (rows,), (columns,) -> patterns that broadcast
+    """Of float16, as they are; of float32, those that the numbers x + y stand for."""
+    x, y = x[:, None], y[None, :]
+    return (x, y) if x.dtype == np.uint16 else (_mixed(x | y), _mixed((x | y) ^ np.uint32(1 << 31)))
+
+
+def _normal_products(x: Any, y: Any, at: Format) -> Any:
+    """Where (2) is a normal number, by exponents and the carry of the fractions."""
+    (e, h), (f, g) = ((n & (at.sign - 1)) >> at.shift for n in (x, y)), (n & (at.hidden - 1) for n in (x, y))
+    k = e + h + (f + g >= at.hidden)  # with the bias twice
+    bias, top = at.highest, 2 * at.highest + 1
+    return (e > 0) & (h > 0) & (e < top) & (h < top) & (k > bias) & (k < bias + top)
+
+
+def _additions(
+    x: Any, y: Any, arithmetic: Callable[..., Any], by_patterns: Callable[..., Any], *, format: str
+) -> Block:  # (rows,), (columns,)
+    """Both forms with flushing: the same bits, or NaN both. Where the product is normal: without flushing too, and by the bare sum of patterns."""
+    (x, y), at = _pairs_of_patterns(x, y), FORMATS[format]
+    a, b = x.view(format), y.view(format)
+    one, other = (each.view(x.dtype) for each in (arithmetic(a, b, dialect="flush"), by_patterns(a, b)))
+    ieee = arithmetic(a, b).view(x.dtype)
+    size, normal = one & (at.sign - 1), _normal_products(x, y, at)
+    bare = ((x & (at.sign - 1)) + (y & (at.sign - 1)) - at.one) | ((x ^ y) & at.sign)  # modulo 2^width where not normal
+    right = (one == other) | ((size > at.infinity) & ((other & (at.sign - 1)) > at.infinity))
     right &= ~normal | ((one == bare) & (ieee == bare))
 
     def counts() -> Tally:
-        found = {"NaN": size > infinite, "infinite": size == infinite, "zero": size == 0, "normal": normal}
+        found = {"NaN": size > at.infinity, "infinite": size == at.infinity, "zero": size == 0, "normal": normal}
         return {name: int(np.count_nonzero(where)) for name, where in found.items()}
 
     def shown(i: int, j: int) -> Counterexample:
-        answers = f"{one[i, j]:#010x} flushed, {ieee[i, j]:#010x} not"
-        bits = f"{other[i, j]:#010x} by addition with rules" + f", {bare[i, j]:#010x} without" * bool(normal[i, j])
-        return Counterexample(f"{x[i, j]:#010x}", f"{y[i, j]:#010x}", answers, bits)
+        patterns = (*np.broadcast_arrays(x, y), one, ieee, other, bare)
+        left, right, *answers = (f"{each[i, j]:#0{2 + at.width // 4}x}" for each in patterns)
+        with_rules = f"{answers[2]} by addition with rules" + f", {answers[3]} without" * bool(normal[i, j])
+        return Counterexample(left, right, f"{answers[0]} flushed, {answers[1]} not", with_rules)
 
     return Block(right, counts, shown)
+
+
+def _theory_of_additions(bits: int) -> Tally:
+    at, sizes = FORMATS["float16"], np.arange(1 << (bits - 1), dtype=np.int64) << (16 - bits)
+    normal = sizes[(sizes >= at.hidden) & (sizes < at.infinity)]
+    below = int(np.searchsorted(normal, at.one + at.hidden - normal).sum())  # pairs whose sum of patterns is too small
+    fit = int(np.searchsorted(normal, at.one + at.infinity - normal).sum()) - below
+    small, nan = int((sizes < at.hidden).sum()), int((sizes > at.infinity).sum())
+    whole, finite = len(sizes), len(sizes) - nan - 1  # one infinity
+    counted = {
+        "pairs": whole**2,
+        "NaN": whole**2 - (whole - nan) ** 2 + 2 * small,
+        "infinite": 2 * (finite - small) + 1 + len(normal) ** 2 - below - fit,
+        "zero": finite**2 - (finite - small) ** 2 + below,
+        "normal": fit,
+    }
+    return {name: 4 * count for name, count in counted.items()}  # signs
 
 
 def _theory_of_mixed(bits: int) -> Tally:
@@ -380,7 +358,7 @@ SUBJECTS = {
             "addition of float16 patterns gives the bits of the arithmetic form",
             ("multiply", "multiply_bits"),
             _patterns,
-            _additions,
+            partial(_additions, format="float16"),
             _theory_of_additions,
         ),
         Subject(
@@ -388,7 +366,7 @@ SUBJECTS = {
             "addition of float32 patterns gives the bits of the arithmetic form, on pairs that a bijection picks",
             ("multiply", "multiply_bits"),
             _halves,
-            _mixed_additions,
+            partial(_additions, format="float32"),
             _theory_of_mixed,
         ),
         Subject(
@@ -427,8 +405,12 @@ def _source(code: CodeType | type) -> str:
     return inspect.getsource(code)
 
 
+def _is_of(value: Any, package: str) -> bool:
+    return bool(value.__module__.partition(".")[0] == package)
+
+
 def _parts(function: Any, found: dict[str, str]) -> None:
-    """Put the source of a function into `found`, with that of every function of its package that it uses by name, and the constants."""
+    """Put the source of a function into `found`, with that of every function and constant of its package that it uses by name."""
     if isinstance(getattr(function, "__wrapped__", None), FunctionType):
         _parts(function.__wrapped__, found)
     code, package = function.__code__, function.__module__.partition(".")[0]
@@ -440,13 +422,17 @@ def _parts(function: Any, found: dict[str, str]) -> None:
     modules = [scope[name] for name in names if isinstance(scope.get(name), ModuleType)]
     spaces = [scope, *(vars(each) for each in modules if each.__name__.partition(".")[0] == package)]
     for value, name in ((space[name], name) for space in spaces for name in names if name in space):
-        if isinstance(value, FunctionType | type) and value.__module__.partition(".")[0] == package:
+        if isinstance(value, FunctionType | type) and _is_of(value, package):
             if isinstance(value, type):
                 found[f"{value.__module__}.{value.__qualname__}"] = _source(value)
             else:
                 _parts(value, found)
         elif isinstance(value, int | float | str | tuple) or (name.isupper() or name == "dialects"):
             found[f"{function.__module__} {name}"] = repr(value)
+            kinds = {type(each) for each in value.values()} if isinstance(value, dict) else set()
+            found |= {
+                f"{kind.__module__}.{kind.__qualname__}": _source(kind) for kind in kinds if _is_of(kind, package)
+            }
 
 
 def definition(chosen: Subject) -> str:

@@ -79,7 +79,8 @@ class Noise:
         bare, axis = _bare(x), options.get("axis", -1)
         if bare.dtype.kind != "f":
             return self.wrap(getattr(xp, name)(bare, **options))
-        result, length = self._reduction(name, bare, **options), bare.shape[axis]
+        result, axes = self._reduction(name, bare, **options), axis if isinstance(axis, tuple) else (axis,)
+        length = math.prod(bare.shape[each] for each in axes)
         square = self._reduction(name, bare**2, **options) / (length if name == "mean" else 1)
         return self.wrap(self.walked(result, square, length))
 

@@ -58,6 +58,20 @@ SHAPES: dict[str, dict[str, str]] = {
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},
 }
+# backward passes: the forward call, and the axes of its answer
+_COTANGENTS = {
+    **dict.fromkeys(("softmax", "log_softmax", "taylor_softmax", "sparse_softmax", "unit_length"), "r n"),
+    **dict.fromkeys(("logsumexp", "sparse_softmax_cross_entropy"), "r"),
+    "gelu": "n",
+    "layer_norm": "r d",
+    "mean_pooling": "b d",
+    "hierarchical_positions": "p c",
+    **dict.fromkeys(("attention", "residual_attention", "taylor_attention", "favor_attention"), "b h n d"),
+    "relative_attention": "b h n 2d",
+    "positive_features": "b n r",
+}
+SHAPES |= {f"{name}.vjp": {**SHAPES[name], "cotangent": axes} for name, axes in _COTANGENTS.items()}
+SHAPES["cross_entropy.vjp"] = SHAPES["sparse_softmax_cross_entropy.vjp"]
 
 
 # --- what a call has to keep to -----------------------------------------------------------------------------------------------
@@ -104,7 +118,8 @@ def moves(component: str, case: Case) -> Iterator[Case]:
         return
     names = list(inspect.signature(components.component(component).definition).parameters)[: len(case.arrays)]
     given = dict(zip(names, case.arrays, strict=True)) | case.params
-    valid = _VALID.get(component, lambda given: True)
+    backward = components.component(component).backward
+    valid = _VALID.get(backward.forward if backward else component, lambda given: True)
     for changed in _changes(shapes, given, names):
         candidate = given | changed
         if valid(candidate):

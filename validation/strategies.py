@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from refimpl import favor
 from refimpl.bits import FORMATS
-from validation import components, logarithmic, tolerance
+from validation import backwards, components, logarithmic, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,28 @@ __all__ = ["calls"]
 
 Draw = Any  # the function that @st.composite hands over
 _LONG = ("float32", "float64")
+COTANGENT = 64.0  # the largest number in a cotangent
 _BEYOND_EXP = {"float16": 100.0, "bfloat16": 92.0, "float32": 1e4, "float64": 1e4}  # where exp overflows, resolved
 
 
 def calls(component: str, dtype: str, dialect: str | None = None) -> st.SearchStrategy[components.Case]:
     """Calls of a component in a dtype; of one dialect, if one is given."""
     subject = components.component(component)
-    if component not in _CALLS:
+    drawn = _CALLS.get(subject.backward.forward if subject.backward else component)
+    if drawn is None:
         return _trials(subject, dtype, dialect)
-    return _rounded(_CALLS[component], subject, dtype, dialect)
+    return _rounded(_and_cotangent(drawn, subject.backward) if subject.backward else drawn, subject, dtype, dialect)
+
+
+def _and_cotangent(drawn: Callable[..., Any], backward: backwards.Backward) -> Callable[..., Any]:
+    """The arrays of the forward component, and a cotangent of the shape of its answer."""
+
+    def both(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+        arrays, params = drawn(draw, subject, dtype, dialect)
+        cotangent = _array(draw, dtype, COTANGENT, backward.shape(*arrays))
+        return (*arrays, cotangent), {name: value for name, value in params.items() if name in backward.names}
+
+    return both
 
 
 @st.composite

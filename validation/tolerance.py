@@ -117,9 +117,8 @@ def _known(array: Any, relative: float, rng: np.random.Generator, lengthened: in
 
     wide = array.astype(np.float64)
     with truth.precision(400):
-        return (
-            np.frompyfunc(ball, 2, 1)(wide, rng.integers(2**61, 2**62, array.shape)).astype(object).reshape(array.shape)
-        )
+        dithered = np.frompyfunc(ball, 2, 1)(wide, rng.integers(2**61, 2**62, array.shape))
+        return np.asarray(dithered, dtype=object).reshape(array.shape)  # one ball is no array
 
 
 def amplification(
@@ -139,7 +138,7 @@ def underflow(*arrays: Any) -> float:
     """How many times the smallest number that is not flushed an answer may be off: terms in a sum, times the largest factor."""
     given = [np.asarray(a, dtype=np.float64) for a in arrays if _floating(a)]
     factor = max([1.0, *(float(np.max(np.abs(a), initial=0.0)) for a in given[1:])])
-    return factor * max(a.shape[-1] for a in given)
+    return factor * max(a.shape[-1] if a.ndim else 1 for a in given)
 
 
 def proved_budget(definition: Callable[..., Any], *arrays: Any, dtype: str, **options: Any) -> Any:  # -> float64 (...)

@@ -84,7 +84,7 @@ def balls(values: Any, relative_radius: float = 0.0) -> Any:  # (...) -> object 
     def ball(value: float) -> Any:
         return flint.arb(value, abs(value) * relative_radius) if relative_radius else flint.arb(value)
 
-    return np.frompyfunc(ball, 1, 1)(wide).astype(object).reshape(array.shape)
+    return np.asarray(np.frompyfunc(ball, 1, 1)(wide), dtype=object).reshape(array.shape)  # one ball is no array
 
 
 def midpoints(known: Any) -> Any:  # object (...) -> float64 (...)

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl import mitchell
-from refimpl.bits import FORMATS
+from refimpl.bits import FORMATS, check_arrays
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.inference import mitchell_cupy
 from refimpl.number_system import Array, namespace, rounded_once
@@ -105,12 +105,12 @@ def _form(name: str, dialect: str, corrected: bool = False) -> _Form:
         low, high = low + 2 * rest, high - 1
 
     def at(e: int) -> int:
-        return (e + fmt.highest) << (fmt.digits - 1)
+        return (e + fmt.highest) << fmt.shift
 
     unsigned = getattr(np, f"uint{fmt.width}")
     least = at(fmt.lowest + rest if corrected else fmt.lowest)
-    zero = {"ieee": 1, "flush": at(fmt.lowest)}.get(dialect, 0)
-    sizes = (1 << (fmt.width - 1), at(0), at(fmt.highest + 1), least, at(0) + at(low), at(0) + at(high), zero)
+    zero = {"ieee": 1, "flush": fmt.hidden}.get(dialect, 0)
+    sizes = (fmt.sign, fmt.one, fmt.infinity, least, fmt.one + at(low), fmt.one + at(high), zero)
     types = (getattr(np, name), getattr(np, f"int{fmt.width}"), unsigned)
     return _Form(name, dialect, corrected, *types, *map(unsigned, sizes))
 
@@ -389,9 +389,7 @@ def _shape_of_product(a: Array, b: Array) -> tuple[int, ...]:
 @functools.cache
 def _check_rules(whole: bool, dialect: str, corrected: bool) -> None:
     """Raise ConfigError where the definition does."""
-    if corrected and dialect != "ieee":
-        what = "corrected products have one set of edges"
-        raise ConfigError(what, where="refimpl.mitchell", expected='dialect="ieee"', got=repr(dialect))
+    mitchell._check_corrected(dialect, corrected)
     if whole:
         mitchell._check_whole(dialect, {})
     else:
@@ -401,7 +399,7 @@ def _check_rules(whole: bool, dialect: str, corrected: bool) -> None:
 def _check_out(out: Array | None, shape: tuple[int, ...], like: Array) -> None:
     if out is None:
         return
-    mitchell._check_arrays("matmul", "an array to write the product to, or None", out=out)
+    check_arrays("matmul", "an array to write the product to, or None", out=out)
     if tuple(out.shape) != shape:
         raise ShapeError("the product has another shape", where="matmul(out=)", expected=shape, got=tuple(out.shape))
     dtype = _sum_dtype(like) if mitchell._is_whole(like) else like.dtype
@@ -467,7 +465,7 @@ def matmul(
     """
     mitchell._accumulable("matmul", a, b)
     shape = _shape_of_product(a, b)
-    _check_rules(mitchell._is_whole(a), dialect, corrected)
+    _check_rules(mitchell._is_whole(a), str(dialect), bool(corrected))
     _check_out(out, shape, a)
     if namespace(a, b).__name__ == "array_api_compat.cupy":
         return mitchell_cupy.matmul(a, b, dialect=dialect, corrected=corrected, out=out)
@@ -536,24 +534,11 @@ def multiply(a: Array, b: Array, *, dialect: str = "ieee", corrected: bool = Fal
 
     Raises
     ------
-    DtypeError, ConfigError, UndecidedError
+    DtypeError, ShapeError, ConfigError, UndecidedError
         as the definition.
-    ShapeError
-        if the shapes do not broadcast.
     """
-    mitchell._check_arrays("multiply", a=a, b=b)
-    mitchell._check_operands(a, b)
-    if not mitchell._broadcast(a.shape, b.shape):
-        got = f"{tuple(a.shape)}, {tuple(b.shape)}"
-        remedy = "add axes of length 1, or repeat what is too short"
-        raise ShapeError(
-            "the shapes do not broadcast",
-            where="multiply",
-            expected="lengths that are equal or 1",
-            got=got,
-            remedy=remedy,
-        )
-    _check_rules(mitchell._is_whole(a), dialect, corrected)
+    mitchell._check_pairs("multiply", a, b)
+    _check_rules(mitchell._is_whole(a), str(dialect), bool(corrected))
     if str(a.dtype) not in _REST or not _is_numpy(a):
         return mitchell.corrected_multiply(a, b) if corrected else mitchell.multiply(a, b, dialect=dialect)
     form, (a, b) = _form(str(a.dtype), dialect, corrected), np.broadcast_arrays(a, b)

@@ -41,7 +41,7 @@ def mean_cross_entropy(
     """
     xp, n = namespace(logits, targets, counted), _total(logits, targets, counted, total)
     losses = cross_entropy(logits, xp.where(counted, targets, xp.zeros_like(targets)))
-    return xp.sum(xp.where(counted, losses, exact(0, logits))) / exact(n, logits)
+    return _mean(losses, counted, n)
 
 
 @vjp_of(mean_cross_entropy, "logits")
@@ -51,13 +51,19 @@ def mean_cross_entropy_vjp(
     """s̄_ij = c_i (softmax(s_i)_j - [j = t]) L̄/N, exactly 0 where nothing counts. Arguments and errors as `mean_cross_entropy`."""
     xp, n = namespace(logits, targets, counted), _total(logits, targets, counted, total)
     losses, back = cross_entropy_vjp(logits, xp.where(counted, targets, xp.zeros_like(targets)))
-    loss = xp.sum(xp.where(counted, losses, exact(0, logits))) / exact(n, logits)
 
     def pullback(loss_bar: Array) -> tuple[Array]:  # () -> (..., n)
         (s_bar,) = back(xp.broadcast_to(loss_bar / exact(n, logits), counted.shape))
         return (xp.where(counted[..., None], s_bar, exact(0, logits)),)
 
-    return loss, pullback
+    return _mean(losses, counted, n), pullback
+
+
+def _mean(losses: Array, counted: Array, n: int) -> Array:  # (...), bool (...) -> ()
+    """Σ over what counts, divided by n: an array on every number system."""
+    xp = namespace(losses, counted)
+    kept = xp.reshape(xp.where(counted, losses, exact(0, losses)), (1, -1))
+    return xp.reshape(xp.sum(kept, axis=1) / exact(n, losses), ())
 
 
 def _total(logits: Array, targets: Array, counted: Array, total: int | None) -> int:

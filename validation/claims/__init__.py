@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.claims import copying, favor, gpt2, mitchell, positions, realformer, sparse, taylor
+from validation.claims import copying, favor, gpt2, mitchell, path_kernel, positions, realformer, sparse, taylor
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "favor",
     "gpt2",
     "mitchell",
+    "path_kernel",
     "positions",
     "realformer",
     "select",

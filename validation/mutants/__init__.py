@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from validation.mutants import (
     attentions,
+    backward_attentions,
+    backward_features,
+    backwards,
     blocks,
     copyings,
     encoders,
@@ -47,6 +50,9 @@ _FAMILIES: tuple[Any, ...] = (
     blocks,
     gpt2s,
     encoders,
+    backwards,
+    backward_attentions,
+    backward_features,
 )
 
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for each in _FAMILIES for mutant in each.MUTANTS)

@@ -154,6 +154,16 @@ _FLAGS = (
     Flag(
         "hypothesis-state", "a hypothesis has the state of another, or none", "text that is not in the source, in beams"
     ),
+    # backward passes
+    Flag("gradient-dropped", "nothing flows back along one of the paths", "training that goes another way, slowly"),
+    Flag(
+        "not-summed",
+        "the cotangent of a broadcast argument is not summed over all places",
+        "a part of the batch learns",
+    ),
+    Flag(
+        "chain-rule", "a factor of the chain rule is missing, or of another function", "plausible gradients of nothing"
+    ),
     # whole models
     Flag("positions", "positions are counted from elsewhere", "a model that answers, badly, after padding or a cache"),
     Flag("missing-layer", "a layer, a residual or a bias is left out", "a model that answers, badly"),

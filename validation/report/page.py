@@ -26,8 +26,14 @@ PREFIXES = {
     "truth": "TRUTH.",
     "parity": "PARITY.",
     "number systems": "SYSTEMS.",
+    "gradients": "VJP.",
 }  # of identifiers, where the title says it
-SECTIONS = ("truth", "parity", "number systems")  # those whose multiple is an error as a part of what is allowed
+SECTIONS = (
+    "truth",
+    "parity",
+    "number systems",
+    "gradients",
+)  # those whose multiple is an error as a part of what is allowed
 
 
 @dataclass(frozen=True)

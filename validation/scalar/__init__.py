@@ -19,7 +19,7 @@ import flint
 import numpy as np
 
 from refimpl.errors import ConfigError
-from validation import components, truth
+from validation import backwards, components, truth
 from validation.scalar import (
     activation,
     attention,
@@ -27,6 +27,7 @@ from validation.scalar import (
     blocks,
     cases,
     copying,
+    differences,
     favor,
     gpt2,
     mitchell,
@@ -90,8 +91,23 @@ SCALAR: dict[str, Callable[..., Any]] = {
         bert.nezha,
     )
 }
+
+
+def _of_backward(each: backwards.Backward) -> Callable[..., Any]:
+    """The second program of a backward pass: the differences of the forward component's."""
+
+    def forward(*arrays: Any, **params: Any) -> Any:
+        return SCALAR[each.forward](*arrays, **params, **each.fixed(*arrays))
+
+    return differences.backward(forward, each.given, each.arguments)
+
+
+SCALAR |= {each.name: _of_backward(each) for each in backwards.BACKWARDS}
 DTYPES = ("float64", "float32")  # that the cases are rounded to, before either program sees them
 LARGEST = 400  # numbers in every argument, and in the answer, of a tiny case
+DIFFERENCES = (
+    40  # numbers of which cotangents are asked in a tiny case of a backward pass: each takes two runs of a program
+)
 LONGEST = 100  # length of every axis of a tiny case's arguments
 TOKENS = 6  # of a tiny case whose argument are a network's tokens: each has 61 logits or so
 RADIUS = 1e-40  # of an enclosure, relative to max(1, |answer|), at most
@@ -116,17 +132,29 @@ def tiny(name: str, case: components.Case) -> bool:
     """Whether a case is small enough for loops over single numbers."""
     arrays = [a for a in case.arrays if a is not None]
     largest = TOKENS if name in components.MODELS else LARGEST
+    backward = components.component(name).backward
+    if backward:
+        moved = sum(case.arrays[backward.given.index(each)].size for each in backward.arguments)
+        if moved > DIFFERENCES:
+            return False
     return all(a.size <= largest and max(a.shape, default=0) <= LONGEST for a in arrays)
 
 
 def tiny_cases(name: str, seed: int = 0) -> list[components.Case]:
     """The tiny cases of a component: its own, rounded to float64 and to float32, and those made for this check, in float64."""
+    backward = components.component(name).backward
     found = [
         components.Case(f"{case.id}, {dtype}", case.hard, case.arrays, case.params)
         for dtype in DTYPES
-        for case in components.component(name).trials(dtype, seed, None)
-        if dtype == DTYPES[0]
-        or any(a.dtype.kind == "f" for a in case.arrays)  # rounding leaves whole numbers as they are
+        for number, case in enumerate(components.component(name).trials(dtype, seed, None))
+        if not (backward and case.id in backward.kinks)
+        and (
+            dtype == DTYPES[0]
+            or (
+                any(a.dtype.kind == "f" for a in case.arrays) and not backward
+            )  # rounding leaves whole numbers as they are
+            or (backward and number < 1)  # differences take seconds
+        )
     ]
     return [case for case in (*found, *cases.own_cases(name, np.random.default_rng(seed))) if tiny(name, case)]
 

@@ -29,11 +29,11 @@ def nested(value: Any) -> Any:
 
 
 def scalar(program: Callable[..., Any]) -> Callable[..., Any]:
-    """A program of nested lists as a function of arrays, run with `DIGITS` digits."""
+    """A program of nested lists as a function of arrays, run with `DIGITS` digits, or with the caller's if those are more."""
 
     @functools.wraps(program)
     def run(*arrays: Any, **params: Any) -> Any:
-        with mp.workdps(DIGITS):
+        with mp.workdps(max(DIGITS, mp.dps)):
             return program(*map(nested, arrays), **{name: nested(value) for name, value in params.items()})
 
     return run

@@ -21,13 +21,16 @@ import typer
 
 from refimpl.console import err, out
 from refimpl.errors import ConfigError, RefimplError
-from validation import components, conformance, mutants, vectors
+from validation import backwards, components, conformance, mutants, vectors
 from validation.targets import pattern_routes
 from validation.targets import whole_number_routes as whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Differentiated = (
+    Any  # Callable: a function, its arguments, the cotangent of its result -> the cotangents of the arguments
+)
 __all__ = ["ROUTES", "jax_route", "numpy_route", "torch_route", "written_out"]
 
 _INSTALL = {
@@ -87,7 +90,8 @@ def _gelu(x: Any, approximate: str, *, xp: Any) -> Any:
     if approximate == "none":
         return x * xp.erfc(-x / math.sqrt(2)) / 2
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return x / (1 + xp.exp(-2 * inner))
+    # not beyond, where exp overflows: the quotient is 0 as it should be, but its derivative ∞ · 0
+    return x / (1 + xp.exp(-2 * xp.clip(inner, -40.0, 40.0)))
 
 
 def _layer_norm(x: Any, scale: Any, bias: Any, eps: float, *, xp: Any) -> Any:
@@ -519,12 +523,41 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
 _WHOLE = ("gpt2", "bert", "nezha")
 
 
-def written_out(xp: Any, move: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:
-    """The components as functions of arrays of the namespace `xp`; `move` makes such an array of a NumPy one."""
-    return {
+def written_out(
+    xp: Any, move: Callable[[Any], Any], differentiated: Differentiated | None = None
+) -> dict[str, Callable[..., Any]]:
+    """The components as functions of arrays of the namespace `xp`; `move` makes such an array of a NumPy one.
+
+    Backward passes are what `differentiated` makes of the forward functions: the library's own differentiation. NumPy has none.
+    """
+    forward = {
         name: functools.partial(function, xp=xp, **({"move": move} if name in _WHOLE else {}))
         for name, function in _WRITTEN.items()
     }
+    return forward | {
+        each.name: functools.partial(_backward, forward[each.forward], each, differentiated or _not_differentiated)
+        for each in backwards.BACKWARDS
+    }
+
+
+def _backward(
+    function: Callable[..., Any], each: backwards.Backward, differentiated: Differentiated, *arrays: Any, **params: Any
+) -> tuple[Any, ...]:
+    """The cotangents of the arguments, by the library's differentiation of the forward function."""
+    *given, cotangent = arrays
+    places = [each.given.index(name) for name in each.arguments]
+
+    def of(*chosen: Any) -> Any:
+        every = list(given)
+        for place, value in zip(places, chosen, strict=True):
+            every[place] = value
+        return function(*every, **params, **each.fixed(*given))
+
+    return differentiated(of, tuple(given[place] for place in places), cotangent)
+
+
+def _not_differentiated(function: Callable[..., Any], arguments: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
+    raise ConfigError("a library without differentiation has no backward route", expected="torch or JAX", got="NumPy")
 
 
 def numpy_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
@@ -537,7 +570,13 @@ def torch_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
     torch, namespace = importlib.import_module("torch"), importlib.import_module("array_api_compat.torch")
     move = importlib.import_module("validation.targets.torch_arrays").tensor
     namespace.erfc = torch.special.erfc
-    return written_out(namespace, move), move
+
+    def differentiated(function: Callable[..., Any], arguments: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
+        leaves = tuple(a.detach().clone().requires_grad_() for a in arguments)
+        with torch.enable_grad():
+            return tuple(torch.autograd.grad(function(*leaves), leaves, cotangent))
+
+    return written_out(namespace, move, differentiated), move
 
 
 def jax_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
@@ -546,7 +585,13 @@ def jax_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
     jax.config.update("jax_enable_x64", True)
     xp = importlib.import_module("jax.numpy")
     xp.erfc = jax.scipy.special.erfc
-    return {name: functools.partial(_compiled, jax, f) for name, f in written_out(xp, xp.asarray).items()}, xp.asarray
+
+    def differentiated(function: Callable[..., Any], arguments: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
+        return tuple(jax.vjp(function, *arguments)[1](cotangent))
+
+    return {
+        name: functools.partial(_compiled, jax, f) for name, f in written_out(xp, xp.asarray, differentiated).items()
+    }, xp.asarray
 
 
 def _compiled(jax: Any, function: Callable[..., Any], *arrays: Any, **params: Any) -> Any:

@@ -74,7 +74,7 @@ def kills(vector: files.Vector, mutant: mutants.Mutant) -> bool:
 
 def _candidates(subject: components.Component, seed: int) -> Iterator[files.Vector]:
     """The component's own cases, drawn for each dtype, and what the search found."""
-    for family, dtypes in WIDER.items():
+    for family, dtypes in ((name, WIDER[name]) for name in WIDER if name in subject.families):
         for case in subject.trials(family, seed, None):
             vector = answers.unanswered(subject, case)
             exact = [d for d in dtypes if all(_represents(d, value) for value in vector.arguments.values())]

@@ -1,0 +1,106 @@
+"""Cases of functions of one number, and of rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from validation.gradients.case import EVERY, Case, of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# --- elementwise ----------------------------------------------------------------------------------------------------------------------
+
+
+@of("activation.sigmoid", "activation.tanh", "special.erf", "special.erfc")
+def _elementwise(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
+    yield Case("tails", "0, tiny, and where the slope vanishes", {"x": np.array([0.0, -0.0, 1e-9, 5.5, -5.5, 24, -24])})
+    yield Case("beyond", "where exp(2|x|) overflows", {"x": np.array([800.0, -800.0, 1e200, -1e200, 1.0])})
+
+
+@of("activation.gelu")
+def _gelu(rng: np.random.Generator) -> Iterator[Case]:
+    for form in ("tanh", "none"):
+        yield Case(f"{form}", "both signs", {"x": rng.normal(size=(2, 5)), "approximate": form}, dtypes=EVERY)
+        bend = np.array([0.0, -0.0, -0.75179, 1e-9, 3, -3, 6.5, -6.5, 30, -30.0])
+        yield Case(f"{form}, tails", "0, where the slope is 0, far out", {"x": bend, "approximate": form})
+        far = {"x": np.array([1e150, -1e150]), "approximate": form}
+        yield Case(f"{form}, beyond", "where x³ overflows", far, steps_only="exp of 10^450 is no ball")
+
+
+@of("activation.relu")
+def _relu(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
+    yield Case("near 0", "the smallest numbers of either sign", {"x": np.array([1e-25, -1e-25, 1e200, -1e200])})
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------------------------
+
+
+def hard_rows(rng: np.random.Generator) -> dict[str, tuple[str, Any]]:
+    """Rows on which exponentials go wrong."""
+    return {
+        "ordinary": ("unit normal", rng.normal(size=(2, 5))),
+        "offset": ("a common offset, which must drop out", 300 + rng.normal(size=(2, 4))),
+        "large": ("exp overflows unless shifted", np.array([[1e4, 1e4 - 1, -1e4], [800.0, -800.0, 799.0]])),
+        "ties": ("equal maxima, all equal", np.array([[1.0, 3, 3, -1], [2, 2, 2, 2]])),
+        "single": ("one element", rng.normal(size=(3, 1))),
+        "long": ("sums of many terms, along directions", rng.normal(size=(1, 48))),
+    }
+
+
+@of("softmax.softmax", "softmax.log_softmax", "softmax.logsumexp")
+def _along_rows(rng: np.random.Generator) -> Iterator[Case]:
+    for label, (hard, x) in hard_rows(rng).items():
+        yield Case(label, hard, {"x": x}, dtypes=EVERY if label == "ordinary" else ())
+    yield Case("first axis", "not the last axis", {"x": rng.normal(size=(3, 2, 2)), "axis": 0})
+    yield Case("middle axis", "an axis counted from the end", {"x": rng.normal(size=(2, 3, 2)), "axis": -2})
+
+
+@of("softmax.masked_softmax")
+def _masked(rng: np.random.Generator) -> Iterator[Case]:
+    x, mask = rng.normal(size=(3, 5)), np.ones((3, 5), bool)
+    mask[0, 2:], mask[1] = False, False
+    yield Case("masked", "a short row, one without entries", {"x": x, "mask": mask}, dtypes=EVERY, unseen=(~mask,))
+    yield Case("no mask", "None", {"x": x, "mask": None})
+    loud = np.where(mask, x, 1e5)
+    yield Case("loud", "masked entries above all others", {"x": loud, "mask": mask}, unseen=(~mask,))
+    row = np.array([True, False, True, True, False])
+    yield Case("one mask", "a mask of one row for all", {"x": x, "mask": row}, unseen=(np.broadcast_to(~row, x.shape),))
+    yield Case("first axis", "rows along another axis", {"x": x, "mask": mask, "axis": 0}, unseen=(~mask,))
+
+
+@of("softmax.sparse_softmax")
+def _sparse(rng: np.random.Generator) -> Iterator[Case]:
+    x, mask = rng.normal(size=(3, 6)), rng.random((3, 6)) < 0.7
+    mask[1] = False
+    for k in (2, 1, 6, 9):
+        yield Case(f"k = {k}", "", {"x": x, "k": k}, dtypes=EVERY if k == 2 else ())
+    yield Case("masked", "a row without entries", {"x": x, "k": 2, "mask": mask}, unseen=(~mask,))
+    yield Case("first axis", "not the last axis", {"x": x, "k": 2, "axis": 0})
+    ties = np.array([[1.0, 3, 3, 3, 0], [2, 2, 2, 2, 2]])
+    yield Case(
+        "ties", "of equal entries the first", {"x": ties, "k": 2}, steps_only="the last of the k largest is tied"
+    )
+
+
+@of("normalization.layer_norm")
+def _norm(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label: str, hard: str, x: Any, eps: float = 1e-5, **more: Any) -> Case:
+        scale, bias = rng.normal(size=(2, x.shape[-1]))
+        return Case(label, hard, {"x": x, "scale": scale, "bias": bias, "eps": eps}, **more)
+
+    yield case("ordinary", "unit normal", rng.normal(size=(3, 5)), dtypes=EVERY)
+    yield case("batch", "scale and bias are summed over two axes", rng.normal(size=(2, 2, 4)))
+    yield case("constant", "no variance: only ε keeps it finite", np.full((2, 4), 3.0))
+    flat = "x - mean x is about 1e-6, and off by the rounding of numbers near 1 in the mean, 2u: z is off by 2e6 u, as one part of it"
+    level = 1 + 1e-6 * rng.normal(size=(2, 4))
+    yield case("flat", "variance far below ε", level, float64=8e6 * 2.0**-53, reason=flat)
+    yield case("no eps", "ε = 0", rng.normal(size=(2, 4)), eps=0.0)
+    yield case("outlier", "one large entry", np.array([[1e3, 0.1, -0.2, 0.3]]))
+    yield case("large", "squares near the end of the range", 1e120 * rng.normal(size=(2, 4)))
+    yield case("single", "width 1: the answer is the bias", rng.normal(size=(3, 1)))
