@@ -400,7 +400,7 @@ def _gram_matrices(setting: Setting) -> Outcome:
 @claim(
     "PATHKERNEL-3.exact",
     "the kernel of PATHKERNEL-2, with its mean over the segment at x and the segment's beginning at x', is a kernel: symmetric, K(x, x) >= 0",
-    source=f"{EXACT}; a function of pairs of which one is a training example, which is all that (5) needs, it is",
+    source="its name; PATHKERNEL-2 needs it between an input and a training example only",
     method="x W_1 W_2 in exact fractions: one step of size 1/8 with K(x, x') other than K(x', x); one step of size 1, which overshoots, with "
     "K(x, x) = -2",
     expected="refuted",
@@ -440,7 +440,7 @@ def _quartic(y: Any, targets: Any) -> tuple[Any, Any]:  # (n, o), (n, o) -> (n,)
 @claim(
     "PATHKERNEL-4",
     "a linear model y = w·x is a kernel machine with the kernel T x·x', T = Σ_t η_t: in both forms, for steps of any size and any loss",
-    source=f"{DOMINGOS}, section 2",
+    source=f"{DOMINGOS}; the ordinary sense of kernel machine",
     method="every w: ∇y = x at every w, hence K_t = x·x', and each step changes y(x) by -η Σ ℓ'_i x·x_i. Exactly, balls of radius 0: squared "
     "errors and fourth powers, sums and means, four rates: residuals 0, path kernels T x·x' times the identity of the outputs, and "
     "y_T(x) = y_0(x) + Σ_i a_i x·x_i with one a_i for every x",
@@ -481,7 +481,7 @@ def _linear_model(setting: Setting) -> Outcome:
 @claim(
     "PATHKERNEL-5",
     "with minibatches only examples of the batch contribute at a step, and what they contribute adds up",
-    source=f"{DOMINGOS}, remark 3; stochastic gradient descent",
+    source=f"{DOMINGOS}, of stochastic gradient descent",
     method="every model: θ_t+1 - θ_t is a sum over the batch. Exactly, balls of radius 0, x W_1 W_2, batches of 1, 2 and 4 examples, one twice "
     "in its own: at every step the others contribute 0 and the residual is 0; contributions of the whole path are the sums of those. "
     "Examples that are in no batch may hold anything: with NaN in them every number is the same in every bit, for a GPT-2 block",
