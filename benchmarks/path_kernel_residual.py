@@ -73,7 +73,7 @@ def draw(found: dict[str, tuple[float, dict[str, list[float]]]], path: Path) -> 
         each.minorticks_off()
         each.grid(alpha=0.3)
     axes[0].set_ylabel("|residual| / |change of the outputs|")
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     figure.savefig(path, metadata={"Date": None})
 
 

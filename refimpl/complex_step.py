@@ -61,17 +61,16 @@ def _is_complex(x: Any) -> bool:
 
 
 def _array(real: Any, imaginary: Any = None) -> ComplexArray:
-    """real + i imaginary, of floats; whole numbers and truth values as they are."""
+    """real + i imaginary, of floats; what is complex, whole numbers and truth values as they are."""
     real = np.asarray(real)
-    if real.dtype.kind in "biu":
+    if real.dtype.kind in "biuc":
         return ComplexArray(real)
-    if real.dtype not in (np.float64, np.complex128):
+    if real.dtype != np.float64:
         expected, remedy = "float64", "convert it first: a derivative to 16 digits says nothing of narrower numbers"
         raise DtypeError(
             "complex steps are taken in float64", where="ComplexArray", expected=expected, got=real.dtype, remedy=remedy
         )
-    array = np.empty_like(real, dtype=np.complex128)
-    array[...] = real
+    array = real.astype(np.complex128)
     if imaginary is not None:
         array.imag = imaginary
     return ComplexArray(array)
@@ -152,60 +151,12 @@ def _operator(name: str, *, swapped: bool = False) -> Callable[..., Any]:
 
 # --- functions ------------------------------------------------------------------------------------------------------------------------
 
-# functions of the standard that move or make numbers, or add and subtract them one by one: NumPy's own on complex128
-_SAME = frozenset(
-    (
-        *("add", "arange", "asarray", "astype", "broadcast_to", "concat", "empty", "expand_dims", "flip", "full"),
-        *("full_like", "matrix_transpose", "moveaxis", "negative", "ones", "ones_like", "permute_dims", "positive"),
-        *(
-            "repeat",
-            "reshape",
-            "roll",
-            "squeeze",
-            "stack",
-            "subtract",
-            "take",
-            "take_along_axis",
-            "tile",
-            "tril",
-            "triu",
-        ),
-        *("where", "zeros", "zeros_like", "unstack"),
-    )
-)
-# functions of the real part alone, whose result is no float, or is piecewise constant
-_DECIDED = frozenset(
-    (
-        *(
-            "all",
-            "any",
-            "argmax",
-            "argmin",
-            "argsort",
-            "equal",
-            "greater",
-            "greater_equal",
-            "isfinite",
-            "isinf",
-            "isnan",
-        ),
-        *("less", "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal"),
-        *("searchsorted", "signbit", "ceil", "floor", "round", "sign", "trunc"),
-        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "bitwise_invert"),
-    )
-)
-_LINEAR = frozenset(
-    ("cumulative_sum", "mean", "sum")
-)  # of each part by itself: NumPy adds complex numbers up in another order
-_ENTIRE = frozenset(("exp", "expm1", "sin", "cos", "sinh", "cosh", "tanh"))
-_SINGULAR_AT_0 = frozenset(("log", "sqrt"))
 STEP = 2.0**-80
 
 
 def _slope(function: Callable[..., Any], x: Any, step: Any) -> Any:
     """Im f(x + i h)/h, equation (1)."""
-    with np.errstate(all="ignore"):
-        return np.asarray(function(x + 1j * step)).imag / step
+    return np.asarray(function(x + 1j * step)).imag / step
 
 
 def _of_one(value: Any, slope: Callable[[], Any], x: Any) -> ComplexArray:
@@ -213,8 +164,7 @@ def _of_one(value: Any, slope: Callable[[], Any], x: Any) -> ComplexArray:
     tangent = _imaginary(x)
     if tangent is None:
         return _array(value)
-    with np.errstate(all="ignore"):
-        return _array(value, np.where(tangent == 0, 0.0, slope() * tangent))
+    return _array(value, np.where(tangent == 0, 0.0, slope() * tangent))
 
 
 class Namespace:
@@ -225,17 +175,23 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        found = self._found(name)
+        setattr(self, name, found)  # made once
+        return found
+
+    def _found(self, name: str) -> Any:
         found = getattr(numpy_namespace, name)
         if not callable(found) or isinstance(found, type) or name in ("finfo", "iinfo", "isdtype"):
             return found
-        for names, made in ((_SAME, _same), (_DECIDED, _decided), (_LINEAR, _linear), (_ENTIRE, _entire)):
-            if name in names:
-                return made(found)
-        if name in _SINGULAR_AT_0:
-            return _singular(found)
-        raise NotBuiltYetError(
-            f"{name} has no form in complex steps", where=self.__name__, expected="functions listed there", got=name
-        )
+        made = _FORMS.get(name)
+        if made is None:
+            raise NotBuiltYetError(
+                f"{name} has no form in complex steps",
+                where=self.__name__,
+                expected=", ".join(sorted(_FORMS)),
+                got=name,
+            )
+        return made(found)
 
     def asarray(self, x: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> ComplexArray:
         """The array; a float's tangent stays where the dtype is float64, and is 0 where there was none."""
@@ -271,9 +227,8 @@ class Namespace:
         top, a_dot = _real(a), _imaginary(a)
         under, b_dot = _real(b), _imaginary(b)
         quotient = np.true_divide(top, under)
-        with np.errstate(all="ignore"):
-            rest = (0.0 if a_dot is None else a_dot) - (0.0 if b_dot is None else quotient * b_dot)
-            return _array(quotient, rest / under)
+        rest = (0.0 if a_dot is None else a_dot) - (0.0 if b_dot is None else quotient * b_dot)
+        return _array(quotient, rest / under)
 
     def floor_divide(self, a: Any, b: Any) -> ComplexArray:  # whole (...), (...) -> whole (...)
         """⌊a/b⌋, of whole numbers."""
@@ -346,9 +301,9 @@ class _Special:
 
 def _bell(x: Any) -> Any:
     """erf'(x) = 2/√π exp(-x²), as exp(-n²) exp(-(x - n)(x + n)) with n so near x that n² is exact and the second exponent small."""
-    near = np.round(np.clip(x, -30.0, 30.0) * 2.0**20) * 2.0**-20  # beyond, the answer is 0
-    rest = np.where(np.abs(x) < 30.0, x - near, 0.0)
-    return 2.0 / np.sqrt(np.pi) * np.exp(-near * near) * np.exp(-rest * (x + near))
+    x = np.clip(x, -30.0, 30.0)  # exp(-900) is 0
+    near = np.round(x * 2.0**20) * 2.0**-20
+    return 2.0 / np.sqrt(np.pi) * np.exp(-near * near) * np.exp(-(x - near) * (x + near))
 
 
 _NAMESPACE = Namespace()
@@ -416,9 +371,8 @@ def _product(product: Callable[..., Any], a: Any, b: Any) -> ComplexArray:
     """a b + i (a' b + a b'), of any product that is linear in each."""
     left, a_dot, right, b_dot = _real(a), _imaginary(a), _real(b), _imaginary(b)
     value = product(left, right)
-    with np.errstate(all="ignore"):
-        parts = [product(a_dot, right)] if a_dot is not None else []
-        parts += [product(left, b_dot)] if b_dot is not None else []
+    parts = [product(a_dot, right)] if a_dot is not None else []
+    parts += [product(left, b_dot)] if b_dot is not None else []
     return _array(value, sum(parts) if parts else None)
 
 
@@ -443,6 +397,37 @@ def _whole(x: Any, name: str) -> Any:
     if _is_complex(array) or isinstance(array, float):
         raise NotBuiltYetError(f"{name} of floats has no form in complex steps", where=name, expected="whole numbers")
     return array
+
+
+# functions of the standard, and how each is made of NumPy's
+_FORMS: dict[str, Callable[..., Any]] = {}
+for _form, _names in (
+    # what moves or makes numbers, or adds and subtracts them one by one, is NumPy's own on complex128
+    (
+        _same,
+        "add arange broadcast_to concat expand_dims flip full full_like matrix_transpose moveaxis negative ones ones_like",
+    ),
+    (
+        _same,
+        "permute_dims positive repeat reshape roll squeeze stack subtract take take_along_axis tile tril triu unstack",
+    ),
+    (_same, "where zeros zeros_like"),
+    # what depends on the real part alone is no float, or piecewise constant
+    (
+        _decided,
+        "all any argmax argmin argsort equal greater greater_equal isfinite isinf isnan less less_equal not_equal",
+    ),
+    (
+        _decided,
+        "logical_and logical_not logical_or logical_xor nonzero searchsorted signbit ceil floor round sign trunc",
+    ),
+    (_decided, "bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift bitwise_invert"),
+    # of each part by itself: NumPy adds complex numbers up in another order
+    (_linear, "cumulative_sum mean sum"),
+    (_entire, "exp expm1 sin cos sinh cosh tanh"),
+    (_singular, "log sqrt"),
+):
+    _FORMS |= dict.fromkeys(_names.split(), _form)
 
 
 # --- derivatives ----------------------------------------------------------------------------------------------------------------------

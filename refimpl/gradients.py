@@ -57,11 +57,12 @@ def _called(definition: Callable[..., Any]) -> str:
     return f"{definition.__module__.removeprefix('refimpl.')}.{definition.__qualname__}"
 
 
-def vjp_of(definition: Callable[..., Any], *arguments: str) -> Callable[[Function], Function]:
+def vjp_of(definition: Callable[..., Any], *arguments: str, own_range: bool = False) -> Callable[[Function], Function]:
     """Say that a function is the rule of `definition`, and which of its arguments get cotangents.
 
-    16-bit floats are computed in float32, and value and cotangents rounded once each, as `rounded_once` does to the definition. A cotangent that
-    does not fit the result is refused.
+    16-bit floats are computed in float32, and value and cotangents rounded once each, as `rounded_once` does to the definition. Where the
+    definition asks for the range of the dtype (`own_range`), the rule is given 16-bit floats and rounds by itself. A cotangent that does not fit the
+    result is refused.
     """
 
     def declared(function: Function) -> Function:
@@ -70,7 +71,7 @@ def vjp_of(definition: Callable[..., Any], *arguments: str) -> Callable[[Functio
         @functools.wraps(function)
         def rule(*args: Any, **options: Any) -> tuple[Any, Pullback]:
             dtype = getattr(args[0] if args else options.get(leading), "dtype", None)
-            narrow = str(dtype) in SIXTEEN_BITS
+            narrow = str(dtype) in SIXTEEN_BITS and not own_range
             if narrow:
                 args, options = tuple(map(widened, args)), {name: widened(value) for name, value in options.items()}
             value, pullback = function(*args, **options)

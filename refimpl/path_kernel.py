@@ -20,7 +20,7 @@ A path is any iterable of `Step`. `sgd_path` makes them one at a time: list(sgd_
 size; the generator itself computes the path once more for each use, and keeps two.
 
 References: P. Domingos, "Every model learned by gradient descent is approximately a kernel machine", arXiv 2012.00152, definitions 1 and 2 and
-theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, theorem 3.1: (5).
+theorem 1: (2), (3); B. Bell et al., "An exact kernel equivalence for finite classification models", arXiv 2308.00824, section 3: (5).
 """
 
 from __future__ import annotations
@@ -512,7 +512,14 @@ def _contributions(model: Model, step: Step, gradients: Tree, y: Array, examples
 
 
 def reconstruct(
-    model: Model, path: Iterable[Step], x: Tree, examples: Tree, *, form: Form = "exact", nodes: int = 4
+    model: Model,
+    path: Iterable[Step],
+    x: Tree,
+    examples: Tree,
+    *,
+    of: Model | None = None,
+    form: Form = "exact",
+    nodes: int = 4,
 ) -> Reconstruction:  # (m, ...), (n, ...) -> (m, o...), (n, m, o...), (m, o...), (m, o...)
     """y_T(x) = y_0(x) + Σ_i c_i(x) + residual, c_i(x) = -Σ_t η_t K̄_t(x, x_i) ℓ'_i(t), or with K_t in the first-order form.
 
@@ -522,6 +529,8 @@ def reconstruct(
     path : the steps, of `sgd_path`; one step alone gives what its examples contributed at that step
     x : array, or tree of arrays, of m examples, whose outputs are taken apart
     examples : array, or tree of arrays: the n training examples that the path was made with
+    of : another model of the same parameters, whose outputs at `x` are taken apart: one logit of a network that was trained on others, for
+        instance. None: `model`
     form : "first-order", with a residual of O(η), or "exact", with one of rounding and quadrature alone
     nodes : of the integral over a segment, from 1 to 64
 
@@ -535,17 +544,18 @@ def reconstruct(
         if there are no steps, they name examples that there are not, `form` or `nodes` is not one of those; and as `tangent_kernel`.
     """
     _check_form(form, nodes)
+    asked = model if of is None else of
     count, step, initial = _count(examples, "examples"), None, None
     parts: dict[int, Array] = {}
     for t, step in enumerate(path):
-        initial = _run(model, step.before, x)[0] if initial is None else initial
+        initial = _run(asked, step.before, x)[0] if initial is None else initial
         numbers = _checked_batch(step.batch, count, t)
-        gradients = _along(model, step, x, form, nodes)
+        gradients = _along(asked, step, x, form, nodes)
         for number, part in zip(numbers, _contributions(model, step, gradients, initial, examples), strict=True):
             parts[number] = total(parts.get(number), part)
     if step is None or initial is None:
         raise _no_steps()
-    final, xp = _run(model, step.after, x)[0], namespace(initial)
+    final, xp = _run(asked, step.after, x)[0], namespace(initial)
     contributions = xp.stack([parts[number] if number in parts else zeros(initial) for number in range(count)])
     residual = final - (initial + xp.sum(contributions, axis=0))
     return Reconstruction(initial, contributions, final, residual)

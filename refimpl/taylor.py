@@ -14,7 +14,7 @@ Attention with these weights is linear attention, in work and memory linear in t
 
 Backwards, f_n' = f_{n-1}, evaluated by (1) too: with its own nodes, or term by term from those of f_n. For even n, f_{n-1} is negative left of its
 one root r, so terms of both signs meet. In either form the sum of their absolute values left of 0 is at most 1.03 |f_{n-1}(x)| max(1, |x/(x - r)|)
-(on grids, up to order 64), and near r the quotient is what an error in the last place of x does.
+(on grids, up to order 32), and near r the quotient is what an error in the last place of x does.
 
 References: A. de Brébisson and P. Vincent, "An exploration of softmax alternatives belonging to the spherical loss family",
 arXiv 1511.05042, section 3.2 (order 2); K. Banerjee et al., "Exploring alternatives to softmax function", arXiv 2011.11538 (even orders);

@@ -38,7 +38,7 @@ def test_all_claims_of_the_issue_are_registered():
     wanted |= {f"SPARSE-{i}" for i in range(1, 5)}
     wanted |= {f"FAVOR-{i}" for i in range(1, 13)}
     wanted |= {f"MITCHELL-{i}" for i in range(1, 8)}
-    wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 6)}
+    wanted |= {f"HIERPOS-{i}" for i in range(1, 6)} | {f"REALFORMER-{i}" for i in range(1, 7)}
     wanted |= {f"COPY-{i}" for i in range(1, 6)} | {f"PATHKERNEL-{i}" for i in range(1, 6)}
     assert wanted <= set(CLAIMS)
 
@@ -240,6 +240,11 @@ BROKEN = [
     ("REALFORMER-4.width", CHECKS, "_kummer", lambda *args: 1.001 * ORIGINAL_KUMMER(*args)),
     ("REALFORMER-4.width", CHECKS, "_moment_of_gelu", lambda power: ORIGINAL_MOMENT(power) * 5 ** (power // 4)),
     ("REALFORMER-4.network", CHECKS, "_kept_by_a_layer", lambda d: (0.4, 0.45)),
+    ("REALFORMER-6", CHECKS, "_kummer", lambda *args: 1.001 * ORIGINAL_KUMMER(*args)),
+    ("REALFORMER-6", CHECKS, "_moment_of_gelu", lambda power: ORIGINAL_MOMENT(power) * 5 ** (power // 4)),
+    ("REALFORMER-6", CHECKS, "_squared_gradient", lambda d, layers: ORIGINAL_GRADIENT(d, 2 * layers)),
+    ("REALFORMER-6.network", blocks, "pre_ln_vjp", blocks.post_ln_vjp),
+    ("REALFORMER-6.network", blocks, "affine_vjp", lambda x, w, b: _half_the_gradient(x, w, b)),
     ("REALFORMER-1.handed-mask", CHECKS, "_layer_of", lambda *args: _weakly_masked(*args)),
     (
         "REALFORMER-1.x-transformers",
@@ -267,19 +272,20 @@ BROKEN = [
     ),
     ("REALFORMER-1.bert4keras", bert, "named_dialect", lambda dialect: bert.dialects["bert4keras-0.9"]),
     ("PATHKERNEL-1", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
-    ("PATHKERNEL-1", path_kernel, "_inner", lambda *args: -ORIGINAL_INNER(*args)),
+    ("PATHKERNEL-1", path_kernel, "inner_products", lambda *args: -ORIGINAL_INNER(*args)),
     ("PATHKERNEL-1.coefficients", path_kernel, "path_kernel", lambda *args: _of_the_outputs(*args)),
     ("PATHKERNEL-2", path_kernel, "legendre_rule", lambda count, like: [(exact(0, like), exact(1, like))]),
     ("PATHKERNEL-2", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
-    ("PATHKERNEL-3", path_kernel, "_inner", lambda *args: -ORIGINAL_INNER(*args)),
-    ("PATHKERNEL-3", path_kernel, "_inner", lambda *args: ORIGINAL_INNER(*args) * np.tri(*args[2:])),
-    ("PATHKERNEL-3.exact", path_kernel, "_averaged", lambda *args: ORIGINAL_AVERAGED(*args[:3], "first-order", 1)),
+    ("PATHKERNEL-3", path_kernel, "inner_products", lambda *args: -ORIGINAL_INNER(*args)),
+    ("PATHKERNEL-3", path_kernel, "inner_products", lambda *args: ORIGINAL_INNER(*args) * np.tri(*args[2:])),
+    ("PATHKERNEL-3.exact", path_kernel, "_along", lambda *args: ORIGINAL_AVERAGED(*args[:3], "first-order", 1)),
     ("PATHKERNEL-4", path_kernel, "legendre_rule", lambda count, like: [(exact(0.5, like), exact(0.5, like))]),
     ("PATHKERNEL-4", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
     ("PATHKERNEL-5", path_kernel, "_contributions", lambda *args: _of_the_next_example(*args)),
     ("PATHKERNEL-5", path_kernel, "_picked", lambda x, numbers: _blended(x, numbers)),
 ]
-ORIGINAL_INNER, ORIGINAL_AVERAGED = path_kernel._inner, path_kernel._averaged
+ORIGINAL_AFFINE, ORIGINAL_GRADIENT = blocks.affine_vjp, CHECKS._squared_gradient
+ORIGINAL_INNER, ORIGINAL_AVERAGED = path_kernel.inner_products, path_kernel._along
 ORIGINAL_PICKED, ORIGINAL_CONTRIBUTIONS = path_kernel._picked, path_kernel._contributions
 ORIGINAL_GELU, ORIGINAL_LAYER = blocks.gelu, CHECKS._layer_of
 ORIGINAL_TRACED, ORIGINAL_SOFTMAX = dependence.traced, softmax.masked_softmax
@@ -289,6 +295,16 @@ ORIGINAL_SLOPE, ORIGINAL_KUMMER, ORIGINAL_MOMENT = CHECKS._slope, CHECKS._kummer
 def _of_the_next_example(model, step, gradients, y, examples):
     """Weights go to other examples of the batch, of twice their size."""
     return ORIGINAL_CONTRIBUTIONS(model, step._replace(weights=np.roll(step.weights, 1, 0)), gradients, y, examples * 2)
+
+
+def _half_the_gradient(x, weight, bias):
+    y, pullback = ORIGINAL_AFFINE(x, weight, bias)
+
+    def halved(bar):
+        x_bar, weight_bar, bias_bar = pullback(bar)
+        return x_bar, weight_bar / 2, bias_bar
+
+    return y, halved
 
 
 def _of_the_outputs(model, path, x, examples):

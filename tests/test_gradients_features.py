@@ -62,6 +62,11 @@ def _attention_cases() -> dict[str, tuple[Any, Case]]:
     exponent = favor.Features("positive", query_shift="row", key_shift="head", epsilon=0.125, shift_of="exponent")
     own_dialect = {"projection": W, "dialect": favor.Dialect({"softmax": exponent})}
     definitions["exponent"] = (favor.favor_attention, own_dialect)
+    guarded = favor.Dialect({"softmax": favor.dialects["paper"].kernels["softmax"]}, "guarded", "guarded", epsilon=0.5)
+    definitions["guarded"] = (
+        favor.favor_attention,
+        {"projection": W, "dialect": guarded},
+    )  # on both sides of the guard
     for dialect in favor.dialects:
         kernel = "stabilized" if dialect == "fast-transformers" else "softmax"
         definitions[dialect] = (favor.favor_attention, {"projection": W, "dialect": dialect, "kernel": kernel})
@@ -102,7 +107,7 @@ CASES = _cases()
 every_case = pytest.mark.parametrize("name", CASES)
 ON_EVERY_SYSTEM = [
     *("exp", "softmax", "taylor_features", "mean", "positive", "trigonometric", "hyperbolic", "relu"),
-    *("linear-causal", "taylor-causal", "google-jax-causal"),
+    *("maps-causal", "taylor-causal", "google-jax-causal"),
 ]
 
 
@@ -444,16 +449,16 @@ def _root(order: int) -> Any:
     return high
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 9, 20, 63])
+@pytest.mark.parametrize("order", [1, 2, 3, 9, 20, 31])
 def test_slope_of_the_polynomial_cancels_no_more_than_its_root_demands(order: int) -> None:
     """Σ |terms| <= 1.03 |x/(x - r)| |f_n(x)| left of the root r of f_n, and 1.03 |f_n(x)| elsewhere, below and above: for f_n by its own nodes
     (1), and for f_{n+1}' by those of f_{n+1}. For even n all terms of the first are positive.
     """
-    with truth.precision(400):
+    with truth.precision(256):
         root = _root(order) if order % 2 else None
         for nodes, slope in ((order, 1), (order + 1, order + 1)):
             rule = taylor.laguerre_rule(nodes, truth.balls(np.zeros(1)))
-            for x in (flint.arb(-k * (order + 2)) / 8 for k in range(1, 25)):
+            for x in (flint.arb(-k * (order + 2)) / 5 for k in range(1, 14)):
                 terms = sum(abs(w * slope * s ** (nodes - order) * (s * (x + node)) ** order) for node, s, w in rule)
                 room = 1 if root is None else max(1, abs(x / (x - root)))
                 assert terms <= flint.arb(1.03) * room * abs(_horner(x, order)), float(x)

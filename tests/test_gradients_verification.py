@@ -143,7 +143,7 @@ def _wrong(rule: Rule, case: Case) -> dict[str, Callable[..., Any]]:
 
 
 def _changed(rule: Rule, case: Case, change: Callable[..., Any], bars: tuple[Any, ...]) -> Any:
-    _, pullback = checking.called(_planted(rule, change).function, case.arguments | case.more)
+    _, pullback = _planted(rule, change).function(**case.arguments, **case.more)
     return pullback(*bars)
 
 
@@ -154,7 +154,7 @@ def _unmasked(rule: Rule, case: Case) -> Callable[..., Any]:
         given = case.arguments | case.more | {"mask": np.ones_like(case.arguments["mask"])}
         if any(leaf.dtype == object for leaf in leaves(bars)):
             given = {name: checking.exact_balls(value) for name, value in given.items()}
-        return checking.called(rule.function, given)[1](*bars)
+        return rule.function(**given)[1](*bars)
 
     return changed
 

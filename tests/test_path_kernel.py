@@ -204,6 +204,19 @@ def test_outputs_without_axes_have_kernels_without_them() -> None:
     )  # 26 products a sum, one sum more
 
 
+def test_another_model_of_the_same_parameters_can_be_taken_apart() -> None:
+    """One output of two, which both were trained on: its contributions are those of it in the whole, within the rounding of sums of 26 products."""
+    problem = _perceptron(np.random.default_rng(7))
+    second = path_kernel.read_out(mlp.perceptron_vjp, np.array([0.0, 1.0]))
+    stored = list(_path(problem))
+    whole = path_kernel.reconstruct(PERCEPTRON, stored, problem[3], problem[1])
+    alone = path_kernel.reconstruct(PERCEPTRON, stored, problem[3], problem[1], of=second)
+    assert np.array_equal(alone.final, whole.final[:, 1])
+    size = sum(np.max(np.abs(leaf)) for step in stored for leaf in leaves(step.after)) ** 2
+    assert np.max(np.abs(alone.contributions - whole.contributions[..., 1])) <= 64 * 2.0**-53 * size
+    assert np.max(np.abs(alone.residual)) <= 1e-9 * np.max(np.abs(alone.final - alone.initial))
+
+
 # --- the nodes --------------------------------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ class Backward:
     dialects: tuple[str, ...] | None = None  # None: those of the forward component
     forms: tuple[Callable[..., Any], ...] = ()
     chosen: Callable[..., tuple[Callable[..., Any], ...]] | None = None
-    fixed: Callable[..., dict[str, Any]] = lambda *arrays: {}  # parameters of the forward component that the call does not have
+    fixed: Callable[..., dict[str, Any]] = (
+        lambda *arrays: {}
+    )  # parameters of the forward component that the call does not have
     families: tuple[str, ...] = ("bfloat16", "float64")  # dtypes for which vectors are drawn
     arrays: int = 0  # how many of `names` are arrays; 0: as many as get a cotangent
 
@@ -246,7 +248,7 @@ def _softmax_by_products(x: Any, cotangent: Any) -> Any:
 
 
 def _gelu_published(x: Any, cotangent: Any, approximate: str) -> Any:
-    """(1 + tanh z)/2 + x z' (1 - tanh² z)/2 and (1 + erf(x/√2))/2 + x φ(x), for the budget: on balls, the function errs by two units in the last place.
+    """(1 + tanh z)/2 + x z' (1 - tanh² z)/2 and (1 + erf(x/√2))/2 + x φ(x), for the budget: on balls, functions err by two units in the last place.
 
     Near -1 a library's tanh or erf may be the next float or the one after it (`components._gelu_published`).
     """
@@ -299,9 +301,7 @@ def _gelu_trials() -> Iterable[Trial]:
         yield Trial(f"ordinary-{form}", "", f"ordinary-{form}", _normal, lambda x: (x[:16],))
         yield Trial(f"grid-{form}", "", f"grid-{form}", _normal, lambda x: (x[::6],))
         yield Trial(f"tails-{form}", "", f"tails-{form}", _normal)
-        yield Trial(
-            f"cotangents-{form}", "cotangents 1, 0, -1000 and 1/8", f"grid-{form}", _hard, lambda x: (x[1::8],)
-        )
+        yield Trial(f"cotangents-{form}", "cotangents 1, 0, -1000 and 1/8", f"grid-{form}", _hard, lambda x: (x[1::8],))
 
 
 # --- more components --------------------------------------------------------------------------------------------------------------
@@ -407,9 +407,7 @@ def _attention_by_outputs(q: Any, k: Any, v: Any, cotangent: Any, mask: Any = No
 def _attention_by_outputs_after(
     q: Any, k: Any, v: Any, previous_scores: Any, cotangent: Any, mask: Any, mean_over: int
 ) -> Any:
-    return _attention_by_outputs(
-        q, k, v, cotangent, mask, previous_scores=previous_scores, mean_over=mean_over
-    )
+    return _attention_by_outputs(q, k, v, cotangent, mask, previous_scores=previous_scores, mean_over=mean_over)
 
 
 def _attention_by_outputs_at(q: Any, k: Any, v: Any, relative: Any, cotangent: Any, mask: Any) -> Any:
@@ -463,10 +461,7 @@ def _untied(q: Any, k: Any, v: Any, w: Any) -> tuple[Any, ...]:
 
 
 _FAVOR = (
-    *(
-        Trial(f"full-{dialect}", "", f"full-{dialect}", _normal, _favor_cut(slice(0, 1)))
-        for dialect in favor.dialects
-    ),
+    *(Trial(f"full-{dialect}", "", f"full-{dialect}", _normal, _favor_cut(slice(0, 1))) for dialect in favor.dialects),
     *(
         Trial(f"causal-{dialect}", "", f"causal-{dialect}", _normal, _favor_cut(slice(0, 1), 3, 3))
         for dialect in ("paper", "performer-pytorch")
@@ -546,7 +541,13 @@ def _alike_first(*arrays: Any) -> tuple[int, ...]:
 
 def _width(logits: Any) -> int:
     """The length of the last axis, of an array or of nested lists."""
-    return int(logits.shape[-1]) if hasattr(logits, "shape") else _width(logits[0]) if isinstance(logits[0], list) else len(logits)
+    return (
+        int(logits.shape[-1])
+        if hasattr(logits, "shape")
+        else _width(logits[0])
+        if isinstance(logits[0], list)
+        else len(logits)
+    )
 
 
 def _of_values(q: Any, k: Any, v: Any, *_: Any) -> tuple[int, ...]:
@@ -597,7 +598,12 @@ BACKWARDS: tuple[Backward, ...] = (
         shape=_alike_first,
     ),
     _backward(
-        "sparse_softmax", softmax.sparse_softmax, names=("x", "k"), trials=_SPARSE, shape=_alike_first, chosen=_sparse_chosen
+        "sparse_softmax",
+        softmax.sparse_softmax,
+        names=("x", "k"),
+        trials=_SPARSE,
+        shape=_alike_first,
+        chosen=_sparse_chosen,
     ),
     _backward(
         "sparse_softmax_cross_entropy",

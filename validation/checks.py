@@ -14,7 +14,8 @@ import numpy as np
 
 import refimpl
 import weights_io
-from refimpl import copying, decoding, gpt2
+from refimpl import copying, decoding, gpt2, mlp, path_kernel
+from refimpl.parameters import Linear
 from validation import claims, components, conformance, gradients, number_systems, peers, scalar, tolerance, truth
 
 if TYPE_CHECKING:
@@ -330,6 +331,29 @@ def _embedded_count() -> int:
     return _sizes("embedded_tang", [name for name in opened if name.endswith(("_last_logits", "_log_probabilities"))])
 
 
+NEURAL_TANGENTS = ("fx", "fz", "kernel_xx", "kernel_zx", "predicted_x")
+
+
+def _kernel_count() -> int:
+    return _sizes("neural_tangents", list(NEURAL_TANGENTS))
+
+
+def _neural_tangents(setting: Setting) -> Finding:
+    """Outputs and tangent kernels of a perceptron; and y + exp(-K t/N)(f - y), N the number of numbers in the targets, by our kernel."""
+    a = dict(weights_io.open(components.RECORDED / "neural_tangents" / "answers.safetensors"))
+    place, back = setting.backend.asarray, setting.backend.to_numpy
+    layers = tuple(Linear(place(a[f"weight_{i}"]), place(a[f"bias_{i}"])) for i in (1, 2, 3))
+    model, x, z = path_kernel.read_out(mlp.perceptron_vjp), place(a["x"]), place(a["z"])
+    kernels = [back(path_kernel.tangent_kernel(model, layers, left, x)) for left in (x, z)]
+    values, vectors = np.linalg.eigh(np.moveaxis(kernels[0], 2, 1).reshape(a["y"].size, -1))
+    rest = vectors.T @ (a["fx"] - a["y"]).ravel()
+    flows = [vectors @ (np.exp(-values * t / a["y"].size) * rest) for t in a["times"]]
+    predicted = np.stack([a["y"] + flow.reshape(a["y"].shape) for flow in flows])
+    found = (back(model(layers, x)[0]), back(model(layers, z)[0]), *kernels, predicted)
+    pairs = [(got, a[name]) for got, name in zip(found, NEURAL_TANGENTS, strict=True)]
+    return _relative(pairs, float(np.max(np.abs(a["kernel_xx"]))))
+
+
 def parity_checks() -> list[Check]:
     """Answers that implementations nobody here wrote gave to the same questions."""
     hidden = [*(f"hidden_{i}" for i in range(5)), "hidden_final"]
@@ -355,6 +379,7 @@ def parity_checks() -> list[Check]:
         ("torch_components", "torch: softmax, GELU, layer norm, attention", torch_count, _torch),
         ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
         ("spaces", "SPACES: labels of 400 pairs, masks and states of 300 hypotheses", _spaces_count(), _spaces),
+        ("neural_tangents", "neural-tangents: kernels, and predictions by them", _kernel_count(), _neural_tangents),
         ("outside.hf_gpt2", "transformers: a recorded GPT-2 kept outside the package", None, _outside),
     ]
     checks = [Check(f"PARITY.{name}", "parity", statement, cases, run) for name, statement, cases, run in rows]

@@ -8,9 +8,12 @@ Optimizers and losses are definitions, on any array library; data and checkpoint
 
 from refimpl.learning.checkpoints import State
 from refimpl.learning.data import Batch, Corpus
+from refimpl.learning.folders import character_vocabulary, save_character_gpt2
 from refimpl.learning.losses import mean_cross_entropy, mean_cross_entropy_vjp
+from refimpl.learning.models import GPT2Gradient, initial_gpt2
 from refimpl.learning.optimizers import SGD, AdamState, AdamW, Momentum, clipped, global_norm, matrices
 from refimpl.learning.schedules import Schedule
+from refimpl.learning.session import Session
 from refimpl.learning.training import Taken, Training
 
 __all__ = [
@@ -19,14 +22,19 @@ __all__ = [
     "AdamW",
     "Batch",
     "Corpus",
+    "GPT2Gradient",
     "Momentum",
     "Schedule",
+    "Session",
     "State",
     "Taken",
     "Training",
+    "character_vocabulary",
     "clipped",
     "global_norm",
+    "initial_gpt2",
     "matrices",
     "mean_cross_entropy",
     "mean_cross_entropy_vjp",
+    "save_character_gpt2",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ __all__ = [
     "CASES",
     "EVERY",
     "Case",
-    "called",
     "cases_of",
     "cotangents",
     "exact_balls",
@@ -103,15 +101,9 @@ def exact_balls(tree: Any) -> Any:
     return mapped(lambda leaf: truth.balls(leaf) if is_floating(leaf) else leaf, tree)
 
 
-def called(definition: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """definition(arguments), by place where it has no names for them."""
-    bound = inspect.signature(definition).bind_partial(**arguments)
-    return definition(*bound.args, **bound.kwargs)
-
-
 def pulled(rule: Rule, arguments: dict[str, Any], bars: tuple[Any, ...]) -> dict[str, Any]:
     """The cotangents of the arguments that the rule names, by name."""
-    _, pullback = called(rule.function, arguments)
+    _, pullback = rule.function(**arguments)
     return dict(zip(rule.arguments, pullback(*bars), strict=True))
 
 

@@ -52,7 +52,7 @@ from refimpl.errors import ShapeError
 from refimpl.number_system import namespace
 from refimpl.trees import leaves, mapped
 from validation import perturbed, tolerance, truth
-from validation.gradients.case import Case, called, cotangents, exact_balls, floats_of, is_floating, pulled
+from validation.gradients.case import Case, cotangents, exact_balls, floats_of, is_floating, pulled
 from validation.number_systems import NumberSystem
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ __all__ = [
     "subject",
 ]
 
-COORDINATES = 40
-DIRECTIONS = 8
+COORDINATES = 32
+DIRECTIONS = 6
 RADIUS = 1e-20
 STEP = 200  # h = 2^-STEP
 BITS = 800  # at first: enough that x ± h t are numbers
@@ -129,7 +129,7 @@ def _scales(found: Tree) -> Tree:
 
 def subject(rule: Rule, case: Case, seed: int) -> Subject:
     """The rule's cotangents, after what they must be whatever they hold: of the arguments' forms, shapes and dtypes."""
-    value, again, pullback = called(rule.definition, case.arguments), *called(rule.function, case.arguments | case.more)
+    value, (again, pullback) = rule.definition(**case.arguments), rule.function(**case.arguments, **case.more)
     if not _same_bits(value, again):
         raise ShapeError("the rule's value is not the definition's, bit for bit", where=case.label)
     bars = cotangents(value, np.random.default_rng((seed, COTANGENTS)))
@@ -236,7 +236,7 @@ def _pushed(found: Subject, tangents: dict[str, Tree]) -> tuple[Any, ...]:
     names = list(found.case.arguments)
 
     def definition(*values: Any) -> Any:
-        return called(found.rule.definition, dict(zip(names, values, strict=True)))
+        return found.rule.definition(**dict(zip(names, values, strict=True)))
 
     given = tuple(found.case.arguments.values())
     _, tangent = jvp(definition, given, tuple(tangents.get(name) for name in names))
@@ -284,7 +284,7 @@ def _with_tangents(one: Callable[[Any, Any], Any], tree: Tree, tangents: Tree) -
 
 
 def _phi(found: Subject, bars: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
-    value = called(found.rule.definition, arguments)
+    value = found.rule.definition(**arguments)
     return _pairing(bars, value if type(value) is tuple else (value,))
 
 

@@ -265,43 +265,37 @@ _FEATURES = (
 # --- pooling ----------------------------------------------------------------------------------------------------------------------
 
 
-def _of_mean(hidden: Any, mask: Any, cotangent: Any, *, count: Any = None, seen: Any = None) -> Any:
-    counted = count(mask) if count else mask.sum(-1)
-    allowed = seen(mask) if seen else mask
-    return (
-        np.where(allowed[..., None], (cotangent / counted.reshape(-1, 1).astype(hidden.dtype))[:, None, :], 0)
-        + 0 * cotangent[:, None, :]
-    )
+def _of_mean(hidden: Any, mask: Any, cotangent: Any, *, count: Any = None, allowed: Any = None) -> Any:
+    counted = (count or _tokens)(mask).reshape(-1, 1).astype(hidden.dtype)
+    return np.where((allowed(mask) if allowed else mask)[..., None], (cotangent / counted)[:, None, :], 0)
+
+
+def _tokens(mask: Any) -> Any:
+    return mask.sum(-1)
+
+
+def _first_token(mask: Any) -> Any:
+    return mask & (np.cumsum(mask, -1) == 1)
 
 
 def _padded(case: Case) -> bool:
     return not bool(np.all(case.arrays[1]))
 
 
+def _long(case: Case) -> bool:
+    return bool(case.arrays[1].shape[-1] > 1)
+
+
 _mean_bug = family("mean_pooling.vjp", _of_mean)
 _MEAN = (
-    _mean_bug(
-        "padding gets a share",
-        "mask-ignored",
-        seen=_padded,
-        entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=np.ones_like)),
-    ),
+    _mean_bug("padding gets a share", "mask-ignored", seen=_padded, allowed=np.ones_like),
     _mean_bug(
         "divided by the length", "wrong-count", seen=_padded, count=lambda mask: np.full(len(mask), mask.shape[-1])
     ),
     _mean_bug("not divided", "missing-scale", seen=_padded, count=lambda mask: np.ones(len(mask))),
     _mean_bug("one too many", "off-by-one", count=lambda mask: mask.sum(-1) + 1),
-    _mean_bug(
-        "padding instead of tokens",
-        "mask-inverted",
-        entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=np.logical_not)),
-    ),
-    _mean_bug(
-        "to the first token alone",
-        "gradient-dropped",
-        seen=lambda case: case.arrays[1].shape[-1] > 1,
-        entire=wide(lambda h, m, bar: _of_mean(h, m, bar, seen=lambda mask: mask & (np.cumsum(mask, -1) == 1))),
-    ),
+    _mean_bug("padding instead of tokens", "mask-inverted", allowed=np.logical_not),
+    _mean_bug("to the first token alone", "gradient-dropped", seen=_long, allowed=_first_token),
     _mean_bug("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_of_mean)),
     _mean_bug("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_of_mean)),
 )
