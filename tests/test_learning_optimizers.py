@@ -211,6 +211,8 @@ def test_constants_out_of_range_are_refused() -> None:
         learning.AdamW(decay=-1.0)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*AdamW[\s\S]*beta2 = 1.0"):
         learning.AdamW(betas=(0.9, 1.0))
+    with pytest.raises(ConfigError, match=r"out of range[\s\S]*eps > 0[\s\S]*eps = 0"):
+        learning.AdamW(eps=0.0)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*Momentum"):
         learning.Momentum(1.5)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*SGD[\s\S]*decay = nan"):

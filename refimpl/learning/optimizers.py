@@ -166,13 +166,13 @@ def _described(optimizer: Any, parameters: Tree) -> dict[str, Any]:
     return {"kind": type(optimizer).__name__} | constants | {"decayed": decayed}
 
 
-def _check_range(where: str, low_enough: bool, **constants: float) -> None:
+def _check_range(where: str, good: bool, **constants: float) -> None:
     wrong = {name: value for name, value in constants.items() if not value >= 0}
-    if wrong or not low_enough:
+    if wrong or not good:
         raise ConfigError(
             "a constant of the optimizer is out of range",
             where=where,
-            expected="decay >= 0, eps >= 0, and 0 <= momentum, betas < 1",
+            expected="decay >= 0, eps > 0, and 0 <= momentum, betas < 1",
             got=", ".join(f"{name} = {value!r}" for name, value in (wrong or constants).items()),
         )
 
@@ -252,7 +252,8 @@ class AdamW:
 
     def __post_init__(self) -> None:
         first, second = self.betas
-        _check_range("AdamW", max(first, second) < 1, beta1=first, beta2=second, eps=self.eps, decay=self.decay)
+        good = max(first, second) < 1 and self.eps > 0  # where no gradient ever came, m̂/√v̂ is 0/0
+        _check_range("AdamW", good, beta1=first, beta2=second, eps=self.eps, decay=self.decay)
 
     def start(self, parameters: Tree) -> AdamState:
         """t = 0, m = 0, v = 0."""
