@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from refimpl import attention, backend, blocks, errors, gpt2
+from refimpl import attention, backend, blocks, errors, gpt2, gradients
 from validation import checks, components, run
 from validation.checks import Check, Finding
 from validation.claims.registry import Setting
@@ -150,7 +150,7 @@ def test_processes_must_be_possible(name, jobs, monkeypatch):
 def test_identifiers_are_unique_and_selected_by_prefix():
     every = checks.all_checks(Setting(NUMPY))
     assert len({check.id for check in every}) == len(every)
-    assert {check.section for check in every} == {"claims", "truth", "parity", "number systems"}
+    assert {check.section for check in every} == {"claims", "truth", "parity", "number systems", "gradients"}
     assert [check.id for check in checks.all_checks(Setting(NUMPY), ["parity.gpt2_t", "GPT2-6"])] == [
         "GPT2-6",
         "PARITY.gpt2_tiny.logits",
@@ -318,7 +318,14 @@ def test_no_check_gets_lost():
     expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
+    expected += (
+        " SYSTEMS.softmax.vjp SYSTEMS.log_softmax.vjp SYSTEMS.logsumexp.vjp SYSTEMS.cross_entropy.vjp SYSTEMS.gelu.vjp SYSTEMS.layer_norm.vjp "
+        "SYSTEMS.sparse_softmax.vjp SYSTEMS.sparse_softmax_cross_entropy.vjp SYSTEMS.attention.vjp SYSTEMS.residual_attention.vjp "
+        "SYSTEMS.relative_attention.vjp SYSTEMS.hierarchical_positions.vjp SYSTEMS.taylor_softmax.vjp SYSTEMS.taylor_attention.vjp "
+        "SYSTEMS.positive_features.vjp SYSTEMS.favor_attention.vjp SYSTEMS.mean_pooling.vjp SYSTEMS.unit_length.vjp"
+    )
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
+    expected += "".join(f" VJP.{name}" for name in gradients.RULES)
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 
 
