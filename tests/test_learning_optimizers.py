@@ -174,7 +174,20 @@ def test_clipping_runs_on_every_array_library(floats: System) -> None:
             assert np.all(np.abs(floats.back(a) - b) <= unit * np.abs(b))
 
 
+def test_an_infinite_limit_clips_nothing() -> None:
+    given = [np.array([3.0, -4.0]), np.zeros(1)]
+    after, norm = learning.clipped(given, math.inf)
+    assert norm == 5
+    assert all(unchanged(a, g) for a, g in zip(after, given, strict=True))
+    balls, _ = learning.clipped([truth.balls(part) for part in given], math.inf)
+    assert [float(ball.mid()) for part in balls for ball in part] == [3.0, -4.0, 0.0]
+    assert learning.clipped([np.zeros(2)], math.inf)[0][0].tolist() == [0.0, 0.0]
+
+
 def test_what_cannot_be_clipped_is_refused() -> None:
+    for eps in (-1e-6, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"what is added to it[\s\S]*eps"):
+            learning.clipped([np.ones(2)], 1.0, eps=eps)
     for limit in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match=r"clipped to that[\s\S]*> 0"):
             learning.clipped([np.ones(2)], limit)

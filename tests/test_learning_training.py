@@ -185,6 +185,17 @@ def test_divergence_is_an_error_and_leaves_the_last_state() -> None:
         training.step(state)
 
 
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The loss and the norm are finite, the step of 1e310 is not."""
+    path, slopes = tmp_path / "training.safetensors", {"w": np.full((2, 2), 1e10), "b": np.ones(2)}
+    training = learning.Training(
+        lambda p, b, r: (1.0, slopes), made_corpus(), learning.SGD(), learning.Schedule(1e300), clip=None
+    )
+    with np.errstate(over="ignore"), pytest.raises(DivergenceError, match=r"step 1[\s\S]*not finite in w\n"):
+        training.run(training.start({"w": np.zeros((2, 2)), "b": np.zeros(2)}), 1, checkpoint=path)
+    assert not path.exists()
+
+
 def test_fortran_order_does_not_survive_the_start() -> None:
     """A checkpoint is read in C order: products of arrays in another order may differ in their last bits."""
     training = made_training()
