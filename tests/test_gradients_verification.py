@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -398,3 +399,17 @@ def test_stated_subgradients() -> None:
         for d in (np.array([[1e-9, 0]]), np.array([[0, 1e-9]]))
     ]
     np.testing.assert_allclose(back(one((1, 2)))[0], (below[0] + below[1]) / 2, rtol=1e-7)
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------------------
+
+
+def table_rows() -> list[str]:
+    """The rows of the table of all rules in docs/gradients.md."""
+    return [f"| `{name}` | {', '.join(RULES[name].arguments)} |" for name in sorted(_every_rule())]
+
+
+def test_the_page_lists_every_rule() -> None:
+    page = (Path(refimpl.__file__).parent.parent / "docs" / "gradients.md").read_text("utf-8")
+    shown = [line for line in page.partition("## All rules")[2].splitlines() if line.startswith("| `")]
+    assert shown == table_rows(), "write the rows that table_rows() returns into docs/gradients.md"
