@@ -230,6 +230,10 @@ def test_constants_out_of_range_are_refused() -> None:
         learning.Momentum(1.5)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*SGD[\s\S]*decay = nan"):
         learning.SGD(decay=math.nan)
+    with pytest.raises(ConfigError, match=r"two betas[\s\S]*AdamW[\s\S]*\(0\.9,\)"):
+        learning.AdamW(betas=(0.9,))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"out of range[\s\S]*finite[\s\S]*eps = inf"):
+        learning.AdamW(eps=math.inf)
     with pytest.raises(ShapeError, match="nothing to learn"):
         learning.SGD().start({})
     with pytest.raises(ShapeError, match="trees of different form"):
@@ -256,6 +260,9 @@ def test_schedules_have_their_values_at_the_corners() -> None:
     [
         {"peak": 0.0},
         {"peak": math.nan},
+        {"peak": math.inf},
+        {"peak": 1.0, "warm_up": 2.5},
+        {"peak": 1.0, "shape": "cosine", "steps": 9.5},
         {"peak": 1.0, "shape": "cosine"},
         {"peak": 1.0, "shape": "linear", "steps": 3, "warm_up": 3},
         {"peak": 1.0, "floor": 1.5},
@@ -342,5 +349,7 @@ def test_losses_that_make_no_sense_are_refused() -> None:
         learning.mean_cross_entropy(logits, targets, counted & False)
     with pytest.raises(ShapeError, match="do not fit"):
         learning.mean_cross_entropy(logits, targets[:1], counted)
+    with pytest.raises(ConfigError, match=r"number of targets[\s\S]*total[\s\S]*2\.5"):
+        learning.mean_cross_entropy(logits, targets, counted, 2.5)  # type: ignore[arg-type]
     with pytest.raises(DtypeError, match="boolean"):
         learning.mean_cross_entropy(logits, targets, counted.astype(int))

@@ -171,14 +171,20 @@ def _described(optimizer: Any, parameters: Tree) -> dict[str, Any]:
 
 
 def _check_range(where: str, good: bool, **constants: float) -> None:
-    wrong = {name: value for name, value in constants.items() if not value >= 0}
+    wrong = {name: value for name, value in constants.items() if not 0 <= value < math.inf}
     if wrong or not good:
         raise ConfigError(
             "a constant of the optimizer is out of range",
             where=where,
-            expected="decay >= 0, eps > 0, and 0 <= momentum, betas < 1",
+            expected="decay >= 0, eps > 0, both finite, and 0 <= momentum, betas < 1",
             got=", ".join(f"{name} = {value!r}" for name, value in (wrong or constants).items()),
         )
+
+
+def _as_floats(optimizer: Any, *names: str) -> None:
+    """Constants as Python's floats: JSON has no numbers of NumPy."""
+    for name in names:
+        object.__setattr__(optimizer, name, float(getattr(optimizer, name)))
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         _check_range("SGD", True, decay=self.decay)
+        _as_floats(self, "decay")
 
     def start(self, parameters: Tree) -> Tree:
         """No state: None."""
@@ -216,6 +223,8 @@ class Momentum:
 
     def __post_init__(self) -> None:
         _check_range("Momentum", self.momentum < 1, momentum=self.momentum, decay=self.decay)
+        _as_floats(self, "momentum", "decay")
+        object.__setattr__(self, "nesterov", bool(self.nesterov))
 
     def start(self, parameters: Tree) -> Tree:
         """m = 0."""
@@ -255,9 +264,13 @@ class AdamW:
     decays: Callable[[str, Array], bool] = matrices
 
     def __post_init__(self) -> None:
-        first, second = self.betas
+        if len(betas := tuple(self.betas)) != 2:
+            raise ConfigError("Adam has two betas", where="AdamW(betas)", expected="(β₁, β₂)", got=repr(self.betas))
+        first, second = betas
         good = max(first, second) < 1 and self.eps > 0  # where no gradient ever came, m̂/√v̂ is 0/0
         _check_range("AdamW", good, beta1=first, beta2=second, eps=self.eps, decay=self.decay)
+        _as_floats(self, "eps", "decay")
+        object.__setattr__(self, "betas", (float(first), float(second)))
 
     def start(self, parameters: Tree) -> AdamState:
         """t = 0, m = 0, v = 0."""

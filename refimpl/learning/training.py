@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from refimpl.errors import ConfigError, DivergenceError
-from refimpl.learning.checkpoints import State, read_checkpoint, write_checkpoint
+from refimpl.learning.checkpoints import State, check_name, read_checkpoint, write_checkpoint
 from refimpl.learning.optimizers import clipped, global_norm
-from refimpl.number_system import namespace
+from refimpl.number_system import namespace, whole_number
 from refimpl.trees import Tree, mapped, named_leaves
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ class Training:
     clip: float | None = 1.0
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (seed := whole_number(self.seed)) is None or seed < 0:
+            raise ConfigError(
+                "that is no seed", where="Training", expected="a whole number from 0", got=repr(self.seed)
+            )
+        object.__setattr__(self, "seed", seed)  # JSON has no numbers of NumPy
+        object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
 
     def start(self, parameters: Tree) -> State:
         """The state before the first step; DtypeError for 16-bit parameters. Arrays that are not in C order, as a checkpoint's are, are copied."""
@@ -127,6 +135,8 @@ class Training:
         """
         if every < 1:
             raise ConfigError("checkpoints need a distance", where="run(every)", expected="at least 1", got=every)
+        if checkpoint is not None:
+            check_name(Path(checkpoint))
         while state.step < steps:
             state, taken = self.step(state)
             if checkpoint is not None and (state.step % every == 0 or state.step == steps):
