@@ -242,37 +242,33 @@ def _first_order(setting: Setting) -> Outcome:
 
 @claim(
     "PATHKERNEL-1.coefficients",
-    "gradient descent gives a kernel machine Σ a_i K(x, x_i) + b with one number a_i for each training example",
+    "the sum of (3), -Σ_t η Σ_i ℓ'_i(t) K_t(x, x_i), is a kernel machine Σ_i a_i K(x, x_i) + b of the path kernel K = Σ_t η K_t, with numbers a_i "
+    "and b that are the same for every x",
     source="the definition of a kernel machine; theorem 1 of arXiv 2012.00152 has a_i depend on x, as it says, and its title does not",
-    method="x W_1 W_2, two steps: -Σ_t η ℓ'_i K_t(x, x_i) divided by Σ_t η K_t(x, x_i) in exact fractions at two x: the quotients differ",
+    method="x W_1 W_2 from W_1 = I, W_2 = (1, 1), one example (1, 0) with target 0, two steps of η = 1/8, in exact fractions. At 0, e_1 and e_2 K is "
+    "0, 355/512 and -1/64, the sum 0, -18971/32768 and 41/4096: b = 0 at 0, then a = -18971/22720 at e_1 and -41/64 at e_2. So the "
+    "determinant of the rows (K, 1, sum) is not 0, and no a and b satisfy the three equations",
     expected="refuted",
-    cases=2,
+    cases=3,
 )
 def _coefficients_depend_on_x(setting: Setting) -> Outcome:
     params = tuple(truth.balls(np.array(w, dtype=float)) for w in ([[1, 0], [0, 1]], [[1], [1]]))
-    x, other = (truth.balls(np.array(rows, dtype=float)) for rows in ([[1, 0], [1, 1]], [[1, 2], [2, 1]]))
-    targets = truth.balls(np.array([[0.0], [1.0]]))
+    x, other = (truth.balls(np.array(rows, dtype=float)) for rows in ([[1, 0]], [[0, 0], [1, 0], [0, 1]]))
+    options: Any = {"rate": 1 / 8, "batches": [[0]] * 2, "reduction": "sum"}
     with truth.precision(BITS):
         path = list(
             path_kernel.sgd_path(
-                BILINEAR,
-                params,
-                x,
-                targets,
-                path_kernel.squared_error,
-                rate=1 / 8,
-                batches=[range(2)] * 2,
-                reduction="sum",
+                BILINEAR, params, x, truth.balls(np.zeros((1, 1))), path_kernel.squared_error, **options
             )
         )
         found = path_kernel.reconstruct(BILINEAR, path, other, x, form="first-order")
-        given = _rational(found.contributions[0].T)[0]
+        sums = _rational(found.contributions[0].T)[0]
         kernels = _rational(path_kernel.path_kernel(BILINEAR, path, other, x)[:, 0, :, 0].T)[0]
-    one, two = (a / k for a, k in zip(given, kernels, strict=True))
-    verdict = "refuted" if one != two else "not refuted"
-    return Outcome(
-        verdict, 2, f"the coefficient of the first example is {float(one):.6f} at (1, 2), {float(two):.6f} at (2, 1)"
-    )
+    (k0, k1, k2), (s0, s1, s2) = kernels, sums
+    determinant = k0 * (s2 - s1) - k1 * (s2 - s0) + k2 * (s1 - s0)  # of the rows (K, 1, sum)
+    shown = ", ".join(f"{kernel} and {sum_}" for kernel, sum_ in zip(kernels, sums, strict=True))
+    verdict = "refuted" if determinant != 0 else "not refuted"
+    return Outcome(verdict, 3, f"K and the sum at 0, e_1, e_2: {shown}; determinant {determinant}")
 
 
 RELATIVE = 1e-10
