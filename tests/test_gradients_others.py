@@ -731,6 +731,8 @@ def test_the_slope_of_tanh_far_out_is_0_without_a_warning() -> None:
 
 
 def test_a_slope_keeps_its_digits_where_what_it_is_made_of_is_subnormal() -> None:
-    c, b = 1 + 2.0**-52, 2.0**1000
-    bar = mitchell_gradients.divide_vjp(np.array(b), np.array(b))[1](np.array(2.0**-60 * c))[1]
-    assert bar == -(2.0**-60 * c) / b
+    c = 2.0**-600 * (1 + 2.0**-52)
+    assert mitchell_gradients.divide_vjp(np.array(2.0**900), np.array(2.0**450))[1](np.array(c))[1] == -c
+    assert mitchell_gradients.divide_vjp(np.array(2.0**-1074), np.array(2.0**-20))[1](np.array(c * 2.0**600))[1] == (
+        -c * 2.0 ** (600 - 1034)
+    )
