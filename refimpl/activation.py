@@ -149,6 +149,7 @@ def tanh_vjp(x: Array) -> tuple[Array, Pullback]:  # (...) -> (...), pullback
     """x̄ = (1 - tanh² x) ȳ = 4 σ(2x) σ(-2x) ȳ, in which nothing cancels. Arguments and errors as `tanh`."""
 
     def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
-        return (4 * sigmoid(2 * x) * sigmoid(-2 * x) * y_bar,)
+        near = clamp(x, -400.0, 400.0)  # beyond, the slope is 0 in every dtype, and 2x might overflow
+        return (4 * sigmoid(2 * near) * sigmoid(-2 * near) * y_bar,)
 
     return tanh(x), pullback

@@ -21,7 +21,7 @@ from typing import Any
 
 from refimpl.activation import sigmoid
 from refimpl.errors import ConfigError, ShapeError
-from refimpl.gradients import Pullback, summed_to, vjp_of
+from refimpl.gradients import Pullback, products_summed, summed_to, vjp_of
 from refimpl.normalization import layer_norm, layer_norm_vjp
 from refimpl.number_system import (
     Array,
@@ -212,13 +212,6 @@ def gated_convolution(
 # --- backwards ------------------------------------------------------------------------------------------------------------------------
 
 
-def _paired(x: Array, y: Array) -> Array:  # (..., n, a), (..., n, b) -> (a, b)
-    """Σ_t x_tᵀ y_t over all positions of all sequences."""
-    xp = namespace(x, y)
-    flat = [xp.reshape(part, (-1, part.shape[-1])) for part in (x, y)]
-    return xp.matmul(xp.matrix_transpose(flat[0]), flat[1])
-
-
 @vjp_of(dilated_convolution, "x", "kernel", "bias")
 def dilated_convolution_vjp(
     x: Array, kernel: Array, bias: Array, dilation: int = 1
@@ -237,7 +230,7 @@ def dilated_convolution_vjp(
         n, wide = x.shape[-2], _padded(x, reach // 2, reach - reach // 2)
         x_bar = _correlated(y_bar, xp.flip(xp.matrix_transpose(kernel), axis=0), dilation, reach - reach // 2)
         starts = range(0, reach + 1, dilation)
-        kernel_bar = xp.stack([_paired(wide[..., s : s + n, :], y_bar) for s in starts], axis=0)
+        kernel_bar = xp.stack([products_summed(wide[..., s : s + n, :], y_bar) for s in starts], axis=0)
         return x_bar, kernel_bar, summed_to(y_bar, bias.shape)
 
     return y, pullback
@@ -285,7 +278,7 @@ def gated_convolution_vjp(
         x_bar, *kernel_bars = to_input(*to_convolved(gated_bar))
         through = None if projection is None else namespace(projection).matrix_transpose(projection)
         x_bar = _unpadded(x_bar + _projected(y_bar, through), mask)
-        projection_bar = None if projection is None else _paired(given, y_bar)
+        projection_bar = None if projection is None else products_summed(given, y_bar)
         return x_bar, *kernel_bars, *norm_bars, summed_to(y_bar * normed, alpha.shape), projection_bar
 
     return _projected(given, projection) + alpha * normed, pullback

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl.activation import relu, relu_vjp
 from refimpl.errors import ConfigError, DtypeError, ShapeError, UndecidedError
-from refimpl.gradients import Pullback, summed_to, total, vjp_of
+from refimpl.gradients import Pullback, products_summed, summed_to, total, vjp_of
 from refimpl.linear_attention import (
     MapRule,
     check_key_mask,
@@ -50,6 +50,7 @@ from refimpl.number_system import (
     largest,
     namespace,
     rounded_once,
+    sign_of,
     square_root,
 )
 from refimpl.projections import gaussian, orthogonal_gaussian, redraw, simplex_gaussian
@@ -666,8 +667,7 @@ def _exponents_back(
         x_bar = bars.u
     elif bars.u is not None:
         x_bar = xp.matmul(bars.u, projection)
-        rows = (xp.reshape(each, (-1, each.shape[-1])) for each in (bars.u, y))
-        projection_bar = xp.matmul(xp.matrix_transpose(next(rows)), next(rows))
+        projection_bar = products_summed(bars.u, y)
     if bars.h is not None:
         x_bar = bars.h * y if x_bar is None else x_bar + bars.h * y
     return _scaled(x_bar, features.scaled), projection_bar
@@ -699,15 +699,9 @@ def _measure_back(features: Features, shift: str, x: Array, projection: Array, b
     if features.map == "trigonometric":
         return _Exponents(None, bar)
     if features.map == "hyperbolic":
-        return _Exponents(_sign(_projected(_scaled(x, features.scaled), projection)) * bar, None)
+        return _Exponents(sign_of(_projected(_scaled(x, features.scaled), projection)) * bar, None)
     below = -namespace(bar).sum(bar, axis=-1, keepdims=True) if features.shift_of == "exponent" else None
     return _Exponents(bar, below)
-
-
-def _sign(x: Array) -> Array:
-    """The sign, 0 at 0; on a ball that straddles 0 all of [-1, 1]."""
-    xp = namespace(x)
-    return xp.frompyfunc(lambda ball: ball.sgn(), 1, 1)(x) if is_ball(x) else xp.sign(x)
 
 
 def _attained(measure: Array, allowed: Array | None, found: Array) -> Array:

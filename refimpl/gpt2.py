@@ -205,7 +205,7 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
     else:
         positions = as_array("positions", positions, mask)
     check_positions(positions, tuple(mask.shape))
-    positions = xp.broadcast_to(positions, mask.shape)
+    positions = xp.broadcast_to(xp.astype(positions, xp.int64), mask.shape)
     lowest, highest = int(xp.min(positions)), int(xp.max(positions))
     if lowest < 0 or highest >= config.n_positions:
         raise TokenError(

@@ -7,8 +7,8 @@ cotangent ȳ of the result to the cotangents x̄ of the arguments. With ȳ = ∂
 reverse. Rules are written by hand from the equation in their docstring, in the operations that definitions use, so that they run on every number
 system: NumPy, CuPy, array-api-strict, and balls, where they enclose the exact cotangent.
 
-Where a function has no derivative its rule gives one stated subgradient: ReLU has 0 at 0; of a maximum, the k largest or a clipped value, what the
-value itself was chosen by.
+Where a function has no derivative its rule gives one stated subgradient: ReLU has 0 at 0; of the k largest or a clipped value, what the value itself
+was chosen by; of the maximum that FAVOR+ subtracts, equal shares for the entries that attain it.
 
 Reference: A. Griewank and A. Walther, "Evaluating derivatives", 2nd ed., SIAM 2008, chapter 3 (the reverse mode; bars are its notation).
 """
@@ -36,7 +36,20 @@ from refimpl.trees import mapped
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RULES", "Pullback", "Rule", "rows_summed", "rule_of", "summed_to", "total", "vjp", "vjp_of", "zeros"]
+__all__ = [
+    "RULES",
+    "Pullback",
+    "Rule",
+    "filled",
+    "products_summed",
+    "rows_summed",
+    "rule_of",
+    "summed_to",
+    "total",
+    "vjp",
+    "vjp_of",
+    "zeros",
+]
 
 Pullback = Any  # Callable[..., tuple]: one cotangent for each result -> one for each differentiable argument
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -108,12 +121,18 @@ def _check_cotangents(result: Any, cotangent: Any, where: str) -> None:
         return
     if hasattr(result, "shape"):
         _check_cotangent(result, cotangent, where)
-    elif not isinstance(cotangent, list | tuple) or len(cotangent) != len(result):
+    elif not _has_form(cotangent, result):
         expected = f"{len(result)} cotangents, or None, in the form of the {type(result).__name__}"
         raise ShapeError("the cotangents do not fit a result of several parts", where=where, expected=expected)
     else:
         for part, bar in zip(result, cotangent, strict=True):
             _check_cotangents(part, bar, where)
+
+
+def _has_form(cotangent: Any, result: Any) -> bool:
+    """Whether the parts of a cotangent can stand for those of a result: by name, where the result's have names."""
+    named = hasattr(result, "_fields") and type(cotangent) is not type(result)
+    return isinstance(cotangent, list | tuple) and len(cotangent) == len(result) and not named
 
 
 def _check_cotangent(result: Array, cotangent: Any, where: str) -> None:
@@ -129,12 +148,13 @@ def _check_cotangent(result: Array, cotangent: Any, where: str) -> None:
 
 
 def rule_of(definition: Callable[..., Any]) -> Rule:
-    """The rule of a definition; raises ConfigError where there is none."""
-    rule = RULES.get(_called(definition))
-    if rule is None:
-        raise ConfigError(
-            "no rule says how this is differentiated", got=_called(definition), expected=", ".join(sorted(RULES))
-        )
+    """The rule of a definition; raises ConfigError where there is none, be it of another function by the same name."""
+    named = hasattr(definition, "__qualname__") and hasattr(definition, "__module__")
+    rule = RULES.get(_called(definition)) if named else None
+    if rule is None or rule.definition is not definition:
+        got = _called(definition) if named else repr(definition)
+        got = got if rule is None else f"another function by the name of {got}"
+        raise ConfigError("no rule says how this is differentiated", got=got, expected=", ".join(sorted(RULES)))
     return rule
 
 
@@ -181,6 +201,16 @@ def zeros(tree: Any) -> Any:
     return mapped(zero, tree)
 
 
+def filled(cotangents: Any, tree: Any) -> Any:
+    """The cotangents of a tree with 0 in the place of each None."""
+    if cotangents is None:
+        return zeros(tree)
+    if not isinstance(cotangents, tuple | list):
+        return cotangents
+    parts = [filled(bar, part) for bar, part in zip(cotangents, tree, strict=True)]
+    return type(cotangents)(*parts) if hasattr(cotangents, "_fields") else type(cotangents)(parts)
+
+
 def total(*cotangents: Array | None) -> Array | None:
     """Σ of the cotangents of an array that is used several times; None stands for a use that has none."""
     return functools.reduce(lambda sum_, bar: sum_ if bar is None else bar if sum_ is None else sum_ + bar, cotangents)
@@ -193,7 +223,15 @@ def rows_summed(cotangent: Array, ids: Array, count: int) -> Array:  # (..., d),
     A cotangent that is not finite makes its column NaN in all rows, since it is multiplied by 0.
     """
     xp, d = namespace(cotangent, ids), cotangent.shape[-1]
-    rows, flat = xp.reshape(cotangent, (-1, d)), xp.reshape(ids, (-1,))
+    rows, flat = xp.reshape(cotangent, (-1, d)), xp.astype(xp.reshape(ids, (-1,)), xp.int64)
     chosen = flat[None, :] == xp.arange(count, dtype=flat.dtype, device=device_of(flat))[:, None]
     one_hot = xp.where(chosen, xp.ones_like(rows[:, 0])[None, :], exact(0, rows))
     return xp.matmul(one_hot, rows)
+
+
+@rounded_once
+def products_summed(x: Array, y: Array) -> Array:  # (..., k), (..., m) -> (k, m)
+    """W̄_ij = Σ x_i ȳ_j over the rows: the pullback of x W to W."""
+    xp = namespace(x, y)
+    rows_x, rows_y = (xp.reshape(part, (-1, part.shape[-1])) for part in (x, y))
+    return xp.matmul(xp.matrix_transpose(rows_x), rows_y)

@@ -119,15 +119,11 @@ def _keys(k: Array, v: Array, mask: Array | None, span: slice, k_map: FeatureMap
 
 def _state(k: Array, v: Array, mask: Array | None, stop: int, chunk: int, k_map: FeatureMap | None) -> Array | None:
     """S = Σ_j ψ(k_j) [v_j, 1]ᵀ over the first `stop` keys: (..., r, e + 1); None for no keys."""
-    total = None
+    state = None
     for span in spans(0, stop, chunk):
         features, values = _keys(k, v, mask, span, k_map)
-        total = _plus(total, namespace(features).matmul(namespace(features).matrix_transpose(features), values))
-    return total
-
-
-def _plus(total: Array | None, more: Array) -> Array:
-    return more if total is None else total + more
+        state = total(state, namespace(features).matmul(_turned(features), values))
+    return state
 
 
 def _causal_pieces(
@@ -149,7 +145,7 @@ def _causal_pieces(
         within = xp.where(place[None, :] <= place[:, None], xp.matmul(queries, turned), exact(0, q))
         piece = xp.matmul(within, values)
         yield piece if state is None else piece + xp.matmul(queries, state)
-        state = _plus(state, xp.matmul(turned, values))
+        state = total(state, xp.matmul(turned, values))
 
 
 def _full_pieces(
@@ -405,7 +401,7 @@ def _full_back(queries: _Queries, keys: _Keys, state: Array, chunk: int) -> tupl
         features, q_bar, rest = queries.back(span, lambda bars: xp.matmul(bars, _turned(state)))
         q_bars.append(q_bar)
         q_rest = _rests(q_rest, rest)
-        later = _plus(later, xp.matmul(_turned(features), queries.bars[..., span, :]))
+        later = total(later, xp.matmul(_turned(features), queries.bars[..., span, :]))
     return (q_bars, q_rest), _common_back(keys, later, keys.k.shape[-2], chunk)
 
 
@@ -449,7 +445,7 @@ def _forward_sweep(
         _, q_bar, rest = queries.back(span, cotangent)
         q_bars.append(q_bar)
         q_rest = _rests(q_rest, rest)
-        state = _plus(state, xp.matmul(_turned(features), values))
+        state = total(state, xp.matmul(_turned(features), values))
     return q_bars, q_rest
 
 
@@ -473,7 +469,7 @@ def _backward_sweep(queries: _Queries, keys: _Keys, chunk: int) -> tuple[list[Ar
         k_bars.append(k_bar)
         v_bars.append(v_bar)
         k_rest = _rests(k_rest, rest)
-        later = _plus(later, xp.matmul(_turned(phi), bars))
+        later = total(later, xp.matmul(_turned(phi), bars))
     before = _common_back(keys, later, first, chunk)
     return before[0] + k_bars[::-1], before[1] + v_bars[::-1], _rests(before[2], k_rest)
 

@@ -34,7 +34,7 @@ from refimpl import bits, mitchell
 from refimpl.errors import ConfigError
 from refimpl.gradients import Pullback, summed_to, vjp_of
 from refimpl.gradients import zeros as nothing
-from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once
+from refimpl.number_system import Array, check_floating, exact, is_ball, namespace, rounded_once, sign_of
 
 __all__ = ["SURROGATES", "divide_vjp", "exp2_approx_vjp", "log2_approx_vjp", "matmul_vjp", "multiply_vjp"]
 
@@ -67,15 +67,17 @@ def _power(e: Array, like: Array) -> Array:  # whole (...) -> (...)
     return bits.scaled(_constant(exact(1, like), like), e)
 
 
+def _shifted(c: Array, n: Array) -> Array:  # (...), whole (...) -> (...)
+    """c 2^n: in four steps of one direction, so that nothing under- or overflows on the way that does not in the end."""
+    if is_ball(c):
+        return bits.scaled(c, n)
+    quarter = namespace(n).trunc(n / 4)
+    step = _power(quarter, quarter)
+    return c * step * step * step * _power(n - 3 * quarter, quarter)
+
+
 def _is_zero(x: Array) -> Array:  # (...) -> bool (...)
     return namespace(x).astype(x == 0, bool) if is_ball(x) else x == 0
-
-
-def _sign(x: Array) -> Array:  # (...) -> (...)
-    """1, -1, or 0 at 0."""
-    xp, one = namespace(x), _constant(exact(1, x), x)
-    signed = xp.where(bits.negative(x), -one, one)
-    return xp.where(_is_zero(x), exact(0, x), signed)
 
 
 def _finite(x: Array) -> Array:  # (...) -> bool (...)
@@ -99,7 +101,7 @@ def _ln2(like: Array) -> Any:
 def _product_slope(c_bar: Array, x: Array, y: Array) -> Array:  # (...), (...), (...) -> (...)
     """(1) times c̄; NaN where x or y is not finite. At x = 0, where P has no derivative, that of f = 0."""
     (_, f), (h, g) = bits.split(x), bits.split(y)
-    slope = c_bar * _sign(y) * _power(h, y)
+    slope = c_bar * sign_of(y) * _power(h, y)
     slope = namespace(slope).where(bits.below(f + g, 1), slope, 2 * slope)
     return _nan_unless(_finite(x) & _finite(y), slope)
 
@@ -107,10 +109,9 @@ def _product_slope(c_bar: Array, x: Array, y: Array) -> Array:  # (...), (...), 
 def _quotient_slopes(c_bar: Array, x: Array, y: Array) -> tuple[Array, Array]:  # (...), (...), (...) -> (...), (...)
     """(2) times c̄; NaN where y is 0, or x or y not finite."""
     (e, f), (h, g) = bits.split(x), bits.split(y)
-    by = c_bar / _power(h, y)
-    by = namespace(by).where(bits.below(f - g, 0), by / 2, by)
+    below = h + namespace(f, g).where(bits.below(f - g, 0), 1 + 0 * h, 0 * h)
     defined = _finite(x) & _finite(y) & ~_is_zero(y)
-    slopes = _sign(y) * by, -_sign(x) * (by * _power(e, x) / _power(h, y))
+    slopes = sign_of(y) * _shifted(c_bar, -below), -sign_of(x) * _shifted(c_bar, e - h - below)
     return _nan_unless(defined, slopes[0]), _nan_unless(defined, slopes[1])
 
 

@@ -50,6 +50,7 @@ __all__ = [
     "products_of",
     "rounded_once",
     "shift_for_exp",
+    "sign_of",
     "square_root",
     "whole_number",
     "whole_power",
@@ -191,6 +192,12 @@ def largest(x: Array, axes: tuple[int, ...]) -> Array:
         return xp.max(x, axis=axes, keepdims=True)
     enclosing = xp.frompyfunc(lambda a, b: a.max(b), 2, 1)
     return functools.reduce(lambda array, axis: enclosing.reduce(array, axis=axis, keepdims=True), axes, x)
+
+
+def sign_of(x: Array) -> Array:  # (...) -> (...)
+    """1, -1, or 0 at 0; on a ball that straddles 0 all of [-1, 1]."""
+    xp = namespace(x)
+    return xp.asarray(xp.frompyfunc(lambda ball: ball.sgn(), 1, 1)(x), dtype=x.dtype) if is_ball(x) else xp.sign(x)
 
 
 def clamp(x: Array, low: Array | float, high: Array | float) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl.errors import ConfigError
-from refimpl.gradients import Pullback, summed_to, vjp_of
+from refimpl.gradients import Pullback, products_summed, summed_to, vjp_of
 from refimpl.number_system import Array, is_ball, namespace, products_of, rounded_once, whole_number
 
 if TYPE_CHECKING:
@@ -157,13 +157,6 @@ def check_weights(
 # --- backwards ------------------------------------------------------------------------------------------------------------------------
 
 
-def _products_summed(x: Array, y: Array) -> Array:  # (..., k), (..., m) -> (k, m)
-    """Σ over the rows of x_i y_j."""
-    xp = namespace(x, y)
-    rows_x, rows_y = xp.reshape(x, (-1, x.shape[-1])), xp.reshape(y, (-1, y.shape[-1]))
-    return xp.matmul(xp.matrix_transpose(rows_x), rows_y)
-
-
 @vjp_of(affine, "x", "weight", "bias")
 def affine_vjp(
     x: Array, weight: Array, bias: Array
@@ -173,7 +166,7 @@ def affine_vjp(
     def pullback(y_bar: Array) -> tuple[Array, Array, Array]:  # (..., out) -> (..., in), (in, out), (out,)
         xp = namespace(x, weight)
         x_bar = xp.matmul(y_bar, xp.matrix_transpose(weight))
-        return x_bar, _products_summed(x, y_bar), summed_to(y_bar, bias.shape)
+        return x_bar, products_summed(x, y_bar), summed_to(y_bar, bias.shape)
 
     return affine(x, weight, bias), pullback
 
@@ -184,6 +177,6 @@ def product_vjp(x: Array, y: Array) -> tuple[Array, Pullback]:  # (..., n, k), (
 
     def pullback(z_bar: Array) -> tuple[Array, Array]:  # (..., n, m) -> (..., n, k), (k, m)
         xp = namespace(x, y)
-        return xp.matmul(z_bar, xp.matrix_transpose(y)), _products_summed(x, z_bar)
+        return xp.matmul(z_bar, xp.matrix_transpose(y)), products_summed(x, z_bar)
 
     return product(x, y), pullback

@@ -34,7 +34,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from refimpl.errors import ConfigError, ShapeError, TokenError
-from refimpl.gradients import Pullback, rows_summed, vjp_of
+from refimpl.gradients import Pullback, filled, rows_summed, vjp_of
 from refimpl.inputs import as_array, rows
 from refimpl.number_system import (
     Array,
@@ -346,6 +346,7 @@ def extend_vjp(
     share, n = _share(_checked_alpha(alpha, widened(table))), table.shape[0] - offset
 
     def pullback(longer_bar: Weights) -> tuple[Weights]:
+        longer_bar = filled(longer_bar, longer)
         q_bar = longer_bar.position_embedding  # type: ignore[attr-defined]
         xp, later = namespace(q_bar), q_bar[offset:, :]
         at = xp.arange(later.shape[0], device=device_of(q_bar))

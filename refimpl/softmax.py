@@ -23,7 +23,7 @@ from typing import Any
 
 from refimpl.bits import below
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError, UndecidedError
-from refimpl.gradients import Pullback, vjp_of
+from refimpl.gradients import Pullback, summed_to, vjp_of
 from refimpl.number_system import (
     Array,
     check_boolean,
@@ -139,12 +139,13 @@ def masked_softmax(x: Array, mask: Array | None, axis: int = -1) -> Array:  # (.
     Parameters
     ----------
     x : array, floating or balls
-    mask : boolean array that broadcasts to the shape of `x`, or None for no mask
+    mask : boolean array that broadcasts with `x`, or None for no mask
     axis : int, the axis along which a row with at least one allowed entry sums to one
 
     Returns
     -------
-    array, the shape and dtype of `x`. Masked entries have no influence, whatever they hold.
+    array, the dtype of `x` and the shape to which `x` and the mask broadcast: one row may have several masks. Masked entries have no influence,
+        whatever they hold.
 
     Raises
     ------
@@ -173,7 +174,8 @@ def masked_softmax_vjp(
 
     def pullback(p_bar: Array) -> tuple[Array]:  # (..., n) -> (..., n)
         xp, zero = namespace(p, mask), exact(0, p)
-        return (xp.where(mask, _centred(p, xp.where(mask, p_bar, zero), axis), zero),)
+        x_bar = xp.where(mask, _centred(p, xp.where(mask, p_bar, zero), axis), zero)
+        return (summed_to(x_bar, x.shape),)
 
     return p, pullback
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refimpl.errors import ShapeError
+from refimpl.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Tree", "leaves", "mapped", "named_leaves"]
 
@@ -48,23 +48,34 @@ def _form(tree: Tree) -> str:
     return f"{type(tree).__name__} of {len(tree)}" if isinstance(tree, tuple | list) else type(tree).__name__
 
 
-def named_leaves(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """The leaves by their dotted names, such as "blocks.0.attention_norm.scale", in the tree's order."""
+def _walked(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves and their dotted names, in the tree's order."""
     if tree is None:
-        return {}
-    if isinstance(tree, dict):
-        parts = [(str(name), part) for name, part in tree.items()]
-    elif isinstance(tree, tuple | list):
-        names = getattr(tree, "_fields", range(len(tree)))
-        parts = [(str(name), part) for name, part in zip(names, tree, strict=True)]
-    else:
-        return {prefix: tree}
+        return
+    if not isinstance(tree, dict | tuple | list):
+        yield prefix, tree
+        return
+    names = tree if isinstance(tree, dict) else getattr(tree, "_fields", range(len(tree)))
+    parts = tree.values() if isinstance(tree, dict) else tree
+    for name, part in zip(names, parts, strict=True):
+        yield from _walked(part, f"{prefix}.{name}" if prefix else str(name))
+
+
+def named_leaves(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """The leaves by their dotted names, such as "blocks.0.attention_norm.scale", in the tree's order.
+
+    Raises ConfigError where two leaves have one name, as those of {"a.b": x, "a": {"b": y}}.
+    """
     found: dict[str, Any] = {}
-    for name, part in parts:
-        found |= named_leaves(part, f"{prefix}.{name}" if prefix else name)
+    for name, leaf in _walked(tree, prefix):
+        if name in found:
+            raise ConfigError(
+                "two leaves of a tree have one name", where="refimpl.trees", expected="names apart", got=name
+            )
+        found[name] = leaf
     return found
 
 
 def leaves(tree: Tree) -> list[Any]:
     """The leaves in the tree's order."""
-    return list(named_leaves(tree).values())
+    return [leaf for _, leaf in _walked(tree)]

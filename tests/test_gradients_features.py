@@ -462,3 +462,12 @@ def test_slope_of_the_polynomial_cancels_no_more_than_its_root_demands(order: in
                 terms = sum(abs(w * slope * s ** (nodes - order) * (s * (x + node)) ** order) for node, s, w in rule)
                 room = 1 if root is None else max(1, abs(x / (x - root)))
                 assert terms <= flint.arb(1.03) * room * abs(_horner(x, order)), float(x)
+
+
+def test_slopes_of_a_taylor_softmax_do_not_vanish_far_out() -> None:
+    """x̄ = n p/x (p̄ - Σ p p̄) to n/x relative, where f_n is its highest power."""
+    for dtype, size, order in ((np.float64, 1e307, 8), (np.float32, 10.0**27.75, 40)):
+        x, bar = np.array([size, -size], dtype=dtype), np.array([1, 0], dtype=dtype)
+        (x_bar,) = taylor.taylor_softmax_vjp(x, order)[1](bar)
+        right = order / size / 4
+        np.testing.assert_allclose(x_bar.astype(np.float64) / right, [1, 1], rtol=1e-4)

@@ -459,3 +459,23 @@ def test_cotangents_of_parts_are_checked_one_by_one() -> None:
         pullback(value, seen.scores)
     with _refused(errors.ConfigError, "pooler"):
         bert.pooled_vjp(_bert(BERT), value)
+    with _refused(errors.ShapeError, "3 cotangents, or None, in the form of the Attended"):
+        pullback(value, (None, None, seen.scores))
+
+
+def test_positions_of_eight_bits_are_positions() -> None:
+    config, at = dataclasses.replace(models.TINY, n_positions=300), np.arange(GPT2_IDS.shape[1])
+    weights = _gpt2(config)
+    bars = []
+    for dtype in (np.int64, np.uint8):
+        states, pullback = gpt2.hidden_states_vjp(weights, config, GPT2_IDS, positions=at.astype(dtype))
+        bars.append(leaves(pullback(list(states))))
+    assert all(map(np.array_equal, *bars))
+
+
+def test_values_may_have_axes_that_the_scores_have_not() -> None:
+    q, k, v, bar = (_random(shape, 90 + i) for i, shape in enumerate(((3, 4), (5, 4), (2, 5, 4), (2, 3, 4))))
+    bars = attention.scaled_dot_product_attention_vjp(q, k, v)[1](bar)
+    apart = [attention.scaled_dot_product_attention_vjp(q, k, v[i])[1](bar[i]) for i in range(2)]
+    for i in range(2):
+        np.testing.assert_allclose(bars[i], apart[0][i] + apart[1][i], rtol=1e-13)

@@ -7,6 +7,7 @@ derive for the same lines; and, in balls of 400 bits,
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from fractions import Fraction
@@ -21,6 +22,8 @@ from hypothesis.extra import numpy as hnp
 from systems import SYSTEMS, System, rounded
 
 from refimpl import (
+    activation,
+    bert,
     complex_step,
     convolution,
     copying,
@@ -32,9 +35,10 @@ from refimpl import (
     softmax,
     special,
 )
-from refimpl.trees import leaves, mapped
+from refimpl.trees import leaves, mapped, named_leaves
 from validation import tolerance, truth
 
+SMALL_BERT = bert.BertConfig(3, 2, 1, 1, 2, max_position_embeddings=3)
 STEP = flint.arb((1, -60))
 
 
@@ -729,3 +733,84 @@ def test_every_rule_agrees_with_complex_steps() -> None:
     check_complex_step(mitchell.matmul, FACTORS.reshape(2, 3), OTHERS.reshape(3, 2))
     check_complex_step(mitchell.log2_approx, abs(FACTORS))
     check_complex_step(mitchell.exp2_approx, OTHERS)
+
+
+# --- what all rules have in common ------------------------------------------------------------------------------------------------------
+
+
+def test_ids_of_eight_bits_reach_rows_beyond_255() -> None:
+    bar, ids = np.ones((2, 1)), np.array([3, 255], dtype=np.uint8)
+    assert np.flatnonzero(gradients.rows_summed(bar, ids, 300)[:, 0]).tolist() == [3, 255]
+
+
+def test_a_function_by_the_name_of_a_definition_has_no_rule() -> None:
+    def other(x: Any) -> Any:
+        return 2 * x
+
+    other.__module__, other.__qualname__ = softmax.softmax.__module__, softmax.softmax.__qualname__
+    for function, told in (
+        (other, "another function by the name of softmax.softmax"),
+        (functools.partial(other), "partial"),
+    ):
+        with _refused(errors.ConfigError, "no rule says", told):
+            gradients.vjp(function, np.ones(2))
+
+
+def test_leaves_of_one_name_are_refused_by_name_and_none_is_lost() -> None:
+    tree = {"a.b": 1, "a": {"b": 2}}
+    assert leaves(tree) == [1, 2]
+    with _refused(errors.ConfigError, "two leaves of a tree have one name", "a.b"):
+        named_leaves(tree)
+
+
+def test_weights_without_a_cotangent_have_cotangent_0() -> None:
+    weights = bert.BertWeights.from_named(
+        {name: np.ones(shape) for name, shape in bert.BertWeights.shapes(SMALL_BERT, ()).items()}, SMALL_BERT
+    )
+    longer, pullback = positions.extend_vjp(weights, to=8)
+    only = mapped(lambda leaf: None, longer)._replace(blocks=longer.blocks)
+    (bar,) = pullback(only)
+    assert not np.any(bar.position_embedding)
+    assert bar.position_embedding.shape == weights.position_embedding.shape
+    assert all(map(_same, leaves(bar.blocks), leaves(longer.blocks)))
+    mapped(lambda a, b: None, weights, bar)  # of one form
+
+
+@pytest.mark.parametrize("gap", [40.0, 200.0])
+def test_nothing_cancels_where_one_weight_is_nearly_one(gap: float) -> None:
+    """x̄ = (q_1 + q_2, -q_1, -q_2)/(1 + q_1 + q_2)² with q = exp(-gap), exp(-gap - 1); the largest is the first entry."""
+    x, bar, mask = np.array([gap, 0.0, -1.0]), np.array([1.0, 0, 0]), np.ones(3, bool)
+    q = np.exp([-gap, -gap - 1])
+    rights = np.array([q.sum(), *-q]) / (1 + q.sum()) ** 2
+    pullbacks = [
+        softmax.softmax_vjp(x)[1],
+        softmax.masked_softmax_vjp(x, mask)[1],
+        softmax.sparse_softmax_vjp(x, 3)[1],
+    ]
+    for pullback in pullbacks:
+        np.testing.assert_allclose(pullback(bar)[0], rights, rtol=32 * 2.0**-53)
+        np.testing.assert_allclose(pullback(bar + 5)[0], rights, rtol=32 * 2.0**-53)
+    logs = np.array([q.sum(), *-q]) / (1 + q.sum())
+    np.testing.assert_allclose(softmax.log_softmax_vjp(x)[1](bar)[0], logs, rtol=32 * 2.0**-53)
+
+
+def test_a_row_with_several_masks_has_one_cotangent() -> None:
+    x, mask = np.array([1.0, 2, 3]), np.array([[True, True, False], [False, True, True]])
+    p, pullback = softmax.masked_softmax_vjp(x, mask)
+    bar = np.arange(6.0).reshape(2, 3)
+    apart = softmax.masked_softmax_vjp(np.stack([x, x]), mask)[1](bar)[0]
+    assert p.shape == (2, 3)
+    assert _same(pullback(bar)[0], apart[0] + apart[1])
+
+
+def test_the_slope_of_tanh_far_out_is_0_without_a_warning() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        assert not np.any(activation.tanh_vjp(np.array([1.79e308, -1.79e308]))[1](np.ones(2))[0])
+
+
+def test_a_slope_keeps_its_digits_where_what_it_is_made_of_is_subnormal() -> None:
+    c = 2.0**-600 * (1 + 2.0**-52)
+    assert mitchell_gradients.divide_vjp(np.array(2.0**900), np.array(2.0**450))[1](np.array(c))[1] == -c
+    assert mitchell_gradients.divide_vjp(np.array(2.0**-1074), np.array(2.0**-20))[1](np.array(c * 2.0**600))[1] == (
+        -c * 2.0 ** (600 - 1034)
+    )

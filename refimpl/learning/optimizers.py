@@ -36,7 +36,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import ConfigError, DtypeError, ShapeError
-from refimpl.number_system import SIXTEEN_BITS, Array, check_floating, exact, is_ball, namespace
+from refimpl.gradients import zeros
+from refimpl.number_system import SIXTEEN_BITS, Array, check_floating, exact, namespace
 from refimpl.trees import Tree, leaves, mapped, named_leaves
 
 if TYPE_CHECKING:
@@ -127,10 +128,6 @@ def check_parameters(parameters: Tree) -> None:
                 got=leaf.dtype,
                 remedy='load them with dtype="float32", and round a copy for use',
             )
-
-
-def _zeros(x: Array) -> Array:  # (...) -> (...)
-    return x * exact(0, x) if is_ball(x) else namespace(x).zeros_like(x)
 
 
 def _part(index: int, parts: list[tuple[Array, ...]], like: Tree) -> Tree:
@@ -229,7 +226,7 @@ class Momentum:
     def start(self, parameters: Tree) -> Tree:
         """m = 0."""
         check_parameters(parameters)
-        return mapped(_zeros, parameters)
+        return zeros(parameters)
 
     def step(self, parameters: Tree, gradients: Tree, state: Tree, rate: float) -> tuple[Tree, Tree]:
         """Equation (2) or (3) for every leaf."""
@@ -275,7 +272,7 @@ class AdamW:
     def start(self, parameters: Tree) -> AdamState:
         """t = 0, m = 0, v = 0."""
         check_parameters(parameters)
-        return AdamState(0, mapped(_zeros, parameters), mapped(_zeros, parameters))
+        return AdamState(0, zeros(parameters), zeros(parameters))
 
     def step(self, parameters: Tree, gradients: Tree, state: AdamState, rate: float) -> tuple[Tree, AdamState]:
         """Equation (4) for every leaf."""
