@@ -344,7 +344,7 @@ def scaled_dot_product_attention_vjp(
     def pullback(output_bar: Array | None, handed_bar: Array | None = None) -> tuple[Array | None, ...]:
         o_bar = _seen_rows(zeros(output) if output_bar is None else output_bar, seen, -1)
         weights_bar, v_bar, values_bar = _mixed_bars(weights, v, relative, o_bar)
-        (softmax_bar,) = softmax_pullback(weights_bar)
+        (softmax_bar,) = softmax_pullback(summed_to(weights_bar, weights.shape))
         scores_bar = summed_to(softmax_bar if layers == 1 else softmax_bar / layers, scores.shape)
         scores_bar = total(scores_bar, handed_bar if hand_on == "sum" else None)
         own_bar = total(summed_to(scores_bar, own.shape), handed_bar if hand_on == "own" else None)

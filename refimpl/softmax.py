@@ -42,6 +42,7 @@ __all__ = [
     "clipped_cross_entropy_vjp",
     "cross_entropy",
     "cross_entropy_vjp",
+    "deviations",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
@@ -109,7 +110,26 @@ def softmax_vjp(x: Array, axis: int = -1) -> tuple[Array, Pullback]:  # (..., n,
 
 def _centred(p: Array, p_bar: Array, axis: int) -> Array:
     """p_i (p̄_i - Σ_j p_j p̄_j)."""
-    return p * (p_bar - namespace(p).sum(p * p_bar, axis=axis, keepdims=True))
+    return p * deviations(p, p_bar, axis)
+
+
+def _largest_weight(p: Array, axis: int) -> Array:  # (..., n, ...) -> bool (..., n, ...)
+    """True at one entry of each row, the first of the largest; on balls by midpoints, for uses that any choice is right for."""
+    xp = namespace(p)
+    at = xp.argmax(_sorting_key(p), axis=axis, keepdims=True)
+    places = xp.arange(p.shape[axis], dtype=at.dtype, device=device_of(at))
+    return at == xp.reshape(places, tuple(-1 if i == axis % p.ndim else 1 for i in range(p.ndim)))
+
+
+def deviations(p: Array, p_bar: Array, axis: int = -1) -> Array:  # (..., n, ...), (..., n, ...) -> (..., n, ...)
+    """p̄_i - Σ_j p_j p̄_j for weights of sum one, as d_i - Σ_j p_j d_j with d = p̄ - p̄_m, m the largest weight.
+
+    That of the largest weight is then -Σ_{j != m} p_j d_j: nothing cancels where it is nearly 1, and the others nearly 0.
+    """
+    xp, zero, largest = namespace(p, p_bar), exact(0, p), _largest_weight(p, axis)
+    origin = xp.sum(xp.where(largest, p_bar, zero), axis=axis, keepdims=True)
+    d = xp.where(largest, zero, p_bar - origin)
+    return d - xp.sum(p * d, axis=axis, keepdims=True)
 
 
 @rounded_once
@@ -189,10 +209,19 @@ def log_softmax(x: Array, axis: int = -1) -> Array:  # (..., n, ...) -> (..., n,
 
 @vjp_of(log_softmax, "x")
 def log_softmax_vjp(x: Array, axis: int = -1) -> tuple[Array, Pullback]:  # (..., n, ...) -> (..., n, ...), pullback
-    """x̄ = ȳ - softmax(x) Σ_j ȳ_j. Arguments and errors as `log_softmax`."""
+    """x̄ = ȳ - softmax(x) Σ_j ȳ_j. Arguments and errors as `log_softmax`.
+
+    At the largest weight p_m this is ȳ_m Σ_{j != m} p_j - p_m Σ_{j != m} ȳ_j, in which 1 - p_m does not cancel.
+    """
 
     def pullback(y_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
-        return (y_bar - softmax(x, axis) * namespace(x).sum(y_bar, axis=axis, keepdims=True),)
+        p, xp, zero = softmax(x, axis), namespace(x), exact(0, x)
+        largest = _largest_weight(p, axis)
+        p_rest, y_rest = (
+            xp.sum(xp.where(largest, zero, part), axis=axis, keepdims=True) for part in (p, y_bar)
+        )  # Σ over all but the largest
+        at_largest = y_bar * p_rest - p * y_rest
+        return (xp.where(largest, at_largest, y_bar - p * xp.sum(y_bar, axis=axis, keepdims=True)),)
 
     return log_softmax(x, axis), pullback
 

@@ -45,6 +45,7 @@ from refimpl.number_system import (
     whole_number,
     whole_power,
 )
+from refimpl.softmax import deviations
 
 __all__ = [
     "exp_taylor",
@@ -332,8 +333,7 @@ def taylor_softmax_vjp(
     p = taylor_softmax(x, order, axis)
 
     def pullback(p_bar: Array) -> tuple[Array]:  # (..., n, ...) -> (..., n, ...)
-        centred = p_bar - namespace(p).sum(p * p_bar, axis=axis, keepdims=True)
-        return (_slopes(x, order, axis) * centred if order else zeros(x),)
+        return (_slopes(x, order, axis) * deviations(p, p_bar, axis) if order else zeros(x),)
 
     return p, pullback
 
@@ -344,7 +344,7 @@ def _slopes(x: Array, order: int, axis: int) -> Array:  # (..., n, ...) -> (...,
     factors, largest = _relative_factors(x, rule, axis)
     powers = [weight * whole_power(f, order - 1) for f, (_, _, weight) in zip(factors, rule, strict=True)]
     total = namespace(x).sum(_summed([p * f for p, f in zip(powers, factors, strict=True)]), axis=axis, keepdims=True)
-    return _summed([order * scale * p for p, (_, scale, _) in zip(powers, rule, strict=True)]) / (largest * total)
+    return _summed([order * scale * p for p, (_, scale, _) in zip(powers, rule, strict=True)]) / total / largest
 
 
 @vjp_of(taylor_features, "x")

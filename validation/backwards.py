@@ -240,6 +240,26 @@ _ROWS = (
 )
 
 
+def _centred(p: Any, cotangent: Any) -> Any:
+    """p̄_i - Σ_j p_j p̄_j as published, which cancels where one weight is nearly 1."""
+    return cotangent - np.sum(p * cotangent, axis=-1, keepdims=True)
+
+
+def _softmax_published(x: Any, cotangent: Any) -> Any:
+    p = softmax.softmax(x)
+    return p * _centred(p, cotangent)
+
+
+def _log_softmax_published(x: Any, cotangent: Any) -> Any:
+    return cotangent - softmax.softmax(x) * np.sum(cotangent, axis=-1, keepdims=True)
+
+
+def _taylor_softmax_published(x: Any, cotangent: Any, order: int) -> Any:
+    p = taylor.taylor_softmax(x, order)
+    total = np.sum(taylor.exp_taylor(x, order), axis=-1, keepdims=True)
+    return taylor.exp_taylor(x, order - 1) / total * _centred(p, cotangent) if order else x * exact(0, x)
+
+
 def _softmax_by_products(x: Any, cotangent: Any) -> Any:
     """p ȳ - p Σ p ȳ, of a kernel that is handed p ȳ: what cancels here does not in p (ȳ - Σ p ȳ)."""
     p = softmax.softmax(x)
@@ -404,15 +424,21 @@ _RELATIVE = (
 )
 
 
-def _attention_by_outputs(q: Any, k: Any, v: Any, cotangent: Any, mask: Any = None, **options: Any) -> Any:
-    """The pass of kernels that keep the output o: Σ_j P_ij P̄_ij = Σ_e ō_ie o_ie, which is summed over columns and not over keys."""
+def _attention_by_outputs(
+    q: Any, k: Any, v: Any, cotangent: Any, mask: Any = None, *, published: bool = False, **options: Any
+) -> Any:
+    """The pass of kernels that keep the output o: Σ_j P_ij P̄_ij = Σ_e ō_ie o_ie, which is summed over columns and not over keys.
+
+    `published` is the usual one, with the sum over keys.
+    """
     (output, scores), _ = attention.scaled_dot_product_attention_vjp(q, k, v, mask=mask, **options)
     relative, mean_over = options.get("relative"), options.get("mean_over", 1)
     weights = softmax.masked_softmax(scores / mean_over, mask)
     weights_bar = cotangent @ np.swapaxes(v, -1, -2)
     if relative is not None:
         weights_bar = weights_bar + np.sum(cotangent[..., :, None, :] * relative, axis=-1)
-    scores_bar = weights * (weights_bar - np.sum(cotangent * output, axis=-1, keepdims=True)) / mean_over
+    common = weights * weights_bar if published else cotangent * output
+    scores_bar = weights * (weights_bar - np.sum(common, axis=-1, keepdims=True)) / mean_over
     own_bar = scores_bar / square_root(q.shape[-1], q)
     bars = [own_bar @ k, np.swapaxes(own_bar, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ cotangent]
     if relative is not None:
@@ -423,13 +449,14 @@ def _attention_by_outputs(q: Any, k: Any, v: Any, cotangent: Any, mask: Any = No
 
 
 def _attention_by_outputs_after(
-    q: Any, k: Any, v: Any, previous_scores: Any, cotangent: Any, mask: Any, mean_over: int
+    q: Any, k: Any, v: Any, previous_scores: Any, cotangent: Any, mask: Any, mean_over: int, **form: bool
 ) -> Any:
-    return _attention_by_outputs(q, k, v, cotangent, mask, previous_scores=previous_scores, mean_over=mean_over)
+    options = {"previous_scores": previous_scores, "mean_over": mean_over}
+    return _attention_by_outputs(q, k, v, cotangent, mask, **options, **form)
 
 
-def _attention_by_outputs_at(q: Any, k: Any, v: Any, relative: Any, cotangent: Any, mask: Any) -> Any:
-    return _attention_by_outputs(q, k, v, cotangent, mask, relative=relative)
+def _attention_by_outputs_at(q: Any, k: Any, v: Any, relative: Any, cotangent: Any, mask: Any, **form: bool) -> Any:
+    return _attention_by_outputs(q, k, v, cotangent, mask, relative=relative, **form)
 
 
 def _called_with(rule: Callable[..., Any], *, detached: bool, **given: Any) -> Any:
@@ -532,7 +559,11 @@ def _sparse_chosen(x: Any, cotangent: Any, k: int) -> tuple[Callable[..., Any], 
         products = p * np.where(kept, cotangent, exact(0, p))
         return products - p * np.sum(products, axis=-1, keepdims=True)
 
-    return form, by_products
+    def published(balls: Any, cotangent: Any, k: int) -> Any:
+        p, allowed = softmax.masked_softmax(balls, kept), np.where(kept, cotangent, exact(0, cotangent))
+        return p * _centred(p, allowed)
+
+    return form, by_products, published
 
 
 def _sparse_loss_chosen(logits: Any, targets: Any, cotangent: Any, k: int) -> tuple[Callable[..., Any], ...]:
@@ -586,7 +617,7 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("x",),
         trials=_ROWS,
         shape=_alike_first,
-        forms=(_softmax_by_products,),
+        forms=(_softmax_by_products, _softmax_published),
     ),
     _backward(
         "log_softmax",
@@ -594,7 +625,7 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("x",),
         trials=_ROWS,
         shape=_alike_first,
-        forms=(_log_softmax_by_logarithm,),
+        forms=(_log_softmax_by_logarithm, _log_softmax_published),
     ),
     _backward(
         "logsumexp",
@@ -653,7 +684,7 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("q", "k", "v", "mask"),
         trials=_ATTENTION,
         shape=_of_values,
-        forms=(_attention_by_outputs,),
+        forms=(_attention_by_outputs, functools.partial(_attention_by_outputs, published=True)),
     ),
     _backward(
         "residual_attention",
@@ -661,7 +692,7 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("q", "k", "v", "previous_scores", "mask", "mean_over"),
         trials=_RESIDUAL,
         shape=_of_values,
-        forms=(_attention_by_outputs_after,),
+        forms=(_attention_by_outputs_after, functools.partial(_attention_by_outputs_after, published=True)),
     ),
     _backward(
         "relative_attention",
@@ -669,7 +700,7 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("q", "k", "v", "relative", "mask"),
         trials=_RELATIVE,
         shape=_of_values,
-        forms=(_attention_by_outputs_at,),
+        forms=(_attention_by_outputs_at, functools.partial(_attention_by_outputs_at, published=True)),
     ),
     _backward(
         "hierarchical_positions",
@@ -680,7 +711,12 @@ BACKWARDS: tuple[Backward, ...] = (
         shape=lambda table, at: (*at.shape, table.shape[-1]),
     ),
     _backward(
-        "taylor_softmax", taylor.taylor_softmax, names=("x", "order"), trials=_TAYLOR_SOFTMAX, shape=_alike_first
+        "taylor_softmax",
+        taylor.taylor_softmax,
+        names=("x", "order"),
+        trials=_TAYLOR_SOFTMAX,
+        shape=_alike_first,
+        forms=(_taylor_softmax_published,),
     ),
     _backward(
         "taylor_attention",

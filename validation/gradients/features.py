@@ -90,6 +90,18 @@ def _taylor_rows(rng: np.random.Generator) -> Iterator[Case]:
     wide = np.array([[40.0, -30.0, 0.0], [-1.0, -1.0, -1.0]])
     yield Case("wide", "at the minimum, and left of it", {"x": wide})
     yield Case("large", "squares overflow", {"x": np.array([[1e200, 1e199, -1e200]])})
+    yield Case(
+        "far",
+        "the n-th powers' common factor and their sum, multiplied, overflow",
+        {"x": np.array([[1e307, 1e306, -1e307]]), "order": 8},
+    )
+    yield Case(
+        "sure",
+        "one weight is nearly 1",
+        {"x": np.array([1e5, 0.0, -1.0]), "order": 4},
+        complex_step=4e-5 * 2.0**-50 / 2.4e-19,
+        reason="as of softmax: terms f'/Σf, of size 4/x = 4e-5, are rounded by u; the answer is about f(0)/Σf, 24/x^4 = 2.4e-19",
+    )
     yield Case("first axis", "not the last axis", {"x": rng.normal(size=(3, 2, 2)), "axis": 0})
     yield Case("single", "one element", {"x": rng.normal(size=(3, 1))})
 

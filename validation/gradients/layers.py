@@ -11,6 +11,7 @@ import numpy as np
 from refimpl import bert, blocks, convolution, gpt2, mlp, parameters  # noqa: F401 - importing them registers rules
 from refimpl.activation import gelu
 from validation.gradients.case import EVERY, Case, of
+from validation.gradients.rows import SURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,6 +137,10 @@ def _attention(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("broadcast", "every argument is broadcast", broadcast | {"mask": mask[0, 0, 2]})
     large = {"q": 1e3 * q[0], "k": k[0], "v": v[0]}
     yield Case("large", "weights of 0 and 1: scores of thousands", large)
+    apart = {"q": q[0], "k": k[0], "v": np.stack([v, -v])}
+    yield Case("values apart", "values have an axis that the scores have not", apart)
+    sure = {"q": np.ones((1, 1)), "k": np.array([[40.0], [0], [-1]]), "v": v[0, 0, :3]}
+    yield Case("sure", "one weight is nearly 1", sure, **SURE)
     yield Case("one key", "one key: the weight is 1", {"q": q[0, 0], "k": k[0, 0, :1], "v": v[0, 0, :1]})
 
 

@@ -70,10 +70,17 @@ def hard_rows(rng: np.random.Generator) -> dict[str, tuple[str, Any]]:
     }
 
 
+SURE: dict[str, Any] = {
+    "complex_step": 2.0**-50 / math.exp(-40),
+    "reason": "the definition's derivative is p_i (t_i - Σ p_j t_j), of terms of size 1, each rounded by u; the answer is about exp(-40)",
+}
+
+
 @of("softmax.softmax", "softmax.log_softmax", "softmax.logsumexp")
 def _along_rows(rng: np.random.Generator) -> Iterator[Case]:
     for label, (hard, x) in hard_rows(rng).items():
         yield Case(label, hard, {"x": x}, dtypes=EVERY if label == "ordinary" else ())
+    yield Case("sure", "one weight is nearly 1", {"x": np.array([40.0, 0, -1])}, **SURE)
     yield Case("first axis", "not the last axis", {"x": rng.normal(size=(3, 2, 2)), "axis": 0})
     yield Case("middle axis", "an axis counted from the end", {"x": rng.normal(size=(2, 3, 2)), "axis": -2})
 
@@ -84,6 +91,8 @@ def _masked(rng: np.random.Generator) -> Iterator[Case]:
     mask[0, 2:], mask[1] = False, False
     yield Case("masked", "a short row, one without entries", {"x": x, "mask": mask}, dtypes=EVERY, unseen=(~mask,))
     yield Case("no mask", "None", {"x": x, "mask": None})
+    sure = {"x": np.array([40.0, 50, 0, -1]), "mask": np.array([True, False, True, True])}
+    yield Case("sure", "one weight is nearly 1", sure, unseen=(~sure["mask"],), **SURE)
     loud = np.where(mask, x, 1e5)
     yield Case("loud", "masked entries above all others", {"x": loud, "mask": mask}, unseen=(~mask,))
     row = np.array([True, False, True, True, False])
@@ -98,6 +107,7 @@ def _sparse(rng: np.random.Generator) -> Iterator[Case]:
     for k in (2, 1, 6, 9):
         yield Case(f"k = {k}", "", {"x": x, "k": k}, dtypes=EVERY if k == 2 else ())
     yield Case("masked", "a row without entries", {"x": x, "k": 2, "mask": mask}, unseen=(~mask,))
+    yield Case("sure", "one weight is nearly 1", {"x": np.array([-2, 40.0, 0, -1]), "k": 3}, **SURE)
     yield Case("first axis", "not the last axis", {"x": x, "k": 2, "axis": 0})
     ties = np.array([[1.0, 3, 3, 3, 0], [2, 2, 2, 2, 2]])
     yield Case(
