@@ -39,9 +39,9 @@ complex steps take another branch, as on max(0, 0) in ReLU, the case has the sta
 The same balls hold the rule in float64 to 1e-12 in every entry of the cotangent: complex steps share the rounding of the definition, balls do not.
 Where float64 cannot reach 1e-12 the case says what it can, and why: its inputs are such that terms of the definition cancel.
 
-For functions of one number (`Case.terms`) each entry is also held to 1e-12 by itself: of its own size, plus |ȳ| times the sizes of the terms that the
-derivative adds up, where it has more than one: those of GELU' cancel near -0.75, those of the truncated series at negative x. An error below
-(1 + |ȳ|) 2^-1020 counts as none: numbers there have few digits or none.
+For functions of one number, and where a cotangent is a product alone (`Case.terms`), each entry is also held to 1e-12 by itself: of its size, plus
+|ȳ| times the sizes of the terms that the derivative adds up, where it has more than one: those of GELU' cancel near -0.75, those of the truncated
+series at negative x. An error below (1 + max |ȳ|) 2^-1020 counts as none: numbers there have few digits or none.
 
 *Dtypes.* The pullback as a function of arguments and cotangents, which are rounded to the dtype first: its answer in balls is the truth, its budget
 the proved one of `validation.tolerance`, or for a network the sampled one of `validation.perturbed`. Judged are the answers of all number systems.
@@ -378,10 +378,10 @@ def _entry_errors(found: Subject, hull: dict[str, Tree]) -> float:
 
 
 def _own_sizes(found: Subject, known: Any) -> Any:
-    """For a function of one number: what each entry's error is counted in; where that is below the normal numbers, 1e-12 of it is 2^-1020."""
-    size = np.abs(found.bars[0])
+    """Of `Case.terms`: what each entry's error is counted in; where that is below the normal numbers, 1e-12 of it is 2^-1020."""
+    size, terms = np.abs(found.bars[0]), found.case.terms
     own = np.vectorize(lambda ball: float(abs(ball).lower()), otypes=[float])(known)
-    return own + size * found.case.terms + (1 + size) * 2.0**-1020 / found.case.float64
+    return own + (size * terms if np.any(terms) else 0.0) + (1 + np.max(size)) * 2.0**-1020 / found.case.float64
 
 
 # --- dtypes and number systems ------------------------------------------------------------------------------------------------------

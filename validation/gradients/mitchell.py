@@ -38,9 +38,9 @@ def _sums(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("mitchell.log2_approx")
 def _logarithms(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("inside", "numbers of several binades", {"x": abs(_factors(rng)[0])}, dtypes=EVERY)
+    yield Case("inside", "numbers of several binades", {"x": abs(_factors(rng)[0])}, dtypes=EVERY, terms=0.0)
 
 
 @of("mitchell.exp2_approx")
 def _powers(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("inside", "numbers of both signs", {"x": _factors(rng)[1]}, dtypes=EVERY)
+    yield Case("inside", "numbers of both signs", {"x": _factors(rng)[1]}, dtypes=EVERY, terms=0.0)
