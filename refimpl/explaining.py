@@ -252,7 +252,7 @@ def explain(
     *,
     character: str | None = None,
     steps: int | None = None,
-    nodes: int = 3,
+    nodes: int = 2,
     advance: Callable[[], object] = lambda: None,
 ) -> Explanation:
     """y(θ_T) - y(θ_0) = Σ_i c_i + residual: what each text of the stage did to the logit y of one token after the prompt, equation (2).
@@ -263,7 +263,7 @@ def explain(
     prompt : what the model reads; empty is what it makes of the start token
     stage : of `read_stage`
     character : what is explained, one token; None: the most probable one before the stage
-    steps : of the stage; None: all of them, which takes a minute for the embedded model
+    steps : of the stage; None: all of them, which takes some minutes for the embedded model
     nodes : of the integral over a step
     advance : called after each step
 
