@@ -2,7 +2,7 @@
 
     python benchmarks/path_kernel_residual.py --plot docs/path_kernel_residual.svg      # three minutes on one core; the plot needs matplotlib
 
-The networks are those of the claims PATHKERNEL-1 and -2 (`validation.claims.path_kernel.networks`), trained four times as long as there on the
+The networks are those of the claims PATHKERNEL-1 and -2 (`validation.claims.path_kernel.networks`), trained 16 times as long as for slopes on the
 sum of squared errors, always to the same time η T, in 8 to 128 steps of full-batch descent. Plotted is |residual|/|y_T - y_0| of two inputs that
 are not trained on: of the first-order form, which falls as η, and of the exact form with n nodes of Gauss and Legendre, which falls as η^2n down
 to rounding: the quadrature of a segment has an error of the order |θ_t+1 - θ_t|^(2n+1), and there are T of them.
@@ -19,7 +19,7 @@ from typing import Any
 from validation.claims.path_kernel import Network, networks, residual
 
 STEPS = (8, 16, 32, 64, 128)
-LONGER = 4
+LONGER = 16
 FORMS: dict[str, dict[str, Any]] = {"first-order": {"form": "first-order"}} | {
     f"exact, {n} node{'s' * (n > 1)}": {"form": "exact", "nodes": n} for n in (1, 2, 3)
 }

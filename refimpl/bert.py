@@ -334,7 +334,6 @@ class _Reading(NamedTuple):
 
     rows: dict[str, Array]  # int (batch, n): the rows that are taken of each embedding table there is, by its name
     seen: Array  # bool (batch, 1, 1 or n, n): which keys each query may see
-    relative: Array | None  # (n, n, w): NEZHA's
     form: Form
     hand_on: HandedOn
 
@@ -359,11 +358,8 @@ def _reading(
         rows_of["segment_embedding"] = segments
     if weights.position_embedding is not None:
         rows_of["position_embedding"] = _table_rows(positions, ids, config)
-    relative, n, w = None, ids.shape[1], config.hidden_size // config.num_attention_heads
-    if config.max_position_embeddings is None:
-        relative = relative_positions(n, n, w, like=like, clip=config.clip)
     form = Form(config.num_attention_heads, eps, config.activation)
-    return _Reading(rows_of, seen, relative, form, "sum" if convention.residual == "all" else "own")
+    return _Reading(rows_of, seen, form, "sum" if convention.residual == "all" else "own")
 
 
 def _embedded(weights: BertWeights, given: _Reading) -> Array:  # -> (batch, n, d)
@@ -372,11 +368,21 @@ def _embedded(weights: BertWeights, given: _Reading) -> Array:  # -> (batch, n, 
     return layer_norm(functools.reduce(operator.add, taken), *weights.embedding_norm, given.form.eps)
 
 
-def _residual(config: BertConfig, given: _Reading, number: int, handed: Array | None) -> dict[str, Any]:
+def _relative(config: BertConfig, x: Array) -> Array | None:  # (batch, n, d) -> (n, n, w), or None
+    """NEZHA's relative positions; other models have none."""
+    if config.max_position_embeddings is not None:
+        return None
+    n, w = x.shape[1], config.hidden_size // config.num_attention_heads
+    return relative_positions(n, n, w, like=x, clip=config.clip)
+
+
+def _residual(
+    config: BertConfig, given: _Reading, relative: Array | None, number: int, handed: Array | None
+) -> dict[str, Any]:
     """What the attention of layer `number`, from 1, is told, besides the layer, its input and its form."""
     return {
         "mask": given.seen,
-        "relative": given.relative,
+        "relative": relative,
         "previous_scores": None if config.residual_attention == "none" else handed,
         "mean_over": number if config.residual_attention == "mean" else 1,
         "hand_on": given.hand_on,
@@ -397,8 +403,9 @@ def hidden_states(
     """[x₀, x₁, .., x_L]: the embedding and each layer's output. Arguments as `encode`."""
     given = _reading(weights, config, token_ids, segment_ids, mask, positions, application, dialect)
     states, handed = [_embedded(weights, given)], None
+    relative = _relative(config, states[0])
     for number, layer in enumerate(weights.blocks, 1):
-        x, found = realformer(layer, states[-1], given.form, **_residual(config, given, number, handed))
+        x, found = realformer(layer, states[-1], given.form, **_residual(config, given, relative, number, handed))
         states.append(x)
         handed = found.scores
     return states
@@ -539,9 +546,10 @@ def hidden_states_vjp(
     given = _reading(weights, config, token_ids, segment_ids, mask, positions, application, dialect)
     embedded, embedding_pullback = _embedded_vjp(weights, given)
     states, pullbacks, handed = [embedded], [], None
+    relative = _relative(config, embedded)
     for number, layer in enumerate(weights.blocks, 1):
         (x, found), pullback_of_layer = realformer_vjp(
-            layer, states[-1], given.form, **_residual(config, given, number, handed)
+            layer, states[-1], given.form, **_residual(config, given, relative, number, handed)
         )
         states.append(x)
         pullbacks.append(pullback_of_layer)

@@ -20,9 +20,9 @@ f + g = 1 or f = g (the exponential: at whole numbers), and a derivative says no
 The edges of the dialects (what flushes, overflows or is NaN) have no part in slopes.
 
 References: A. Kosson and M. Jaggi, "Multiplication-free transformer training via piecewise affine operations", arXiv 2305.17190, and its program,
-github.com/epfml/piecewise-affine-multiplication at c351e8c, which has the first ("exact") and the second ("approximate"), the second by default in
-its experiments; Y. Bengio, N. Léonard and A. Courville, "Estimating or propagating gradients through stochastic neurons", arXiv 1308.3432
-(the name of the third).
+github.com/epfml/piecewise-affine-multiplication at c351e8c, which has the first (its "exact", the default) and the second (its "approximate", which
+the commands of its experiments ask for); Y. Bengio, N. Léonard and A. Courville, "Estimating or propagating gradients through stochastic
+neurons", arXiv 1308.3432 (the name of the third).
 """
 
 from __future__ import annotations
@@ -311,7 +311,6 @@ def exp2_approx_vjp(x: Array, *, surrogate: str = "slope") -> tuple[Array, Pullb
     def pullback(y_bar: Array) -> tuple[Array]:  # (...) -> (...)
         near = xp.where(defined, x, exact(0, x))
         if surrogate == "slope":
-            near = near if is_ball(x) else xp.maximum(near, 2.0 * bits.FORMATS[_name(x)].lowest)
             x_bar = y_bar * _power(bits.whole_part(near), x)
         elif surrogate == "approximate":
             x_bar = mitchell.multiply(mitchell.multiply(y, _constant(_ln2(x), x)), y_bar)
@@ -320,7 +319,3 @@ def exp2_approx_vjp(x: Array, *, surrogate: str = "slope") -> tuple[Array, Pullb
         return (_nan_unless(defined, x_bar),)
 
     return y, pullback
-
-
-def _name(x: Array) -> str:
-    return str(x.dtype).rpartition(".")[2]

@@ -339,16 +339,24 @@ def tangent_product(
 
 
 def squared_error(y: Array, targets: Array) -> tuple[Array, Array]:  # (n, ...), (n, ...) -> (n,), (n, ...)
-    """ℓ = |y - target|²/2, and ∂ℓ/∂y = y - target."""
+    """ℓ = |y - target|²/2, and ∂ℓ/∂y = y - target; ShapeError where the shapes differ."""
+    if tuple(y.shape) != tuple(targets.shape):
+        expected, got = f"targets of the outputs' shape {tuple(y.shape)}", tuple(targets.shape)
+        raise ShapeError("outputs and targets do not fit", where="squared_error", expected=expected, got=got)
     xp, gap = namespace(y, targets), y - targets
     return xp.sum(xp.reshape(gap * gap, (gap.shape[0], -1)), axis=-1) / 2, gap
 
 
 def _checked_batch(batch: Sequence[int], count: int, t: int) -> tuple[int, ...]:
-    numbers = tuple(whole_number(number) for number in batch)
+    try:
+        given = tuple(batch)
+    except TypeError:
+        expected, got = "for each step a sequence of numbers of examples, such as [[0, 1], [2]]", repr(batch)
+        raise ConfigError("a batch is no single number", where=f"batches[{t}]", expected=expected, got=got) from None
+    numbers = tuple(whole_number(number) for number in given)
     if not numbers or not all(number is not None and 0 <= number < count for number in numbers):
         expected = f"numbers of examples from 0 to {count - 1}, at least one"
-        raise ConfigError("no such batch", where=f"batches[{t}]", expected=expected, got=tuple(batch))
+        raise ConfigError("no such batch", where=f"batches[{t}]", expected=expected, got=given)
     return numbers  # type: ignore[return-value]
 
 
@@ -379,19 +387,20 @@ def sgd_path(
     x : array, or tree of arrays, of n examples
     targets : the same, of what `loss` compares outputs with
     loss : function of outputs (b, ...) and targets of a batch; it returns each example's loss (b,), and its derivative by the outputs (b, ...)
-    rate : η, one number or one for each step
+    rate : η, one finite number, or a sequence or array of them, the first of which are taken: there may be more of them than steps
     batches : for each step the numbers of its examples; [range(n)] * 200 are 200 steps of full-batch descent
     reduction : "sum", as in theorem 1 of the paper, or "mean"
 
     Yields
     ------
-    Step, when it is asked for: list(sgd_path(...)) stores all of them, T + 1 times the parameters
+    Step, when it is asked for: list(sgd_path(...)) stores all of them, T + 1 times the parameters. Nothing is looked at before the first step is
+    asked for: errors come then, those of a later step's batch or rate at that step
 
     Raises
     ------
     ConfigError, DtypeError, ShapeError
-        if a batch is empty or names an example that there is not, rates are not one for each step, `reduction` is neither word, parameters have 16
-        bits, or arrays of examples differ in length.
+        if a batch is empty or names an example that there is not, rates are fewer than steps or not finite, `reduction` is neither word, parameters
+        have 16 bits, arrays of examples differ in length, or what the loss or the model returns has not the shape of what it is for.
     """
     count = _count((x, targets), "x, targets")
     if reduction not in ("sum", "mean"):
@@ -406,20 +415,35 @@ def sgd_path(
 
 
 def _rate(rate: Any, t: int) -> Any:
-    if not hasattr(rate, "__getitem__"):
-        return rate
-    if t >= len(rate):
+    """η_t: a number is the rate of every step. NumPy's scalars can be indexed, but have no axes."""
+    many = rate.ndim > 0 if hasattr(rate, "ndim") else hasattr(rate, "__getitem__")
+    if many and t >= len(rate):
         raise ConfigError("too few rates", where="rate", expected=f"one for each step, {t + 1} or more", got=len(rate))
-    return rate[t]
+    chosen = rate[t] if many else rate
+    finite = chosen.is_finite() if hasattr(chosen, "is_finite") else math.isfinite(chosen)
+    if not finite:
+        raise ConfigError("no such rate", where=f"rate of step {t}", expected="a finite number", got=repr(chosen))
+    return chosen
+
+
+def _moved(leaf: Array, change: Array) -> Array:  # (...), (...) -> (...)
+    if tuple(change.shape) != tuple(leaf.shape):
+        expected, got = f"a gradient of the parameter's shape {tuple(leaf.shape)}", tuple(change.shape)
+        raise ShapeError("the pullback does not fit the parameters", where="model", expected=expected, got=got)
+    return leaf - change
 
 
 def _step(model: Model, params: Tree, x: Tree, targets: Tree, loss: Loss, rate: Any, reduction: Reduction) -> Step:
     """One step on one batch."""
     y, pullback = _run(model, params, x)
     losses, slopes = loss(y, targets)
+    if tuple(losses.shape) != tuple(y.shape[:1]) or tuple(slopes.shape) != tuple(y.shape):
+        expected = f"losses {tuple(y.shape[:1])} and their derivatives {tuple(y.shape)}"
+        got = f"{tuple(losses.shape)} and {tuple(slopes.shape)}"
+        raise ShapeError("the loss does not fit the outputs", where="loss", expected=expected, got=got)
     scale = exact(rate, y) / (y.shape[0] if reduction == "mean" else 1)
     weights = slopes * scale
-    after = mapped(lambda leaf, change: leaf - change, params, pullback(weights))
+    after = mapped(_moved, params, pullback(weights))
     return Step(params, after, (), weights, scale, losses)
 
 

@@ -662,7 +662,7 @@ def test_dot_and_einsum_are_matmul_bit_for_bit(rules: Any, system: System) -> No
     if system.name.startswith("strict") and rules:
         pytest.skip("one of the rules is enough where it is slow")
     xp = system.xp
-    for dtype in system.dtypes:
+    for dtype in system.dtypes[: 1 if system.name.startswith("strict") else 4]:
         drawn = [_patterns(dtype, 12, seed).reshape(2, 3, -1)[..., :5] for seed in (0, 1)]
         plain = [np.arange(1, 31).reshape(2, 3, 5) * c for c in (0.75, -1.25)]
         a, b = (system.floats(x, dtype) for x in plain) if system.is_ball else map(system.to, drawn)

@@ -35,8 +35,11 @@ def model(dtype: str = "float64", seed: int = 7) -> Model:
 
 def stage(rate: float = 0.01, batches: Any = ((0, 1), (2, 3), (4, 1)), like: Model | None = None) -> Stage:
     """A stage as it is recorded: the losses are those of the steps as they are taken."""
-    blank = Stage(TEXTS, batches, rate, (0.0,) * len(batches))
-    return blank._replace(losses=tuple(s.loss for s in replay(like or model(), blank, recorded=False)))
+    one, blank = like or model(), Stage(TEXTS, batches, rate, (0.0,) * (len(batches) + 1))
+    steps = list(replay(one, blank, recorded=False))
+    return blank._replace(
+        losses=(*(s.loss for s in steps), explaining.batch_loss(steps[-1].after, one, blank, len(steps)))
+    )
 
 
 # --- the shares ---------------------------------------------------------------------------------------------------------------
@@ -106,9 +109,30 @@ def test_another_character_can_be_explained() -> None:
 
 def test_a_path_that_was_not_recorded_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"not the stage that was recorded\n  where:    step 1 of 3\n(.|\n)*very model"
+        ConfigError, match=r"not the stage that was recorded\n  where:    after 0 of 3 steps\n(.|\n)*very model"
     ):
         list(replay(model(seed=8), stage()))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_step_is_checked_too(steps: int) -> None:
+    """Its effect shows in the next batch's loss; that of the first batch, where there is no next one."""
+    other = stage()._replace(rate=0.02)
+    with pytest.raises(
+        ConfigError, match=rf"not the stage that was recorded\n  where:    after {min(steps, 1)} of 3 steps"
+    ):
+        list(replay(model(), other, steps))
+    changed = stage()._replace(losses=(*stage().losses[:steps], math.nan, *stage().losses[steps + 1 :]))
+    with pytest.raises(ConfigError, match=rf"where:    after {steps} of 3 steps"):
+        list(replay(model(), changed, steps))
+
+
+def test_texts_are_taken_as_they_were_trained_on() -> None:
+    """Preparing a text a second time may change it: OpenCC turns one of the 1,600 poems, which are its own answers, into another."""
+    one = model()
+    one.tokenizer = CharacterTokenizer(one.tokenizer.vocabulary, NAMES[:2], NAMES[1], lambda text: text.upper())  # type: ignore[union-attr]
+    assert explaining.text_ids(one, "abc") == [0, 2, 3, 4, 0]
+    assert one.prompt_ids("abc") == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("steps", [0, 4, 1.5, True])
@@ -139,16 +163,20 @@ def test_two_characters_and_no_prompt() -> None:
         {"batches": [[0, 9], [1], [2]]},
         {"batches": [[], [1], [2]]},
         {"batches": [[0]]},
-        {"batches": [], "losses": []},
+        {"batches": [], "losses": [1.0]},
+        {"losses": [1.0, 1.0, 1.0]},
+        {"rate": 0},
+        {"rate": float("nan")},
+        {"rate": float("inf")},
         {"texts": ["a", 3, "b"]},
         {"texts": ["a", "", "b"]},
         {"batches": [[0.5], [1], [2]]},
     ],
 )
 def test_stages_that_do_not_fit_together(tmp_path: Any, change: Any) -> None:
-    good = {"texts": ["a", "b", "c"], "batches": [[0], [1], [2]], "rate": 0.1, "losses": [1.0, 1.0, 1.0]}
+    good = {"texts": ["a", "b", "c"], "batches": [[0], [1], [2]], "rate": 0.1, "losses": [1.0, 1.0, 1.0, 1.0]}
     (tmp_path / "stage.json").write_text(json.dumps(good))
-    assert read_stage(tmp_path) == Stage(("a", "b", "c"), ((0,), (1,), (2,)), 0.1, (1.0, 1.0, 1.0))
+    assert read_stage(tmp_path) == Stage(("a", "b", "c"), ((0,), (1,), (2,)), 0.1, (1.0, 1.0, 1.0, 1.0))
     (tmp_path / "stage.json").write_text(json.dumps(good | change))
     with pytest.raises(ConfigError, match=r"the stage does not fit together\n  where:    .*stage.json"):
         read_stage(tmp_path)

@@ -24,6 +24,7 @@ from systems import SYSTEMS, System, rounded
 from refimpl import (
     activation,
     bert,
+    complex_step,
     convolution,
     copying,
     errors,
@@ -135,6 +136,20 @@ def check_slope(definition: Any, *args: Any, **options: Any) -> None:
         total = sum(((bars[i] * along[j]).sum() for i, j in enumerate(moving)), flint.arb(0))
         size = sum((abs(b).sum() for b in bars if b is not None), flint.arb(1))
         assert abs(quotient - total).abs_upper() < size.abs_upper() * 2.0**-80, (quotient, total)
+
+
+def check_complex_step(definition: Any, *args: Any, **options: Any) -> None:
+    """ȳᵀ J v by complex numbers = x̄ᵀ v in float64, to 1e-12 of the sum of the sizes of the terms."""
+    rng = np.random.default_rng(2)
+    along = tuple(rng.normal(size=value.shape) if _floating(value) else None for value in args)
+    value, pullback = gradients.vjp(definition, *args, **options)
+    stepped, tangent = complex_step.jvp(definition, args, along, **options)
+    assert np.array_equal(stepped, value)
+    bar = _bars(value)
+    terms = [(got * v).ravel() for got, v in zip(pullback(bar), (v for v in along if v is not None), strict=True)]
+    forward = (bar * tangent).ravel()
+    size = np.sum(abs(forward)) + np.sum(abs(np.concatenate(terms)))
+    assert abs(np.sum(forward) - np.sum(np.concatenate(terms))) <= 1e-12 * size, definition.__qualname__
 
 
 # --- sparse softmax -----------------------------------------------------------------------------------------------------------------
@@ -611,6 +626,41 @@ def test_the_approximate_rule_is_made_of_the_same_products(
     assert 8 / 9 <= mitchell.multiply(bar, y)[0] / true[0][0] <= 1
 
 
+def test_the_formulas_that_are_no_derivatives() -> None:
+    x, bar, ln2 = abs(FACTORS), np.full(6, 1.75), np.full(6, math.log(2))
+
+    def found(definition: Any, surrogate: str, *args: Any) -> Any:
+        return gradients.vjp(definition, *args, surrogate=surrogate)[1](bar)
+
+    logarithm = mitchell.divide(mitchell.divide(bar, x), ln2)
+    assert np.array_equal(found(mitchell.log2_approx, "approximate", x)[0], logarithm)
+    power = mitchell.multiply(mitchell.multiply(mitchell.exp2_approx(OTHERS), ln2), bar)
+    assert np.array_equal(found(mitchell.exp2_approx, "approximate", OTHERS)[0], power)
+    for answer, true in (
+        (found(mitchell.log2_approx, "straight-through", x)[0], bar / (x * ln2)),
+        (found(mitchell.exp2_approx, "straight-through", OTHERS)[0], bar * ln2 * 2.0**OTHERS),
+        (found(mitchell.divide, "straight-through", x, OTHERS)[0], bar / OTHERS),
+        (found(mitchell.divide, "straight-through", x, OTHERS)[1], -bar * x / OTHERS**2),
+    ):
+        assert np.max(abs(answer / true - 1)) <= 64 * 2.0**-53
+
+
+def test_values_and_approximate_rules_have_the_edges_of_their_dialect() -> None:
+    """16-bit values by the range of their dtype: float16 has no normal number below 2^-14, float32 has."""
+    x, y = np.array([2.0**-15, 2.0**-8], np.float16), np.array([4.0, 2.0**-9], np.float16)
+    for dialect in ("ieee", "flush"):
+        assert _same(
+            mitchell_gradients.multiply_vjp(x, y, dialect=dialect)[0], mitchell.multiply(x, y, dialect=dialect)
+        )
+        assert _same(mitchell_gradients.divide_vjp(x, y, dialect=dialect)[0], mitchell.divide(x, y, dialect=dialect))
+    one, tiny = np.ones(1), np.array([1e-30])
+    bars = mitchell_gradients.multiply_vjp(one, tiny, dialect="pam", surrogate="approximate")[1](tiny)
+    assert [float(bar[0]) > 0 for bar in bars] == [False, True]
+    bars = mitchell_gradients.divide_vjp(one, 1 / tiny, dialect="pam", surrogate="approximate")[1](tiny)
+    assert [float(bar[0]) for bar in bars] == [0, 0]
+    assert mitchell_gradients.divide_vjp(one, 1 / tiny, surrogate="approximate")[1](tiny)[0] > 0
+
+
 @pytest.mark.parametrize("surrogate", mitchell_gradients.SURROGATES)
 def test_the_rule_of_sums_is_the_sum_of_the_rules(surrogate: str) -> None:
     """Cotangents of whole numbers and powers of two, whose sums are exact; approximate sums by `matmul`, straight ones by the library's."""
@@ -650,11 +700,39 @@ def test_surrogates_are_refused_in_words() -> None:
             gradients.vjp(definition, whole, whole)
     with _refused(errors.ConfigError, "corrected products have no published slope", "approximate, straight-through"):
         gradients.vjp(mitchell.matmul, x, x, corrected=True)
-    (bar, _) = gradients.vjp(mitchell.matmul, x, x, corrected=True, surrogate="approximate")[1](x)
-    assert np.array_equal(bar, mitchell.matmul(x, x.T, corrected=True))
+    x = FACTORS[:4].reshape(2, 2)
+    bars = gradients.vjp(mitchell.matmul, x, x, corrected=True, surrogate="approximate")[1](x)
+    for bar, pair in zip(bars, ((x, x.T), (x.T, x)), strict=True):
+        assert np.array_equal(bar, mitchell.matmul(*pair, corrected=True))
     wide = truth.balls(np.array([1.0]), 2.0**-20)
     with _refused(errors.UndecidedError, "undecided"):
         gradients.vjp(mitchell.multiply, wide, wide)
+
+
+# --- complex steps ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_agrees_with_complex_steps() -> None:
+    x, kernel, bias, *rest = _layer()
+    tags, logits = _logits(2, 6, 3), _logits(2, 6, 4)
+    check_complex_step(softmax.sparse_softmax, ROWS, 2, mask=ALLOWED)
+    check_complex_step(softmax.sparse_softmax_cross_entropy, ROWS, TARGETS, 2)
+    check_complex_step(softmax.clipped_cross_entropy, logits, SAID, 0.05)
+    check_complex_step(positions.hierarchical_bases, TABLE)
+    check_complex_step(positions.hierarchical_positions, TABLE, AT)
+    check_complex_step(special.erf, FACTORS / 20)
+    check_complex_step(special.erfc, FACTORS / 20)
+    check_complex_step(convolution.dilated_convolution, x, kernel, bias, 2)
+    check_complex_step(convolution.gated_linear_unit, x[..., :2])
+    check_complex_step(convolution.gated_convolution, x, kernel, bias, *rest, dilation=2, mask=PADDING)
+    check_complex_step(copying.copy_loss, tags, LABELS, SEGMENTS)
+    check_complex_step(copying.sequence_loss, logits, SAID, SEGMENTS, 2)
+    check_complex_step(copying.spaces_loss, logits, tags, SAID, LABELS, SEGMENTS, k=2, clip=0.02)
+    check_complex_step(mitchell.multiply, FACTORS, OTHERS[:, None])
+    check_complex_step(mitchell.divide, FACTORS, OTHERS)
+    check_complex_step(mitchell.matmul, FACTORS.reshape(2, 3), OTHERS.reshape(3, 2))
+    check_complex_step(mitchell.log2_approx, abs(FACTORS))
+    check_complex_step(mitchell.exp2_approx, OTHERS)
 
 
 # --- what all rules have in common ------------------------------------------------------------------------------------------------------

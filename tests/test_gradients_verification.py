@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -288,6 +289,52 @@ def test_the_entry_in_float64_is_held_to_the_enclosure() -> None:
     assert checking.mean_value(checking.subject(rule, strict, 0), rng).multiple > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [
+        ("activation.tanh", lambda x, y: 1 - y * y),
+        ("activation.sigmoid", lambda x, y: y * (1 - y)),
+        ("activation.relu", lambda x, y: (x >= 0) * 1.0),
+    ],
+)
+def test_functions_of_one_number_are_checked_entry_by_entry(name: str, slope: Any) -> None:
+    """Slopes that are right beside the largest of the array: 1 - y² where y is nearly 1; and the other subgradient of ReLU."""
+    rule = RULES[name]
+
+    def function(x: Any) -> tuple[Any, Any]:
+        y, pullback = rule.function(x)
+        return y, pullback if x.dtype == object else lambda bar: (slope(x, y) * bar,)
+
+    wrong = rule._replace(function=function)
+    cases = verification.cases_of(name)
+    assert all(_examined(rule, case) <= 1 for case in cases)
+    assert max(_examined(wrong, dataclasses.replace(case, dtypes=())) for case in cases) > 1e3
+
+
+@pytest.mark.parametrize("name", ["taylor.taylor_softmax", "pooling.unit_length"])
+def test_a_zero_far_out_is_seen(name: str) -> None:
+    """0 instead of a cotangent of 1e-100 or less, which no absolute unit sees."""
+    rule = RULES[name]
+
+    def function(x: Any, *args: Any, **options: Any) -> tuple[Any, Any]:
+        y, pullback = rule.function(x, *args, **options)
+        far = x.dtype != object and np.max(np.abs(x)) > 1e100
+        return y, (lambda bar: (np.zeros_like(x),)) if far else pullback
+
+    wrong = [
+        _examined(rule._replace(function=function), dataclasses.replace(case, dtypes=(), steps_only="here"))
+        for case in verification.cases_of(name)
+    ]
+    assert max(wrong) > 1e10
+
+
+def test_the_same_bits_have_the_same_form() -> None:
+    one = np.zeros((2, 1))
+    assert checking._same_bits(one, one.copy())
+    assert not checking._same_bits(one, one[:, 0])
+    assert not checking._same_bits(one, one.astype(np.int64))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_budgets_of_dtypes_see_wrong_pullbacks(dtype: str) -> None:
     """A relative error of 256 u, made in that dtype alone: more than the roundings of a softmax and its pullback add up to."""
@@ -352,3 +399,17 @@ def test_stated_subgradients() -> None:
         for d in (np.array([[1e-9, 0]]), np.array([[0, 1e-9]]))
     ]
     np.testing.assert_allclose(back(one((1, 2)))[0], (below[0] + below[1]) / 2, rtol=1e-7)
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------------------
+
+
+def table_rows() -> list[str]:
+    """The rows of the table of all rules in docs/gradients.md."""
+    return [f"| `{name}` | {', '.join(RULES[name].arguments)} |" for name in sorted(_every_rule())]
+
+
+def test_the_page_lists_every_rule() -> None:
+    page = (Path(refimpl.__file__).parent.parent / "docs" / "gradients.md").read_text("utf-8")
+    shown = [line for line in page.partition("## All rules")[2].splitlines() if line.startswith("| `")]
+    assert shown == table_rows(), "write the rows that table_rows() returns into docs/gradients.md"

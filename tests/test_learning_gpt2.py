@@ -150,17 +150,37 @@ def _of_license() -> tuple[learning.Training, gpt2.GPT2Weights]:
 
 def test_a_small_gpt2_learns_real_text_and_resumes_with_the_same_bits(tmp_path: Path) -> None:
     """In 60 steps from log 72 = 4.3 nats to a quarter of a nat below what the frequencies of the characters alone can reach."""
-    (training, first), path, losses = _of_license(), tmp_path / "half.safetensors", []
-    state = training.run(training.start(first), 60, watch=lambda state, taken: losses.append(taken.loss))
+    (training, first), path, half, losses = (
+        _of_license(),
+        tmp_path / "all.safetensors",
+        tmp_path / "half.safetensors",
+        [],
+    )
+
+    def watch(state: learning.State, taken: learning.Taken) -> None:
+        losses.append(taken.loss)
+        if taken.step == 40:
+            half.write_bytes(path.read_bytes())
+
+    state = training.run(training.start(first), 60, checkpoint=path, every=40, watch=watch)
     counts = np.unique(np.concatenate(training.corpus.texts), return_counts=True)[1]
     entropy = -float(np.sum(counts / counts.sum() * np.log(counts / counts.sum())))
     assert np.mean(losses[-10:]) < entropy - 0.25
     assert losses[0] > 4
-    (again, _), half = _of_license(), 40
-    training.run(training.start(first), half, checkpoint=path)
-    resumed = again.run(again.resume(path, first), 60)
+    again, _ = _of_license()
+    resumed = again.run(again.resume(half, first), 60)
     same = zip(leaves(state), leaves(resumed), strict=True)
     assert all(unchanged(a, b) if hasattr(a, "dtype") else a == b for a, b in same)
+
+
+def test_the_rules_read_padding_on_the_left_too() -> None:
+    """Tokens that are not real change neither loss nor gradients, but for the order of sums: 2^-44 of the largest number."""
+    model, rules = weights(SMALL, NUMPY, "float64"), learning.GPT2Gradient(SMALL)
+    batch = learning.Batch(*(np.array([row]) for row in ([1, 2, 3], [2, 3, 4], [True] * 3, [True] * 3)))
+    padded = learning.Batch(*(np.concatenate([np.zeros_like(a[:, :2]), a], axis=1) for a in batch))
+    (loss, plain), (same, found) = rules(model, (batch,)), rules(model, (padded,))
+    assert abs(loss - same) <= 2.0**-44 * loss
+    assert _apart(found, plain) <= 2.0**-44
 
 
 def test_the_first_parameters_are_those_of_the_paper() -> None:

@@ -174,7 +174,20 @@ def test_clipping_runs_on_every_array_library(floats: System) -> None:
             assert np.all(np.abs(floats.back(a) - b) <= unit * np.abs(b))
 
 
+def test_an_infinite_limit_clips_nothing() -> None:
+    given = [np.array([3.0, -4.0]), np.zeros(1)]
+    after, norm = learning.clipped(given, math.inf)
+    assert norm == 5
+    assert all(unchanged(a, g) for a, g in zip(after, given, strict=True))
+    balls, _ = learning.clipped([truth.balls(part) for part in given], math.inf)
+    assert [float(ball.mid()) for part in balls for ball in part] == [3.0, -4.0, 0.0]
+    assert learning.clipped([np.zeros(2)], math.inf)[0][0].tolist() == [0.0, 0.0]
+
+
 def test_what_cannot_be_clipped_is_refused() -> None:
+    for eps in (-1e-6, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"what is added to it[\s\S]*eps"):
+            learning.clipped([np.ones(2)], 1.0, eps=eps)
     for limit in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match=r"clipped to that[\s\S]*> 0"):
             learning.clipped([np.ones(2)], limit)
@@ -211,10 +224,16 @@ def test_constants_out_of_range_are_refused() -> None:
         learning.AdamW(decay=-1.0)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*AdamW[\s\S]*beta2 = 1.0"):
         learning.AdamW(betas=(0.9, 1.0))
+    with pytest.raises(ConfigError, match=r"out of range[\s\S]*eps > 0[\s\S]*eps = 0"):
+        learning.AdamW(eps=0.0)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*Momentum"):
         learning.Momentum(1.5)
     with pytest.raises(ConfigError, match=r"out of range[\s\S]*SGD[\s\S]*decay = nan"):
         learning.SGD(decay=math.nan)
+    with pytest.raises(ConfigError, match=r"two betas[\s\S]*AdamW[\s\S]*\(0\.9,\)"):
+        learning.AdamW(betas=(0.9,))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"out of range[\s\S]*finite[\s\S]*eps = inf"):
+        learning.AdamW(eps=math.inf)
     with pytest.raises(ShapeError, match="nothing to learn"):
         learning.SGD().start({})
     with pytest.raises(ShapeError, match="trees of different form"):
@@ -241,6 +260,9 @@ def test_schedules_have_their_values_at_the_corners() -> None:
     [
         {"peak": 0.0},
         {"peak": math.nan},
+        {"peak": math.inf},
+        {"peak": 1.0, "warm_up": 2.5},
+        {"peak": 1.0, "shape": "cosine", "steps": 9.5},
         {"peak": 1.0, "shape": "cosine"},
         {"peak": 1.0, "shape": "linear", "steps": 3, "warm_up": 3},
         {"peak": 1.0, "floor": 1.5},
@@ -327,5 +349,7 @@ def test_losses_that_make_no_sense_are_refused() -> None:
         learning.mean_cross_entropy(logits, targets, counted & False)
     with pytest.raises(ShapeError, match="do not fit"):
         learning.mean_cross_entropy(logits, targets[:1], counted)
+    with pytest.raises(ConfigError, match=r"number of targets[\s\S]*total[\s\S]*2\.5"):
+        learning.mean_cross_entropy(logits, targets, counted, 2.5)  # type: ignore[arg-type]
     with pytest.raises(DtypeError, match="boolean"):
         learning.mean_cross_entropy(logits, targets, counted.astype(int))

@@ -106,6 +106,25 @@ def test_texts_and_options_that_make_no_sense_are_refused() -> None:
         learning.Corpus([[1, 2]], length=0, seed=-1, form="other")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("text", [[0.9, 1.7], "123", [True, False], [1, -1], [[1, 2], [3]], 5, np.array([0.5, 1.5])])
+def test_texts_are_rows_of_whole_numbers(text: Any) -> None:
+    with pytest.raises(
+        TextError, match=r"no row of token ids[\s\S]*number 1[\s\S]*whole numbers from 0[\s\S]*tokenizer"
+    ):
+        learning.Corpus([[1, 2], text], length=3)
+
+
+def test_other_words_for_a_corpus_that_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no token id[\s\S]*ignored[\s\S]*\['a'\]"):
+        made_corpus(ignored=["a"])
+    corpus = made_corpus()
+    for position in (-1, corpus.steps(0), 0.5):
+        with pytest.raises(ConfigError, match=r"no such step[\s\S]*from 0 to"):
+            corpus.step(0, position)
+    with pytest.raises(ConfigError, match=r"no such epoch[\s\S]*-1"):
+        corpus.step(-1, 0)
+
+
 # --- the loop -------------------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +204,17 @@ def test_divergence_is_an_error_and_leaves_the_last_state() -> None:
         training.step(state)
 
 
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The loss and the norm are finite, the step of 1e310 is not."""
+    path, slopes = tmp_path / "training.safetensors", {"w": np.full((2, 2), 1e10), "b": np.ones(2)}
+    training = learning.Training(
+        lambda p, b, r: (1.0, slopes), made_corpus(), learning.SGD(), learning.Schedule(1e300), clip=None
+    )
+    with np.errstate(over="ignore"), pytest.raises(DivergenceError, match=r"step 1[\s\S]*not finite in w\n"):
+        training.run(training.start({"w": np.zeros((2, 2)), "b": np.zeros(2)}), 1, checkpoint=path)
+    assert not path.exists()
+
+
 def test_fortran_order_does_not_survive_the_start() -> None:
     """A checkpoint is read in C order: products of arrays in another order may differ in their last bits."""
     training = made_training()
@@ -193,6 +223,34 @@ def test_fortran_order_does_not_survive_the_start() -> None:
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
+    corpus = made_corpus(
+        length=np.int64(8), rows=np.int64(2), targets=np.int64(9), seed=np.int64(4), ignored=np.arange(1)
+    )
+    third, ten = np.float32(0.25), np.int64(10)
+    optimizers = (
+        learning.SGD(third),  # type: ignore[arg-type]
+        learning.Momentum(third, np.True_, third),  # type: ignore[arg-type]
+        learning.AdamW((third, third), third, third),  # type: ignore[arg-type]
+    )
+    schedule = learning.Schedule(np.float32(1e-2), "cosine", ten, np.int64(1), third)  # type: ignore[arg-type]
+    for optimizer in optimizers:
+        training = learning.Training(bigram, corpus, optimizer, schedule, third, np.int64(3))  # type: ignore[arg-type]
+        _saved(tmp_path, training, 1)
+    assert schedule.peak == np.float32(1e-2)
+
+
+def test_a_name_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    training, seen = made_training(), []
+    with pytest.raises(ConfigError, match="safetensors files"):
+        training.run(
+            training.start(made_parameters()), 2, checkpoint=tmp_path / "a.npz", watch=lambda *a: seen.append(a)
+        )
+    assert not seen
+    with pytest.raises(ConfigError, match="no seed"):
+        made_training(seed=-1)
 
 
 def _saved(tmp_path: Path, training: learning.Training, steps: int = 3) -> Path:

@@ -354,11 +354,43 @@ def _steps(**options: Any) -> Any:
         ({"batches": [[0.5]]}, ("no such batch", "(0.5,)")),
         ({"batches": [[0], [1]], "rate": [0.5]}, ("too few rates", "2 or more", "1")),
         ({"reduction": "average"}, ("a sum or a mean", "reduction", "'average'")),
+        ({"batches": [0, 1]}, ("no single number", "batches[0]", "[[0, 1], [2]]")),
+        ({"rate": math.nan}, ("no such rate", "step 0", "a finite number", "nan")),
+        ({"batches": [[0], [1]], "rate": np.array([0.5, math.inf])}, ("no such rate", "step 1", "inf")),
     ],
 )
 def test_what_is_no_path(options: dict[str, Any], words: tuple[str, ...]) -> None:
     with _refused(errors.ConfigError, *words):
         _steps(**options)
+
+
+def test_rates_are_numbers_or_sequences_of_them() -> None:
+    given: tuple[Any, ...] = (np.float64(0.5), np.array(0.5), Fraction(1, 2), (0.5, 9.0), np.array([0.5, 9.0]))
+    (known,) = _steps(rate=0.5)
+    for rate in given:
+        (found,) = _steps(rate=rate)
+        assert all(np.array_equal(*pair) for pair in zip(leaves(found.after), leaves(known.after), strict=True))
+
+
+def test_losses_and_pullbacks_of_another_shape_are_refused() -> None:
+    """None of these may be stretched to fit."""
+    params, x, targets, _ = _toy()
+
+    def path(model: Any, loss: Any) -> Any:
+        return next(path_kernel.sgd_path(model, params, x, targets, loss, **ONE_STEP))
+
+    with _refused(errors.ShapeError, "outputs and targets do not fit", "(3, 1)", "(3,)"):
+        path_kernel.squared_error(np.zeros((3, 1)), np.zeros(3))
+    for cut in (lambda losses, slopes: (losses.sum(), slopes), lambda losses, slopes: (losses, slopes[:1])):
+        with _refused(errors.ShapeError, "the loss does not fit the outputs"):
+            path(BILINEAR, lambda y, t, cut=cut: cut(*path_kernel.squared_error(y, t)))
+
+    def broadcast(params: Any, x: Any) -> Any:
+        y, pullback = BILINEAR(params, x)
+        return y, lambda bar: mapped(lambda leaf: leaf[None], pullback(bar))
+
+    with _refused(errors.ShapeError, "the pullback does not fit the parameters"):
+        path(broadcast, path_kernel.squared_error)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -165,7 +165,7 @@ def softmax_by_its_jacobians_diagonal(x: Any, cotangent: Any) -> Any:
 
 
 def norm_with_a_constant_variance(x: Any, scale: Any, bias: Any, cotangent: Any, eps: float) -> Any:
-    x_bar, scale_bar, bias_bar = norm_backward(x, scale, bias, cotangent, eps)
+    _, scale_bar, bias_bar = norm_backward(x, scale, bias, cotangent, eps)
     d = np.sqrt(x.var(-1, keepdims=True) + eps)
     g = cotangent * scale
     return ((g - g.mean(-1, keepdims=True)) / d).astype(x.dtype), scale_bar, bias_bar

@@ -104,7 +104,7 @@ def test_progress_is_told_before_each_check(monkeypatch):
     assert told == [("X-1", 0, 2), ("X-1", 1, 2)]
 
 
-FEW = ["TAYLOR-1", "MITCHELL-6.h", "SYSTEMS.softmax", "PARITY.filters"]
+FEW = ["TAYLOR-1", "MITCHELL-6.h", "SYSTEMS.copy_loss", "PARITY.filters"]
 
 
 def test_several_processes_find_the_same():
@@ -150,7 +150,7 @@ def test_processes_must_be_possible(name, jobs, monkeypatch):
 def test_identifiers_are_unique_and_selected_by_prefix():
     every = checks.all_checks(Setting(NUMPY))
     assert len({check.id for check in every}) == len(every)
-    assert {check.section for check in every} == {"claims", "truth", "parity", "number systems"}
+    assert {check.section for check in every} == {"claims", "gradients", "truth", "parity", "number systems"}
     assert [check.id for check in checks.all_checks(Setting(NUMPY), ["parity.gpt2_t", "GPT2-6"])] == [
         "GPT2-6",
         "PARITY.gpt2_tiny.logits",
@@ -261,6 +261,27 @@ def test_fixtures_that_are_promised_must_be_there(monkeypatch, tmp_path):
     assert not run.validate(NUMPY, only=["PARITY.outside"]).passed
 
 
+RULES = (
+    "activation.gelu activation.relu activation.sigmoid activation.tanh attention.merge_heads attention.scaled_dot_product_attention "
+    "attention.split_heads bert.encode bert.hidden_states bert.masked_lm_logits bert.next_sentence_logits bert.pooled "
+    "blocks.feed_forward blocks.post_ln blocks.pre_ln blocks.realformer blocks.self_attention convolution.dilated_convolution "
+    "convolution.gated_convolution convolution.gated_linear_unit copying.copy_loss copying.sequence_loss copying.spaces_loss "
+    "favor.favor_attention favor.hyperbolic_features favor.positive_features favor.relu_features favor.trigonometric_features "
+    "gpt2.hidden_states gpt2.logits inputs.rows learning.losses.mean_cross_entropy linear_attention.linear_attention "
+    "linear_attention.weighted_mean mitchell.divide mitchell.exp2_approx mitchell.log2_approx mitchell.matmul mitchell.multiply "
+    "mlp.perceptron normalization.layer_norm parameters.affine parameters.product pooling.mean_pooling pooling.unit_length "
+    "positions.extend positions.hierarchical_bases positions.hierarchical_positions softmax.clipped_cross_entropy softmax.cross_entropy "
+    "softmax.log_softmax softmax.logsumexp softmax.masked_softmax softmax.softmax softmax.sparse_softmax "
+    "softmax.sparse_softmax_cross_entropy special.erf special.erfc taylor.exp_taylor taylor.taylor_attention taylor.taylor_features "
+    "taylor.taylor_softmax "
+)
+BACKWARDS = (
+    "attention cross_entropy favor_attention gelu hierarchical_positions layer_norm log_softmax logsumexp mean_pooling "
+    "positive_features relative_attention residual_attention softmax sparse_softmax sparse_softmax_cross_entropy taylor_attention "
+    "taylor_softmax unit_length "
+)
+
+
 def test_no_check_gets_lost():
     """The identifiers, written down once more: a check that is no longer collected is noticed here."""
     expected = (
@@ -311,10 +332,16 @@ def test_no_check_gets_lost():
         "SYSTEMS.mitchell_multiply_words "
         "SYSTEMS.mitchell_multiply_integer SYSTEMS.mitchell_divide_integer"
     )
+    expected += (
+        " PATHKERNEL-1 PATHKERNEL-1.coefficients PATHKERNEL-2 PATHKERNEL-3 PATHKERNEL-3.exact PATHKERNEL-4 PATHKERNEL-5 "
+        "PARITY.neural_tangents REALFORMER-6 REALFORMER-6.network"
+    )
     expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
+    expected += "".join(f" VJP.{name}" for name in RULES.split())
+    expected += "".join(f" SYSTEMS.{name}.vjp" for name in BACKWARDS.split())
     assert {check.id for check in checks.all_checks(Setting(NUMPY))} == set(expected.split())
 
 

@@ -281,6 +281,24 @@ def _gelu_published(x: Any, cotangent: Any, approximate: str) -> Any:
     return ((1 + t) / 2 + x * slope * (1 + 3 * cubic * x * x) * (1 - t * t) / 2) * cotangent
 
 
+def _by_logarithm(x: Any) -> Any:
+    """exp(log p), of kernels that keep the logarithm: the error of an exponential at p = 1, where exp 0 / Σ has none."""
+    return namespace(x).exp(softmax.log_softmax(x))
+
+
+def _log_softmax_by_logarithm(x: Any, cotangent: Any) -> Any:
+    return cotangent - _by_logarithm(x) * np.sum(cotangent, axis=-1, keepdims=True)
+
+
+def _logsumexp_by_logarithm(x: Any, cotangent: Any) -> Any:
+    return _by_logarithm(x) * cotangent[..., None]
+
+
+def _loss_by_logarithm(logits: Any, targets: Any, cotangent: Any) -> Any:
+    one_hot = (np.arange(logits.shape[-1]) == targets[..., None]).astype(int)
+    return (_by_logarithm(logits) - one_hot) * cotangent[..., None]
+
+
 def _norm_cut(rows: int, columns: int) -> Callable[..., tuple[Any, ...]]:
     return lambda x, scale, bias: (x[:rows, :columns], scale[:columns], bias[:columns])
 
@@ -607,9 +625,16 @@ BACKWARDS: tuple[Backward, ...] = (
         names=("x",),
         trials=_ROWS,
         shape=_alike_first,
-        forms=(_log_softmax_published,),
+        forms=(_log_softmax_by_logarithm, _log_softmax_published),
     ),
-    _backward("logsumexp", softmax.logsumexp, names=("x",), trials=_ROWS, shape=_whole_rows),
+    _backward(
+        "logsumexp",
+        softmax.logsumexp,
+        names=("x",),
+        trials=_ROWS,
+        shape=_whole_rows,
+        forms=(_logsumexp_by_logarithm,),
+    ),
     _backward(
         "sparse_softmax_cross_entropy",
         softmax.cross_entropy,
@@ -618,6 +643,7 @@ BACKWARDS: tuple[Backward, ...] = (
         trials=_LOSS,
         shape=_whole_rows,
         label="cross_entropy",
+        forms=(_loss_by_logarithm,),
         fixed=lambda logits, targets: {"k": _width(logits)},
     ),
     _backward(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["State", "check_same", "on_host", "read_checkpoint", "write_checkpoint"]
+__all__ = ["State", "check_name", "check_same", "on_host", "read_checkpoint", "write_checkpoint"]
 
 KEY, VERSION = "refimpl.learning", 1
 
@@ -44,6 +44,13 @@ def on_host(x: Any) -> Any:
     return x.get() if array_api_compat.is_cupy_array(x) else x
 
 
+def check_name(path: Path) -> None:
+    """Raise ConfigError unless the file's name ends in .safetensors."""
+    if path.suffix != ".safetensors":
+        expected = "a name that ends in .safetensors"
+        raise ConfigError("checkpoints are safetensors files", where="checkpoint", expected=expected, got=path)
+
+
 def write_checkpoint(path: Path, state: State, description: Mapping[str, Any]) -> None:
     """Write a state; where there was a checkpoint, it is replaced once the new one is whole on disk.
 
@@ -52,9 +59,7 @@ def write_checkpoint(path: Path, state: State, description: Mapping[str, Any]) -
     ConfigError, weights_io.WeightsError
         for a name that does not end in .safetensors, a folder that is not there or cannot be written to.
     """
-    if path.suffix != ".safetensors":
-        expected = "a name that ends in .safetensors"
-        raise ConfigError("checkpoints are safetensors files", where="checkpoint", expected=expected, got=path)
+    check_name(path)
     tree = {"parameters": state.parameters, "moments": state.moments}
     leaves = named_leaves(tree)
     numbers = {name: leaf for name, leaf in leaves.items() if not hasattr(leaf, "dtype")}

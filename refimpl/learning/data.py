@@ -73,10 +73,12 @@ class Corpus:
         seed: int = 0,
         ignored: Iterable[int] = (),
     ) -> None:
-        self.texts = [np.asarray(list(text) if not hasattr(text, "dtype") else text, np.int64) for text in texts]
+        self.texts = [_token_ids(number, text) for number, text in enumerate(texts)]
         self.length, self.form, self.rows, self.targets, self.seed = length, form, rows, targets, seed
-        self.ignored = tuple(sorted(set(ignored)))
+        self.ignored = _ignored(ignored)
         self._check()
+        self.length, self.rows, self.seed = int(length), int(rows), int(seed)  # JSON has no integers of NumPy
+        self.targets = None if targets is None else int(targets)
         self._order = functools.lru_cache(maxsize=2)(self._ordered)
         if not self._order(0):
             raise ConfigError(
@@ -123,7 +125,12 @@ class Corpus:
         return (epoch, position + 1) if position + 1 < self.steps(epoch) else (epoch + 1, 0)
 
     def step(self, epoch: int, position: int) -> tuple[Batch, ...]:
-        """The rectangles of a step: 0 <= position < steps(epoch)."""
+        """The rectangles of a step: 0 <= position < steps(epoch); ConfigError outside."""
+        if (first := whole_number(epoch)) is None or first < 0:
+            raise ConfigError("there is no such epoch", where="Corpus.step", expected="0, 1, 2, ...", got=repr(epoch))
+        if (place := whole_number(position)) is None or not 0 <= place < self.steps(epoch):
+            expected = f"from 0 to {self.steps(epoch) - 1}, the steps of epoch {epoch}"
+            raise ConfigError("there is no such step", where="Corpus.step", expected=expected, got=repr(position))
         return tuple(self._batch(rows) for rows in self._order(epoch)[position])
 
     # An epoch is a list of steps, each of them rectangles, each of them rows of token ids.
@@ -168,3 +175,30 @@ class Corpus:
         targets = ids[:, 1:]
         counted = real[:, 1:] & ~np.isin(targets, self.ignored)
         return Batch(ids[:, :-1], targets, counted, real[:, :-1] & real[:, 1:])
+
+
+def _token_ids(number: int, text: Any) -> Any:
+    """A text as an array of int64; TextError for what is not made of whole numbers from 0."""
+    try:
+        given = np.asarray(text if hasattr(text, "dtype") else list(text))
+    except (TypeError, ValueError):  # not iterable, or rows of several lengths
+        given = np.asarray(None)
+    if given.size and (given.dtype.kind not in "iu" or given.min() < 0):
+        raise TextError(
+            "a text is no row of token ids",
+            where=f"Corpus(texts), number {number}",
+            expected="whole numbers from 0",
+            got=repr(text) if len(repr(text)) < 80 else f"{repr(text)[:80]}...",
+            remedy="encode it with the model's tokenizer",
+        )
+    return given.astype(np.int64)
+
+
+def _ignored(ids: Iterable[int]) -> tuple[int, ...]:
+    """Token ids in order, each once."""
+    given = list(ids)
+    whole = [each for each in map(whole_number, given) if each is not None]
+    if len(whole) < len(given):
+        expected = "token ids: whole numbers"
+        raise ConfigError("that is no token id", where="Corpus(ignored)", expected=expected, got=repr(given))
+    return tuple(sorted(set(whole)))

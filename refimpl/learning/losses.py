@@ -9,9 +9,9 @@ Reference: A. Radford et al., "Improving language understanding by generative pr
 
 from __future__ import annotations
 
-from refimpl.errors import ShapeError
+from refimpl.errors import ConfigError, ShapeError
 from refimpl.gradients import Pullback, vjp_of
-from refimpl.number_system import Array, check_boolean, exact, namespace, rounded_once
+from refimpl.number_system import Array, check_boolean, exact, namespace, rounded_once, whole_number
 from refimpl.softmax import cross_entropy, cross_entropy_vjp
 
 __all__ = ["mean_cross_entropy", "mean_cross_entropy_vjp"]
@@ -36,8 +36,8 @@ def mean_cross_entropy(
 
     Raises
     ------
-    DtypeError, ShapeError, TokenError
-        as `cross_entropy`; and ShapeError if the shapes differ or nothing counts.
+    ConfigError, DtypeError, ShapeError, TokenError
+        as `cross_entropy`; ShapeError if the shapes differ or nothing counts; ConfigError if `total` is no whole number.
     """
     xp, n = namespace(logits, targets, counted), _total(logits, targets, counted, total)
     losses = cross_entropy(logits, xp.where(counted, targets, xp.zeros_like(targets)))
@@ -77,7 +77,10 @@ def _total(logits: Array, targets: Array, counted: Array, total: int | None) -> 
             got=f"{tuple(targets.shape)} and {tuple(counted.shape)}",
         )
     xp = namespace(counted)
-    n = int(xp.sum(xp.astype(counted, xp.int64))) if total is None else total
+    n = whole_number(int(xp.sum(xp.astype(counted, xp.int64))) if total is None else total)
+    if n is None:
+        where, expected = "mean_cross_entropy(total)", "a whole number of targets, or None"
+        raise ConfigError("a mean is over a number of targets", where=where, expected=expected, got=repr(total))
     if n < 1:
         raise ShapeError("no target counts", where="mean_cross_entropy", expected="at least one", got=n)
     return n

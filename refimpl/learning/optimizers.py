@@ -8,9 +8,12 @@
                θ ← (1 - ηλ) θ - η m̂/(√v̂ + ε)
 
 In (4) ε stands outside the root, beside the corrected v̂, as in the authors' algorithm 1; the shorter form after it has ε beside the root of the
-uncorrected v, where the same number means √(1 - β₂ᵗ) times as much. Decay is *decoupled* in all four: it is no part of g, so that momentum and v
+uncorrected v, where the same number means 1/√(1 - β₂ᵗ) times as much. Decay is *decoupled* in all four: it is no part of g, so that momentum and v
 do not see it, and it is multiplied by the learning rate of the step. (The paper on it writes η for the schedule's factor alone, and decays by ηλ
 without the learning rate: its λ is our ηλ.) Which parameters decay is said by a predicate of name and array, `matrices` unless told otherwise.
+
+In (3) θ is the point at which the gradient is taken: while η is constant and nothing decays, the look-ahead point θ + μv of Sutskever et al., whose
+own θ is ours plus ημ m (v = -η m).
 
 The rate of (2) and (3) multiplies the whole sum m, so that a change of η is felt at once by old gradients too; with η inside the sum, as
 m ← μ m + η g, it would not be. The two agree while η is constant.
@@ -28,6 +31,7 @@ R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -163,15 +167,21 @@ def _described(optimizer: Any, parameters: Tree) -> dict[str, Any]:
     return {"kind": type(optimizer).__name__} | constants | {"decayed": decayed}
 
 
-def _check_range(where: str, low_enough: bool, **constants: float) -> None:
-    wrong = {name: value for name, value in constants.items() if not value >= 0}
-    if wrong or not low_enough:
+def _check_range(where: str, good: bool, **constants: float) -> None:
+    wrong = {name: value for name, value in constants.items() if not 0 <= value < math.inf}
+    if wrong or not good:
         raise ConfigError(
             "a constant of the optimizer is out of range",
             where=where,
-            expected="decay >= 0, eps >= 0, and 0 <= momentum, betas < 1",
+            expected="decay >= 0, eps > 0, both finite, and 0 <= momentum, betas < 1",
             got=", ".join(f"{name} = {value!r}" for name, value in (wrong or constants).items()),
         )
+
+
+def _as_floats(optimizer: Any, *names: str) -> None:
+    """Constants as Python's floats: JSON has no numbers of NumPy."""
+    for name in names:
+        object.__setattr__(optimizer, name, float(getattr(optimizer, name)))
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         _check_range("SGD", True, decay=self.decay)
+        _as_floats(self, "decay")
 
     def start(self, parameters: Tree) -> Tree:
         """No state: None."""
@@ -209,6 +220,8 @@ class Momentum:
 
     def __post_init__(self) -> None:
         _check_range("Momentum", self.momentum < 1, momentum=self.momentum, decay=self.decay)
+        _as_floats(self, "momentum", "decay")
+        object.__setattr__(self, "nesterov", bool(self.nesterov))
 
     def start(self, parameters: Tree) -> Tree:
         """m = 0."""
@@ -248,8 +261,13 @@ class AdamW:
     decays: Callable[[str, Array], bool] = matrices
 
     def __post_init__(self) -> None:
-        first, second = self.betas
-        _check_range("AdamW", max(first, second) < 1, beta1=first, beta2=second, eps=self.eps, decay=self.decay)
+        if len(betas := tuple(self.betas)) != 2:
+            raise ConfigError("Adam has two betas", where="AdamW(betas)", expected="(β₁, β₂)", got=repr(self.betas))
+        first, second = betas
+        good = max(first, second) < 1 and self.eps > 0  # where no gradient ever came, m̂/√v̂ is 0/0
+        _check_range("AdamW", good, beta1=first, beta2=second, eps=self.eps, decay=self.decay)
+        _as_floats(self, "eps", "decay")
+        object.__setattr__(self, "betas", (float(first), float(second)))
 
     def start(self, parameters: Tree) -> AdamState:
         """t = 0, m = 0, v = 0."""
@@ -281,13 +299,13 @@ def global_norm(tree: Tree) -> Array:  # tree -> ()
 
 
 def clipped(gradients: Tree, limit: float, *, eps: float = 0.0) -> tuple[Tree, Array]:
-    """g · c/max(‖g‖ + ε, c): gradients whose norm over all leaves together is at most c, and ‖g‖ as it was.
+    """g · c/max(‖g‖ + ε, c): gradients whose norm over all leaves together is at most c, to rounding, and ‖g‖ as it was.
 
     Parameters
     ----------
     gradients : tree of arrays
-    limit : c > 0
-    eps : added to the norm; 0 makes the norm of what was longer c. PyTorch's clip_grad_norm_ has 1e-6
+    limit : c > 0; infinity clips nothing
+    eps : added to the norm, at least 0; 0 makes the norm of what was longer c. PyTorch's clip_grad_norm_ has 1e-6
 
     Returns
     -------
@@ -296,17 +314,26 @@ def clipped(gradients: Tree, limit: float, *, eps: float = 0.0) -> tuple[Tree, A
     Raises
     ------
     ConfigError, ShapeError
-        if the limit is not positive, or there are no gradients.
+        if the limit is not positive, `eps` is negative or not finite, or there are no gradients.
     """
     if not limit > 0:
         raise ConfigError("gradients cannot be clipped to that", where="clipped(limit)", expected="> 0", got=limit)
+    if not 0 <= eps < math.inf:
+        raise ConfigError("a norm grows by what is added to it", where="clipped(eps)", expected="0 or more", got=eps)
     if not leaves(gradients):
         raise ShapeError("there is nothing to clip", where="clipped(gradients)", expected="at least one array", got=0)
     norm = global_norm(gradients)
     above = norm + exact(eps, leaves(gradients)[0])
-    xp, c = namespace(*leaves(gradients)), exact(limit, leaves(gradients)[0])
-    scale = c / (xp.maximum(above, c) if hasattr(norm, "dtype") else above.max(c))
+    scale = _clipping(above, exact(limit, leaves(gradients)[0]))
     return mapped(lambda g: g * scale, gradients), norm
+
+
+def _clipping(above: Any, c: Any) -> Any:  # () -> ()
+    """c/above where above > c, else 1: no quotient of infinities. On a ball that meets c an enclosure of both."""
+    if not hasattr(above, "dtype"):
+        return c / above.max(c) if c.is_finite() else c.__class__(1)
+    xp, one = namespace(above), namespace(above).ones_like(above)
+    return xp.where(above > c, c * one, one) / xp.where(above > c, above, one)
 
 
 def added(tree: Tree, other: Tree) -> Tree:

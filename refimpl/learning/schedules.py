@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from refimpl.errors import ConfigError
+from refimpl.number_system import whole_number
 
 __all__ = ["Schedule"]
 
@@ -30,7 +31,7 @@ class Schedule:
 
     Parameters
     ----------
-    peak : the largest learning rate, > 0
+    peak : the largest learning rate, > 0 and finite
     shape : "constant", "linear" or "cosine"
     steps : n, in all, warm-up included; needed unless the shape is "constant"
     warm_up : w, of them
@@ -47,12 +48,20 @@ class Schedule:
         if self.shape not in SHAPES:
             got, expected = repr(self.shape), ", ".join(SHAPES)
             raise ConfigError("unknown shape of a schedule", where="Schedule(shape)", expected=expected, got=got)
+        counts = {"warm_up": self.warm_up} | ({} if self.steps is None else {"steps": self.steps})
+        for name, count in counts.items():
+            if (whole := whole_number(count)) is None:
+                got, expected = repr(count), "a whole number of steps"
+                raise ConfigError("the schedule makes no sense", where=f"Schedule({name})", expected=expected, got=got)
+            object.__setattr__(self, name, whole)  # JSON has no numbers of NumPy
+        for name in ("peak", "floor"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         ends = self.shape == "constant" or (self.steps is not None and self.steps > self.warm_up)
-        if not (self.peak > 0 and self.warm_up >= 0 and 0 <= self.floor <= 1 and ends):
+        if not (0 < self.peak < math.inf and self.warm_up >= 0 and 0 <= self.floor <= 1 and ends):
             raise ConfigError(
                 "the schedule makes no sense",
                 where="Schedule",
-                expected="peak > 0, warm_up >= 0, 0 <= floor <= 1, and steps > warm_up unless it is constant",
+                expected="peak > 0 and finite, warm_up >= 0, 0 <= floor <= 1, and steps > warm_up unless it is constant",
                 got=self.described(),
             )
 

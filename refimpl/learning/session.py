@@ -386,6 +386,8 @@ def _rows_summed(bar: Any, ids: Any, count: int) -> Any:  # (tokens, d), int (to
 class Session:
     """The gradient of a GPT-2's mean cross-entropy, for `refimpl.learning.Training`; its memory is used again at each call.
 
+    One call at a time: calls from several threads at once would share it. What is returned is the caller's.
+
     Parameters
     ----------
     config : the model's sizes; the activation must be "tanh"

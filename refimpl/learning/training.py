@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from refimpl.errors import ConfigError, DivergenceError
-from refimpl.learning.checkpoints import State, read_checkpoint, write_checkpoint
+from refimpl.learning.checkpoints import State, check_name, read_checkpoint, write_checkpoint
 from refimpl.learning.optimizers import clipped, global_norm
+from refimpl.number_system import namespace, whole_number
 from refimpl.trees import Tree, mapped, named_leaves
 
 if TYPE_CHECKING:
@@ -74,6 +75,14 @@ class Training:
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if (seed := whole_number(self.seed)) is None or seed < 0:
+            raise ConfigError(
+                "that is no seed", where="Training", expected="a whole number from 0", got=repr(self.seed)
+            )
+        object.__setattr__(self, "seed", seed)  # JSON has no numbers of NumPy
+        object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
+
     def start(self, parameters: Tree) -> State:
         """The state before the first step; DtypeError for 16-bit parameters. Arrays that are not in C order, as a checkpoint's are, are copied."""
         parameters = mapped(_in_c_order, parameters)
@@ -85,7 +94,7 @@ class Training:
         Raises
         ------
         DivergenceError
-            if the loss or the gradients' norm is not finite: the state given is the last good one.
+            if the loss, the gradients' norm or a new parameter is not finite: the state given is the last good one.
         """
         batches = self.corpus.step(state.epoch, state.position)
         rng = np.random.default_rng([self.seed, state.step])
@@ -94,8 +103,9 @@ class Training:
         targets = sum(int(np.sum(batch.counted)) for batch in batches)
         rate = self.schedule(state.step)
         taken = Taken(state.step + 1, state.epoch, float(loss), float(norm), rate, targets)
-        _check_finite(taken)
+        _check_finite(taken, {})
         parameters, moments = self.optimizer.step(state.parameters, gradients, state.moments, rate)
+        _check_finite(taken, named_leaves(parameters))
         place = self.corpus.after(state.epoch, state.position)
         return State(parameters, moments, state.step + 1, *place), taken
 
@@ -125,6 +135,8 @@ class Training:
         """
         if every < 1:
             raise ConfigError("checkpoints need a distance", where="run(every)", expected="at least 1", got=every)
+        if checkpoint is not None:
+            check_name(Path(checkpoint))
         while state.step < steps:
             state, taken = self.step(state)
             if checkpoint is not None and (state.step % every == 0 or state.step == steps):
@@ -174,12 +186,14 @@ def _in_c_order(x: Any) -> Any:
     return x if flags is None or flags.c_contiguous else x.copy(order="C")
 
 
-def _check_finite(taken: Taken) -> None:
-    if not (math.isfinite(taken.loss) and math.isfinite(taken.norm)):
+def _check_finite(taken: Taken, parameters: Mapping[str, Any]) -> None:
+    wrong = [name for name, leaf in parameters.items() if not namespace(leaf).all(namespace(leaf).isfinite(leaf))]
+    if wrong or not (math.isfinite(taken.loss) and math.isfinite(taken.norm)):
+        got = f"loss {taken.loss}, norm of the gradients {taken.norm}"
         raise DivergenceError(
             "the training diverged",
             where=f"step {taken.step}",
-            expected="a finite loss and finite gradients",
-            got=f"loss {taken.loss}, norm of the gradients {taken.norm}",
+            expected="a finite loss, finite gradients and finite parameters",
+            got=got + (f"; numbers that are not finite in {', '.join(wrong)}" if wrong else ""),
             remedy="go on from the last checkpoint with a lower learning rate, a longer warm-up, or clipping",
         )

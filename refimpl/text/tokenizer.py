@@ -94,6 +94,10 @@ class CharacterTokenizer:
         special = [token["content"] for token in description.get("added_tokens", []) if token.get("special")]
         return cls(model["vocab"], special, model["unk_token"], prepare)
 
+    def without_preparation(self) -> CharacterTokenizer:
+        """The same for texts that have been prepared: to prepare a text a second time may change it."""
+        return CharacterTokenizer(self.vocabulary, self.special, self.unknown)
+
     def encode(self, text: str) -> list[int]:
         """One id a character of the prepared text; special tokens written out in it are characters like any others."""
         prepared = self._prepare(text) if self._prepare else text

@@ -27,7 +27,7 @@ def held_out_loss(model: refimpl.Model, weights: gpt2.GPT2Weights, texts: list[s
     """Nats a token on poems that were never trained on."""
     total, targets = 0.0, 0
     for text in texts:
-        ids = np.asarray([[*model.prompt_ids(text), model.config.eos_token_id]])
+        ids = np.asarray([explaining.text_ids(model, text)])
         losses = cross_entropy(gpt2.logits(weights, model.config, ids[:, :-1]), ids[:, 1:])
         counted = ids[:, 1:] != 1  # <unk>
         total, targets = total + float(np.sum(losses[counted])), targets + int(np.sum(counted))
@@ -52,12 +52,13 @@ def main() -> None:
     drawn = np.random.default_rng(SEED).choice(len(corpus), given.steps * POEMS, replace=False)
     texts = tuple(corpus[number] for number in drawn)
     batches = tuple(tuple(range(t * POEMS, (t + 1) * POEMS)) for t in range(given.steps))
-    stage = explaining.Stage(texts, batches, RATE, (0.0,) * given.steps)
+    stage = explaining.Stage(texts, batches, RATE, (0.0,) * (given.steps + 1))
     losses, last = [], None
     for last in explaining.replay(model, stage, recorded=False):
         losses.append(last.loss)
         print(f"{len(losses)}/{given.steps} {last.loss:.6f}", flush=True)
     assert last is not None
+    losses.append(explaining.batch_loss(last.after, model, stage, given.steps))
     about: dict[str, Any] = {
         "what": "200 steps of plain gradient descent, which begin with the weights beside this file",
         "texts": "chinese-poetry 2.0.1 (MIT, copyright (c) 2016 JackeyGao), in simplified script, as PROVENANCE.md says",

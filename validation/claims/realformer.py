@@ -650,7 +650,7 @@ STATED_GRADIENTS = {  # by width: E |∂L/∂W_2|²/d² of post-LN; and of pre-L
     "REALFORMER-6",
     "at initialisation the gradient of a Gaussian read-out by the last layer's W_2 has a norm of the order d in post-LN and RealFormer, at every "
     "depth, and d/√L in pre-LN, without √ln d: E |∂L/∂W_2|² of width 192 is 0.847 to 0.8504 d², and 1.7 to 1.7253 d²/(1 + 2L); of width 768 "
-    "0.8495 to 0.8505 d², and 1.7 to 1.707 d²/(1 + 2L), for 1 to 96 layers",
+    "0.8495 to 0.8505 d², and 1.7 to 1.707 d²/(1 + 2L), for L = 1, 2, 3, 6, 12, 24, 48 and 96 layers",
     source="R. Xiong et al., arXiv 2002.04745, theorem 1: O(d √ln d) in post-LN, O(d √(ln d/L)) in pre-LN, for cross-entropy",
     method="Gaussian weights, branches of unit variance, one token (post-LN and RealFormer: any number): given all else a branch is N(0, s I) and "
     "E |∂L/∂W_2|² is |W_2's input|² (d-2)/σ², hence 4 d² (d-2) E GELU² · E s u(S) with u(S) = E 1/|a + √S g|²; it is between u at the mean of S* and "

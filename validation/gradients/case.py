@@ -45,6 +45,9 @@ class Case:
     steps_only : why complex steps alone are taken, if they are: the derivative jumps at this input, so that no mean value holds, or there is no ball
     dtypes : those in which the pullback is held to its budget, in every number system
     sampled : whether its budget in them is sampled (a network) or proved
+    terms : for a function of one number, the sizes of the terms that are added in its derivative at each entry; 0 where there is one alone, for
+        others too, if each entry of the cotangent is a product. Then each entry of it is checked by itself; None: beside the largest of its array
+    slopes : for a function of one number, the stated slope at each entry, some of which have no derivative: that alone is then checked
     unseen : for each result, where its cotangent is not looked at (bool arrays), or None
     complex_step, float64 : what the rule's error may be beside complex steps, and in float64 beside the exact cotangent, in units of the largest
         entry; more than 1e-12 only for a `reason`, from which the figure is derived
@@ -57,6 +60,8 @@ class Case:
     steps_only: str = ""
     dtypes: tuple[str, ...] = ()
     sampled: bool = False
+    terms: Any = None
+    slopes: Any = None
     unseen: tuple[Any, ...] = ()
     complex_step: float = ALLOWED
     float64: float = ALLOWED

@@ -3,7 +3,10 @@
 A rule says that its pullback maps ȳ to x̄ = Jᵀ ȳ. Each check compares with something that was not derived by hand. All of them are about
 <x̄, t> = <ȳ, J t> for directions t of the arguments, and errors are counted in units of the largest entry of each array's cotangent: t has the entry
 τ/s where s is that largest entry, rounded down to a power of two, and |τ| <= 1. An array whose cotangent is less than a hundredth of the largest
-of its argument counts as that: in a bias of keys, say, which softmax takes away again, it is 0 but for rounding.
+of its argument counts as that: in a bias of keys, say, which softmax takes away again, it is 0 but for rounding. Where the rule answers 0 for a
+whole argument, s is the largest |<ȳ, J t>| found with the entries of t in that argument alone, so that a 0 which should be any other number is
+wrong by 1; and where that is 0 too, exactly, the two agree. So entries small beside the largest of their array, or arrays small beside the largest
+of its argument, are not seen; but for functions of one number, see below.
 
 *Complex steps* (`refimpl.complex_step`). J t is the imaginary part of the definition at x + i t, exact to rounding, so that <x̄, t> - <ȳ, J t> is the
 error of x̄ along t, and rounding. Where the arguments have at most `COORDINATES` numbers, t is each unit vector in turn, and the largest error of an
@@ -19,6 +22,7 @@ The left side is enclosed by running the definition in balls at the exact points
 points, gives a ball for each entry of the cotangent that contains the rule's exact value at every point of the hull, and so P, which contains
 <x̄_rule(s), t> for all |s| <= h. If the rule is right, P and Q both contain (1): they meet. That is checked, and that their radii together are at
 most `RADIUS` = 1e-20.
+ξ depends on t: in another direction the mean value is taken at another point.
 
 What this proves: <x̄_rule(s), t> of every s in [-h, h], that at x too, is within 2e-20 of the true derivative of φ at some point of the segment from
 x - h t to x + h t, where h = 2^-STEP. All roundings are in it.
@@ -29,10 +33,15 @@ others fixed, at most one choice of that of the largest error brings <e, t> with
 2^21 RADIUS in any entry is missed with probability 2^-20 at most.
 
 On a hull that meets a branch the definition or the rule raises UndecidedError, and the check fails: cases are away from branches, but those that
-say so. On these complex steps alone are taken: they differentiate the branch that float64 takes, to which the stated subgradient belongs.
+say so. On these complex steps alone are taken: they differentiate the branch that float64 takes, to which the stated subgradient belongs. Where
+complex steps take another branch, as on max(0, 0) in ReLU, the case has the stated slopes (`Case.slopes`), and x̄ must be slope · ȳ, exactly.
 
 The same balls hold the rule in float64 to 1e-12 in every entry of the cotangent: complex steps share the rounding of the definition, balls do not.
 Where float64 cannot reach 1e-12 the case says what it can, and why: its inputs are such that terms of the definition cancel.
+
+For functions of one number, and where a cotangent is a product alone (`Case.terms`), each entry is also held to 1e-12 by itself: of its size, plus
+|ȳ| times the sizes of the terms that the derivative adds up, where it has more than one: those of GELU' cancel near -0.75, those of the truncated
+series at negative x. An error below (1 + max |ȳ|) 2^-1020 counts as none: numbers there have few digits or none.
 
 *Dtypes.* The pullback as a function of arguments and cotangents, which are rounded to the dtype first: its answer in balls is the truth, its budget
 the proved one of `validation.tolerance`, or for a network the sampled one of `validation.perturbed`. Judged are the answers of all number systems.
@@ -41,7 +50,7 @@ the proved one of `validation.tolerance`, or for a network the sampled one of `v
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -74,6 +83,7 @@ __all__ = [
     "in_dtype",
     "mean_value",
     "planned",
+    "stated_slopes",
     "subject",
 ]
 
@@ -115,13 +125,14 @@ class Subject:
         return sum(leaf.size for leaf in floats_of(self.arguments))
 
 
-def _scales(found: Tree) -> Tree:
-    """For each array its largest entry, but at least a hundredth of the whole tree's, rounded down to a power of two; 1 where all are 0."""
+def _scales(found: Tree, otherwise: Callable[[], float]) -> Tree:
+    """For each array its largest entry, or a hundredth of the whole tree's, rounded down to a power of two; where all are 0, `otherwise`."""
     sizes = [float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves(found)]
     largest = max(sizes, default=0.0)
+    least = SMALL * largest if largest != 0 or not sizes else otherwise()
 
     def power(leaf: Any) -> float:
-        size = max(float(np.max(np.abs(leaf), initial=0.0)), SMALL * largest)
+        size = max(float(np.max(np.abs(leaf), initial=0.0)), least)
         return 2.0 ** math.floor(math.log2(size)) if 0 < size < math.inf else 1.0
 
     return mapped(power, found)
@@ -139,12 +150,27 @@ def subject(rule: Rule, case: Case, seed: int) -> Subject:
     for seen in _unseen(bars, case.unseen):
         if not _same_bits(found, dict(zip(rule.arguments, pullback(*seen), strict=True))):
             raise ShapeError("the pullback depends on cotangents that it must not look at", where=case.label)
-    return Subject(rule, case, bars, arguments, found, {name: _scales(tree) for name, tree in found.items()})
+    made = Subject(rule, case, bars, arguments, found, {})
+    scales = {name: _scales(tree, lambda name=name: _pushed_size(made, name)) for name, tree in found.items()}  # type: ignore[misc]
+    return replace(made, scales=scales)
+
+
+def _pushed_size(found: Subject, name: str) -> float:
+    """The largest |<ȳ, J t>| over unit vectors, or vectors of signs, of one argument."""
+    argument = found.arguments[name]
+    alone = replace(found, arguments={name: argument}, scales={name: mapped(lambda leaf: 1.0, argument)})
+    directions = _directions(alone, np.random.default_rng(TANGENTS))
+    return max((abs(_pairing(found.bars, _pushed(alone, t))) for t in directions), default=0.0)
 
 
 def _same_bits(one: Tree, other: Tree) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+    """Whether shapes, dtypes and bits are the same."""
+
+    def bits(leaf: Any) -> tuple[Any, ...]:
+        array = np.asarray(leaf)
+        return array.shape, array.dtype, array.tobytes()
+
+    return all(bits(a) == bits(b) for a, b in zip(leaves(one), leaves(other), strict=True))
 
 
 def _check_form(arguments: Tree, found: Tree, where: str) -> None:
@@ -197,6 +223,11 @@ def _signs(found: Subject, rng: np.random.Generator) -> Iterator[dict[str, Tree]
         yield _direction(found, lambda argument: rng.choice((-1.0, 1.0), argument.shape))
 
 
+def _directions(found: Subject, rng: np.random.Generator) -> Iterator[dict[str, Tree]]:
+    """Every unit vector where there are few, else vectors of signs."""
+    return _units(found) if found.size <= COORDINATES else _signs(found, rng)
+
+
 def _generic(found: Subject, rng: np.random.Generator) -> dict[str, Tree]:
     return _direction(found, lambda argument: rng.integers(-(2**19), 2**19, argument.shape) * 2.0**-19 + 2.0**-20)
 
@@ -245,14 +276,17 @@ def _pushed(found: Subject, tangents: dict[str, Tree]) -> tuple[Any, ...]:
 
 def complex_steps(found: Subject, rng: np.random.Generator) -> Outcome:
     """The largest |<x̄, t> - <ȳ, J t>| over the directions."""
-    small = found.size <= COORDINATES
-    errors = [
-        abs(_pairing(found.found, t) - _pairing(found.bars, _pushed(found, t)))
-        for t in (_units(found) if small else _signs(found, rng))
-    ]
+    errors = [abs(_pairing(found.found, t) - _pairing(found.bars, _pushed(found, t))) for t in _directions(found, rng)]
     worst = max(errors, default=0.0) if not any(map(math.isnan, errors)) else math.nan
-    over = "coordinates" if small else "directions"
+    over = "coordinates" if found.size <= COORDINATES else "directions"
     return Outcome(worst / found.case.complex_step, f"complex step {worst:.1e} over {len(errors)} {over}")
+
+
+def stated_slopes(found: Subject) -> Outcome:
+    """Whether x̄ of a function of one number is ȳ times the slopes stated, exactly."""
+    (bar,) = found.found.values()
+    wrong = int(np.sum(bar != found.case.slopes * found.bars[0]))
+    return Outcome(math.inf if wrong else 0.0, f"stated slopes, {wrong} of {bar.size} wrong")
 
 
 # --- mean values in balls -------------------------------------------------------------------------------------------------------------
@@ -331,13 +365,23 @@ def _entry_errors(found: Subject, hull: dict[str, Tree]) -> float:
     def compare(name: str) -> None:
         def one(bar: Any, known: Any, scale: float) -> None:
             if is_floating(known):
-                errors.append(float(np.max(truth.upper_distance(known, bar), initial=0.0)) / scale)
+                error = truth.upper_distance(known, bar)
+                errors.append(float(np.max(error, initial=0.0)) / scale)
+                if found.case.terms is not None:
+                    errors.append(float(np.max(error / _own_sizes(found, known), initial=0.0)))
 
         mapped(one, found.found[name], hull[name], found.scales[name])
 
     for name in found.found:
         compare(name)
     return max(errors)
+
+
+def _own_sizes(found: Subject, known: Any) -> Any:
+    """Of `Case.terms`: what each entry's error is counted in; where that is below the normal numbers, 1e-12 of it is 2^-1020."""
+    size, terms = np.abs(found.bars[0]), found.case.terms
+    own = np.vectorize(lambda ball: float(abs(ball).lower()), otypes=[float])(known)
+    return own + (size * terms if np.any(terms) else 0.0) + (1 + np.max(size)) * 2.0**-1020 / found.case.float64
 
 
 # --- dtypes and number systems ------------------------------------------------------------------------------------------------------
@@ -394,6 +438,8 @@ def _budget(found: Subject, function: Callable[..., Any], arrays: list[Any], dty
 
 def planned(rule: Rule, case: Case) -> int:
     """How many comparisons `examine` makes."""
+    if case.slopes is not None:
+        return 1
     size = sum(leaf.size for name in rule.arguments for leaf in floats_of(case.arguments.get(name)))
     return (size if size <= COORDINATES else DIRECTIONS) + (not case.steps_only) + len(case.dtypes)
 
@@ -401,6 +447,8 @@ def planned(rule: Rule, case: Case) -> int:
 def examine(rule: Rule, case: Case, *, seed: int = 0, systems: Iterable[NumberSystem] = NUMPY) -> list[Outcome]:
     """Every comparison of a rule on a case, those of dtypes in each of the number systems."""
     found, rng = subject(rule, case, seed), np.random.default_rng((seed, TANGENTS))
+    if case.slopes is not None:
+        return [stated_slopes(found)]
     outcomes = [complex_steps(found, rng)]
     if not case.steps_only:
         outcomes.append(mean_value(found, rng))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,15 @@ def _linear(rng: np.random.Generator) -> Iterator[Case]:
 def _series(rng: np.random.Generator) -> Iterator[Case]:
     for order in (2, 0, 1, 5, 8):
         x = rng.normal(size=(2, 4)) * 2
-        yield Case(f"order {order}", "both signs", {"x": x, "order": order}, dtypes=EVERY if order == 2 else ())
-    yield Case("large", "the highest power alone", {"x": np.array([8.0, -8.0, 0.0]), "order": 4})
+        given, terms = {"x": x, "order": order}, _powers(x, order)
+        yield Case(f"order {order}", "both signs", given, dtypes=EVERY if order == 2 else (), terms=terms)
+    x = np.array([8.0, -8.0, 0.0])
+    yield Case("large", "the highest power alone", {"x": x, "order": 4}, terms=_powers(x, 4))
+
+
+def _powers(x: Any, order: int) -> Any:
+    """Σ |x|^k/k! over k < order: the sizes of the terms of the derivative."""
+    return sum((np.abs(x) ** k / math.factorial(k) for k in range(order)), 0.0 * x)
 
 
 @of("taylor.taylor_softmax")

@@ -18,25 +18,41 @@ if TYPE_CHECKING:
 
 @of("activation.sigmoid", "activation.tanh", "special.erf", "special.erfc")
 def _elementwise(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
-    yield Case("tails", "0, tiny, and where the slope vanishes", {"x": np.array([0.0, -0.0, 1e-9, 5.5, -5.5, 24, -24])})
-    yield Case("beyond", "where exp(2|x|) overflows", {"x": np.array([800.0, -800.0, 1e200, -1e200, 1.0])})
+    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY, terms=0.0)
+    tails = {"x": np.array([0.0, -0.0, 1e-9, 5.5, -5.5, 24, -24])}
+    yield Case("tails", "0, tiny, and where the slope vanishes", tails, terms=0.0)
+    beyond = {"x": np.array([800.0, -800.0, 1e200, -1e200, 1.0])}
+    yield Case("beyond", "where exp(2|x|) overflows", beyond, terms=0.0)
 
 
 @of("activation.gelu")
 def _gelu(rng: np.random.Generator) -> Iterator[Case]:
     for form in ("tanh", "none"):
-        yield Case(f"{form}", "both signs", {"x": rng.normal(size=(2, 5)), "approximate": form}, dtypes=EVERY)
+        given = {"x": rng.normal(size=(2, 5)), "approximate": form}
+        yield Case(f"{form}", "both signs", given, dtypes=EVERY, terms=_gelu_terms(**given))
         bend = np.array([0.0, -0.0, -0.75179, 1e-9, 3, -3, 6.5, -6.5, 30, -30.0])
-        yield Case(f"{form}, tails", "0, where the slope is 0, far out", {"x": bend, "approximate": form})
+        given = {"x": bend, "approximate": form}
+        yield Case(f"{form}, tails", "0, where the slope is 0, far out", given, terms=_gelu_terms(**given))
         far = {"x": np.array([1e150, -1e150]), "approximate": form}
         yield Case(f"{form}, beyond", "where x³ overflows", far, steps_only="exp of 10^450 is no ball")
 
 
+def _gelu_terms(x: Any, approximate: str) -> Any:
+    """The sum of the sizes of the two terms of GELU'(x), roughly: Φ(x) and |x| φ(x), or σ(2z) and 2 |x| z' σ(2z) σ(-2z)."""
+    if approximate == "none":
+        below = np.vectorize(lambda each: math.erfc(-each / math.sqrt(2)) / 2)(x)
+        return below + np.abs(x) * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    z, slope = (math.sqrt(2 / math.pi) * part for part in (x + 0.044715 * x**3, 1 + 3 * 0.044715 * x * x))
+    return (1 + np.abs(x) * slope * (1 - np.tanh(z))) * (1 + np.tanh(z)) / 2
+
+
 @of("activation.relu")
 def _relu(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY)
-    yield Case("near 0", "the smallest numbers of either sign", {"x": np.array([1e-25, -1e-25, 1e200, -1e200])})
+    yield Case("ordinary", "both signs", {"x": rng.normal(size=(2, 5))}, dtypes=EVERY, terms=0.0)
+    near = {"x": np.array([1e-25, -1e-25, 1e200, -1e200])}
+    yield Case("near 0", "small numbers of either sign", near, terms=0.0)
+    kink = {"x": np.array([0.0, -0.0, 5e-324, -5e-324])}
+    yield Case("kink", "0 itself, where the subgradient is 0", kink, slopes=np.array([0.0, 0.0, 1.0, 0.0]))
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------------------------

@@ -197,9 +197,9 @@ WHAT = {
     "attention_M.A": "the cotangent of attention_A, of attention_cotangent, through scaled_dot_product_attention, mask attention_mask_M "
     "(1 = may attend; M = none has no mask), math backend; row 0 of `empty` sees nothing",
     "embedding.table": "the cotangent of embedding_table, of embedding_cotangent, rows embedding_ids",
-    "gpt2_loss": "cross_entropy of GPT2LMHeadModel's logits for gpt2_ids with the next of gpt2_labels (-100: ignored); gpt2_gradients is its gradient",
+    "gpt2_loss": "cross_entropy of GPT2LMHeadModel's logits for gpt2_ids with the next of gpt2_labels (-100: ignored); its gradient: gpt2_gradients",
     "gpt2_own_loss": "what the model itself says it is, in float32",
-    "bert_loss": "cross_entropy of BertForPreTraining's logits of masked tokens, and of the next sentence, added; bert_gradients is its gradient",
+    "bert_loss": "cross_entropy of BertForPreTraining's logits of masked tokens, and of the next sentence, added; its gradient: bert_gradients",
 }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from validation import backwards
 from validation.targets.torch_arrays import tensor
 from validation.targets.trial import ALL, NoSuchCallError, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["trials"]
 
@@ -41,8 +46,25 @@ def _residual(q: Any, k: Any, v: Any, previous_scores: Any, mask: Any, mean_over
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
+def _cross_entropy(logits: Any, targets: Any) -> Any:
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _differentiated(function: Callable[..., Any], each: backwards.Backward) -> Callable[..., Any]:
+    """The backward pass that torch has for a function of its own."""
+
+    def backward(*arrays: Any, **params: Any) -> tuple[Any, ...]:
+        *given, cotangent = arrays
+        places = [each.given.index(name) for name in each.arguments]
+        every = [a.clone().requires_grad_(i in places) for i, a in enumerate(given)]
+        with torch.enable_grad():
+            return tuple(torch.autograd.grad(function(*every, **params), [every[i] for i in places], cotangent))
+
+    return backward
+
+
 def trials() -> list[Trial]:
-    """What is checked of PyTorch."""
+    """What is checked of PyTorch: its functions, and the backward pass of each."""
     attend = "scaled_dot_product_attention"
     found = {
         "softmax": ("softmax", lambda x: functional.softmax(x, -1)),
@@ -56,4 +78,15 @@ def trials() -> list[Trial]:
         f"{attend}, flash kernel": ("attention", functools.partial(_attention, kernel=SDPBackend.FLASH_ATTENTION)),
         f"{attend}, previous scores added": ("residual_attention", _residual),
     }
-    return [Trial(name, component, function, ALL, convert=tensor) for name, (component, function) in found.items()]
+    forward = [Trial(name, component, function, ALL, convert=tensor) for name, (component, function) in found.items()]
+    passes = {each.name: each for each in backwards.BACKWARDS}
+    backward = [
+        dataclasses.replace(
+            each,
+            name=f"{each.name}, backward",
+            component=f"{each.component}.vjp",
+            function=_differentiated(each.function, passes[f"{each.component}.vjp"]),
+        )
+        for each in (*forward, Trial("cross_entropy", "cross_entropy", _cross_entropy, ALL, convert=tensor))
+    ]
+    return [*forward, *backward]
