@@ -48,6 +48,7 @@ from refimpl.number_system import (
 from refimpl.softmax import (
     clipped_cross_entropy,
     clipped_cross_entropy_vjp,
+    counted_mean,
     cross_entropy,
     cross_entropy_vjp,
     sparse_softmax_cross_entropy,
@@ -235,7 +236,9 @@ def copy_loss(
     """
     chosen, trained, count = _of_tags(tag_logits, labels, segment_ids)
     given, limit = tag_logits[:, :-1, :], _clip(dialect, clip)
-    return _mean(clipped_cross_entropy(given, chosen, limit) if limit else cross_entropy(given, chosen), trained, count)
+    return counted_mean(
+        clipped_cross_entropy(given, chosen, limit) if limit else cross_entropy(given, chosen), trained, count
+    )
 
 
 def _of_tags(tag_logits: Array, labels: Any, segment_ids: Any) -> tuple[Array, Array, int]:
@@ -257,13 +260,6 @@ def _count(where: str, trained: Array, expected: str) -> int:
     if not count:
         raise TokenError("nothing is trained", where=f"{where}(segment_ids)", expected=expected)
     return count
-
-
-def _mean(losses: Array, trained: Array, count: int) -> Array:  # (b, n), bool (b, n) -> ()
-    """The mean over what is trained."""
-    xp = namespace(losses, trained)
-    kept = xp.reshape(xp.where(trained, losses, exact(0, losses)), (1, -1))
-    return xp.reshape(xp.sum(kept, axis=1) / count, ())
 
 
 def _clip(dialect: str, clip: Any) -> float:
@@ -300,7 +296,7 @@ def sequence_loss(
     """
     targets, trained, count = _of_tokens(logits, token_ids, segment_ids)
     losses = sparse_softmax_cross_entropy(logits[:, :-1, :], targets, k, mask=trained[..., None])
-    return _mean(losses, trained, count)
+    return counted_mean(losses, trained, count)
 
 
 def _of_tokens(logits: Array, token_ids: Any, segment_ids: Any) -> tuple[Array, Array, int]:
@@ -394,7 +390,7 @@ def copy_loss_vjp(
         (given_bar,) = rule[1](xp.where(trained, _scaled(loss_bar, 1 / exact(count, tag_logits)), zero))
         return (_with_last(xp.where(trained[..., None], given_bar, zero), tag_logits),)
 
-    return _mean(rule[0], trained, count), pullback
+    return counted_mean(rule[0], trained, count), pullback
 
 
 @vjp_of(sequence_loss, "logits")
@@ -411,7 +407,7 @@ def sequence_loss_vjp(
         bars = xp.where(trained, _scaled(loss_bar, 1 / exact(count, logits)), exact(0, logits))
         return (_with_last(to_given(bars)[0], logits),)
 
-    return _mean(losses, trained, count), pullback
+    return counted_mean(losses, trained, count), pullback
 
 
 @vjp_of(spaces_loss, "logits", "tag_logits")

@@ -40,6 +40,7 @@ from refimpl.number_system import (
 __all__ = [
     "clipped_cross_entropy",
     "clipped_cross_entropy_vjp",
+    "counted_mean",
     "cross_entropy",
     "cross_entropy_vjp",
     "deviations",
@@ -251,6 +252,13 @@ def cross_entropy(logits: Array, targets: Array) -> Array:  # (..., n), int (...
     ids, _ = _check_targets(targets, logits, None)
     chosen = namespace(logits, targets).take_along_axis(log_softmax(logits), ids, axis=-1)
     return -namespace(logits).squeeze(chosen, axis=-1)
+
+
+def counted_mean(losses: Array, counted: Array, n: int) -> Array:  # (...), bool (...) -> ()
+    """L = 1/n Σ_i c_i ℓ_i: over what counts, whatever the others hold; an array without axes on every number system."""
+    xp = namespace(losses, counted)
+    kept = xp.reshape(xp.where(counted, losses, exact(0, losses)), (1, -1))
+    return xp.reshape(xp.sum(kept, axis=1) / exact(n, losses), ())
 
 
 @vjp_of(cross_entropy, "logits")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from refimpl.errors import ConfigError, ShapeError
 from refimpl.gradients import Pullback, vjp_of
 from refimpl.number_system import Array, check_boolean, exact, namespace, rounded_once, whole_number
-from refimpl.softmax import cross_entropy, cross_entropy_vjp
+from refimpl.softmax import counted_mean, cross_entropy, cross_entropy_vjp
 
 __all__ = ["mean_cross_entropy", "mean_cross_entropy_vjp"]
 
@@ -41,7 +41,7 @@ def mean_cross_entropy(
     """
     xp, n = namespace(logits, targets, counted), _total(logits, targets, counted, total)
     losses = cross_entropy(logits, xp.where(counted, targets, xp.zeros_like(targets)))
-    return _mean(losses, counted, n)
+    return counted_mean(losses, counted, n)
 
 
 @vjp_of(mean_cross_entropy, "logits")
@@ -56,14 +56,7 @@ def mean_cross_entropy_vjp(
         (s_bar,) = back(xp.broadcast_to(loss_bar / exact(n, logits), counted.shape))
         return (xp.where(counted[..., None], s_bar, exact(0, logits)),)
 
-    return _mean(losses, counted, n), pullback
-
-
-def _mean(losses: Array, counted: Array, n: int) -> Array:  # (...), bool (...) -> ()
-    """Σ over what counts, divided by n: an array on every number system."""
-    xp = namespace(losses, counted)
-    kept = xp.reshape(xp.where(counted, losses, exact(0, losses)), (1, -1))
-    return xp.reshape(xp.sum(kept, axis=1) / exact(n, losses), ())
+    return counted_mean(losses, counted, n), pullback
 
 
 def _total(logits: Array, targets: Array, counted: Array, total: int | None) -> int:
