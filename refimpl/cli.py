@@ -18,7 +18,7 @@ from refimpl import backend as backends
 from refimpl import comparison, explain_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
-from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, validation_module
+from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, separated, validation_module
 from refimpl.errors import ConfigError, RefimplError, TextError
 from refimpl.files import replace_file
 
@@ -247,8 +247,7 @@ def _texts(file: str, *, whole_file: bool = False) -> list[str]:
         whole = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError("the file cannot be read", where=file, got=f"{type(error).__name__}: {error}") from None
-    parts = [whole] if whole_file else whole.split("\n\n")
-    texts = [part.strip("\n") for part in parts if part.strip()]
+    texts = [part for part in ([whole.strip("\n")] if whole_file else separated(whole)) if part.strip()]
     if not texts:
         raise TextError("nothing to read", where=file, expected="at least one text; blank lines separate texts")
     return texts

@@ -28,6 +28,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from refimpl.errors import DtypeError, NotBuiltYetError, ShapeError
+from refimpl.trees import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -460,15 +461,6 @@ def _misfit(what: str, expected: Any, got: Any) -> ShapeError:
     return ShapeError(f"a tangent has {what}", where="complex_step.jvp(tangents)", expected=expected, got=got)
 
 
-def _parts(result: Any, part: Callable[[Any], Any]) -> Any:
-    if isinstance(result, dict):
-        return {name: _parts(value, part) for name, value in result.items()}
-    if isinstance(result, tuple | list):
-        parts = [_parts(value, part) for value in result]
-        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
-    return part(result)
-
-
 def jvp(
     function: Callable[..., Any], arguments: tuple[Any, ...], tangents: tuple[Any, ...], **options: Any
 ) -> tuple[Any, Any]:
@@ -498,4 +490,4 @@ def jvp(
     stepped = _stepped(tuple(arguments), tuple(tangents))
     with np.errstate(all="ignore"):
         result = function(*stepped, **{name: _stepped(value, None) for name, value in options.items()})
-    return _parts(result, _real), _parts(result, _imaginary)
+    return mapped(_real, result), mapped(_imaginary, result)

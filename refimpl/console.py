@@ -14,7 +14,7 @@ from rich.console import Console
 
 from refimpl.errors import ConfigError
 
-__all__ = ["JsonOption", "ReportOption", "cores", "err", "out", "print_json", "validation_module"]
+__all__ = ["JsonOption", "ReportOption", "cores", "err", "out", "print_json", "separated", "validation_module"]
 
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
@@ -31,6 +31,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def separated(content: str) -> list[str]:
+    """The texts of a file, which blank lines separate."""
+    return [part.strip("\n") for part in content.split("\n\n") if part.strip()]
 
 
 def print_json(value: Any) -> None:

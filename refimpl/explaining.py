@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl import gpt2
 from refimpl.errors import ConfigError, TextError
-from refimpl.learning.losses import mean_cross_entropy_vjp
+from refimpl.learning.models import gpt2_loss_vjp
 from refimpl.number_system import SIXTEEN_BITS, Array, device_of, exact, namespace, whole_number
 from refimpl.path_kernel import averaged_gradients, inner_products
 from refimpl.trees import Tree, mapped
@@ -124,25 +124,20 @@ def text_ids(model: Model, text: str) -> list[int]:
     return [*(() if start is None else (start,)), *tokenizer.encode(text), *(() if end is None else (end,))]
 
 
-def _unknown(model: Model) -> int | None:
-    """The id of unknown characters, which are no targets."""
-    tokenizer: Any = model.tokenizer
-    name = getattr(tokenizer, "unknown", None)
-    return None if name is None else tokenizer.vocabulary[name]
-
-
-def _counted(ids: Sequence[int], unknown: int | None) -> int:
-    return sum(token != unknown for token in ids[1:])
+def _rows(model: Model, stage: Stage, batch: tuple[int, ...]) -> tuple[list[list[int]], int]:
+    """The texts of a batch, and how many targets they have: unknown characters are none."""
+    rows = [text_ids(model, stage.texts[number]) for number in batch]
+    return rows, sum(token != model.unknown_id for ids in rows for token in ids[1:])
 
 
 def _text_loss(weights: gpt2.GPT2Weights, model: Model, ids: Sequence[int], count: int) -> tuple[Array, Pullback]:
     """ℓ of `text_gradient`, and its pullback to the weights."""
-    logits, pullback = gpt2.logits_vjp(weights, model.config, [list(ids[:-1])], dialect=model.dialect)
-    xp, unknown = namespace(logits), _unknown(model)
-    targets = xp.asarray([list(ids[1:])], dtype=xp.int64, device=device_of(logits))
+    table, unknown = weights.token_embedding, model.unknown_id
+    xp = namespace(table)
+    row = xp.asarray([list(ids)], dtype=xp.int64, device=device_of(table))
+    targets = row[:, 1:]
     counted = xp.ones_like(targets, dtype=xp.bool) if unknown is None else targets != unknown
-    loss, loss_pullback = mean_cross_entropy_vjp(logits, targets, counted, count)
-    return loss, lambda bar: pullback(*loss_pullback(bar))
+    return gpt2_loss_vjp(weights, model.config, row[:, :-1], targets, counted, count, dialect=model.dialect)
 
 
 def text_gradient(
@@ -201,15 +196,13 @@ def _check_loss(stage: Stage, t: int, loss: float) -> None:
 
 def batch_loss(weights: gpt2.GPT2Weights, model: Model, stage: Stage, t: int) -> float:
     """The mean loss of the batch of step t, from 0, in nats a token; of the first batch after the last one."""
-    rows, unknown = [text_ids(model, stage.texts[n]) for n in stage.batches[t % len(stage.batches)]], _unknown(model)
-    count = sum(_counted(ids, unknown) for ids in rows)
+    rows, count = _rows(model, stage, stage.batches[t % len(stage.batches)])
     return math.fsum(float(_text_loss(weights, model, ids, count)[0]) for ids in rows)
 
 
 def _taken(weights: gpt2.GPT2Weights, model: Model, stage: Stage, batch: tuple[int, ...]) -> StageStep:
     """One step on the texts of one batch."""
-    rows, unknown = [text_ids(model, stage.texts[number]) for number in batch], _unknown(model)
-    count = sum(_counted(ids, unknown) for ids in rows)
+    rows, count = _rows(model, stage, batch)
     losses, gradients = zip(*(text_gradient(weights, model, ids, count) for ids in rows), strict=True)
     rate = exact(stage.rate, weights.token_embedding)
     after = mapped(lambda leaf, *parts: leaf - rate * sum(parts[1:], start=parts[0]), weights, *gradients)

@@ -146,6 +146,12 @@ class Model:
             )
         return self.tokenizer
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
+        unknown = getattr(self.tokenizer, "unknown", None)
+        return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
+
     def prompt_ids(self, text: str) -> list[int]:
         """The ids that a text begins with: the start token where the model has one, then the text's own."""
         start = [] if self.config.bos_token_id is None else [self.config.bos_token_id]
@@ -302,12 +308,10 @@ class Model:
             if nothing is left to score, there is no end token to score, or there is no tokenizer.
         """
         ids = self._scorable(text, end)
-        unknown = getattr(self.tokenizer, "unknown", None)
-        unknown_id = None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
         values = [
             value for window, first in _windows(ids, self.config.n_positions) for value in self._scored(window, first)
         ]
-        return Score(len(values), sum(identity == unknown_id for identity in ids[1:]), -math.fsum(values), values)
+        return Score(len(values), sum(identity == self.unknown_id for identity in ids[1:]), -math.fsum(values), values)
 
     def windows(self, text: str, *, end: bool = False) -> list[tuple[list[int], int]]:
         """Token ids of a text in the windows that `score` reads, and the index in each from which tokens are scored. Errors as `score`."""

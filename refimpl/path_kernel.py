@@ -42,7 +42,7 @@ from refimpl.number_system import (
     whole_number,
     widened,
 )
-from refimpl.trees import Tree, leaves, mapped
+from refimpl.trees import Tree, added, leaves, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -465,7 +465,7 @@ def averaged_gradients(
         mapped(lambda leaf, w=w: w * leaf, output_gradients(model, at(s), x))
         for s, w in legendre_rule(nodes, leaves(before)[0])
     ]
-    return functools.reduce(functools.partial(mapped, lambda sum_, part: sum_ + part), parts)
+    return functools.reduce(added, parts)
 
 
 def _along(model: Model, step: Step, x: Tree, form: Form, nodes: int) -> Tree:  # -> tree of (m, o..., *leaf)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from refimpl import backend as backends
 from refimpl import gpt2
-from refimpl.console import err, out
+from refimpl.console import err, out, separated
 from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def read_texts(path: Path) -> list[str]:
     """
     try:
         files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        texts = [part.strip("\n") for file in files for part in file.read_text("utf-8").split("\n\n") if part.strip()]
+        texts = [text for file in files for text in separated(file.read_text("utf-8"))]
     except (OSError, UnicodeDecodeError) as error:
         raise TextError("the texts cannot be read", where=path, got=f"{type(error).__name__}: {error}") from None
     if not texts:

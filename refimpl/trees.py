@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from refimpl.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Tree", "leaves", "mapped", "named_leaves"]
+__all__ = ["Tree", "added", "leaves", "mapped", "named_leaves", "with_leaves"]
 
 Tree = Any
 
@@ -79,3 +79,14 @@ def named_leaves(tree: Tree, prefix: str = "") -> dict[str, Any]:
 def leaves(tree: Tree) -> list[Any]:
     """The leaves in the tree's order."""
     return [leaf for _, leaf in _walked(tree)]
+
+
+def with_leaves(tree: Tree, found: Iterable[Any]) -> Tree:
+    """The tree with other leaves in the places of its own, in its order; there are as many."""
+    each = iter(found)
+    return mapped(lambda leaf: next(each), tree)
+
+
+def added(tree: Tree, other: Tree) -> Tree:
+    """Leaf by leaf the sum of two trees of one form: gradients of what is computed in pieces."""
+    return mapped(lambda a, b: a + b, tree, other)

@@ -18,7 +18,7 @@ import array_api_compat
 import weights_io
 from refimpl.errors import ConfigError
 from refimpl.number_system import device_of, namespace, whole_number
-from refimpl.trees import Tree, mapped, named_leaves
+from refimpl.trees import Tree, named_leaves, with_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,8 +96,8 @@ def read_checkpoint(path: Path, like: State, description: Mapping[str, Any], cha
                 return said["numbers"][name]
             return namespace(leaf).asarray(checkpoint[name].copy(), device=device_of(leaf))
 
-        each = iter([found(name, leaf) for name, leaf in wanted.items()])
-        parameters, moments = (mapped(lambda leaf: next(each), tree) for tree in (like.parameters, like.moments))
+        each = [found(name, leaf) for name, leaf in wanted.items()]
+        parameters, moments = with_leaves((like.parameters, like.moments), each)
     return State(parameters, moments, said["step"], said["epoch"], said["position"])
 
 

@@ -18,13 +18,14 @@ from refimpl import gpt2
 from refimpl.backend import generator
 from refimpl.errors import ConfigError
 from refimpl.learning.losses import mean_cross_entropy_vjp
-from refimpl.learning.optimizers import added
 from refimpl.number_system import Array, device_of, namespace
+from refimpl.trees import added
 
 if TYPE_CHECKING:
+    from refimpl.gradients import Pullback
     from refimpl.learning.data import Batch
 
-__all__ = ["GPT2Gradient", "counted_targets", "initial_gpt2"]
+__all__ = ["GPT2Gradient", "counted_targets", "gpt2_loss_vjp", "initial_gpt2"]
 
 BRANCHES = ("attention_output.weight", "feed_forward_out.weight")
 
@@ -50,6 +51,23 @@ def counted_targets(batches: tuple[Batch, ...]) -> int:
     if total == 0:
         raise ConfigError("no target of the step counts", where="batches", expected="at least one", got=0)
     return total
+
+
+def gpt2_loss_vjp(
+    weights: gpt2.GPT2Weights,
+    config: gpt2.GPT2Config,
+    ids: Array,
+    targets: Array,
+    counted: Array,
+    total: int,
+    *,
+    mask: Array | None = None,
+    dialect: str | gpt2.Dialect = "openai",
+) -> tuple[Array, Pullback]:  # int (b, n), int (b, n), bool (b, n) -> (), pullback to the weights
+    """L = 1/N Σ_i c_i (-log p(target_i)), and L̄ -> (θ̄,): `gpt2.logits_vjp` under `mean_cross_entropy_vjp`, whose arguments and errors these are."""
+    logits, back = gpt2.logits_vjp(weights, config, ids, mask=mask, dialect=dialect)
+    loss, back_of_loss = mean_cross_entropy_vjp(logits, targets, counted, total)
+    return loss, lambda loss_bar: back(*back_of_loss(loss_bar))
 
 
 class GPT2Gradient:
@@ -79,7 +97,5 @@ class GPT2Gradient:
         table = weights.token_embedding
         xp, device = namespace(table), device_of(table)
         ids, targets, counted, real = (xp.asarray(part, device=device) for part in batch)
-        logits, back = gpt2.logits_vjp(weights, self.config, ids, mask=real, dialect=self.dialect)
-        loss, back_of_loss = mean_cross_entropy_vjp(logits, targets, counted, total)
-        (logits_bar,) = back_of_loss(xp.ones_like(loss))
-        return loss, back(logits_bar)[0]
+        loss, back = gpt2_loss_vjp(weights, self.config, ids, targets, counted, total, mask=real, dialect=self.dialect)
+        return loss, back(xp.ones_like(loss))[0]

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.gradients import zeros
 from refimpl.number_system import SIXTEEN_BITS, Array, check_floating, exact, namespace
-from refimpl.trees import Tree, leaves, mapped, named_leaves
+from refimpl.trees import Tree, leaves, mapped, named_leaves, with_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,6 @@ __all__ = [
     "Momentum",
     "Optimizer",
     "adamw",
-    "added",
     "check_parameters",
     "clipped",
     "decayed_names",
@@ -109,8 +108,8 @@ def decayed_names(decays: Callable[[str, Array], bool], parameters: Tree) -> lis
 
 def _decay_of(decays: Callable[[str, Array], bool], parameters: Tree, decay: float) -> Tree:
     """λ or 0 for each leaf, in a tree of the parameters' form."""
-    each = iter([decay if decays(name, leaf) else 0.0 for name, leaf in named_leaves(parameters).items()])
-    return mapped(lambda leaf: next(each), parameters)
+    each = [decay if decays(name, leaf) else 0.0 for name, leaf in named_leaves(parameters).items()]
+    return with_leaves(parameters, each)
 
 
 def check_parameters(parameters: Tree) -> None:
@@ -132,8 +131,7 @@ def check_parameters(parameters: Tree) -> None:
 
 def _part(index: int, parts: list[tuple[Array, ...]], like: Tree) -> Tree:
     """The index-th of each leaf's results, in a tree of the form of `like`."""
-    each = iter(parts)
-    return mapped(lambda leaf: next(each)[index], like)
+    return with_leaves(like, (part[index] for part in parts))
 
 
 def _together(function: Callable[..., tuple[Array, ...]], tree: Tree, *others: Tree) -> list[tuple[Array, ...]]:
@@ -334,8 +332,3 @@ def _clipping(above: Any, c: Any) -> Any:  # () -> ()
         return c / above.max(c) if c.is_finite() else c.__class__(1)
     xp, one = namespace(above), namespace(above).ones_like(above)
     return xp.where(above > c, c * one, one) / xp.where(above > c, above, one)
-
-
-def added(tree: Tree, other: Tree) -> Tree:
-    """Leaf by leaf the sum of two trees: gradients of a step that is computed in pieces."""
-    return mapped(lambda a, b: a + b, tree, other)
