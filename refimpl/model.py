@@ -69,9 +69,12 @@ class Model:
     defaults : sampling options that came with the model
     arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
         plain arrays in either case, and so are the logits: what is done with them is exact
+    make_decoder : what makes the decoder that reads texts where there is no arithmetic, such as a session of `refimpl.inference.gpt2`; None: the
+        definition's, `refimpl.gpt2.CachedDecoder`
     """
 
     arithmetic: Arithmetic | None = None
+    make_decoder: Callable[[], decoding.Decoder] | None = None
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
         arithmetic: str | Arithmetic | None = None,
+        make_decoder: Callable[[], decoding.Decoder] | None = None,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
         self.config: Any = config
@@ -91,6 +95,7 @@ class Model:
         self.dialect: Any = dialect
         self.defaults = defaults or {}
         self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
+        self.make_decoder = make_decoder
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
@@ -158,6 +163,8 @@ class Model:
         return start + self._tokenizer().encode(text)
 
     def _decoder(self) -> decoding.Decoder:
+        if self.arithmetic is None and self.make_decoder is not None:
+            return self.make_decoder()
         decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
         return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
