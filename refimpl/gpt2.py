@@ -31,7 +31,7 @@ from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product, product_vjp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
 __all__ = [
     "Block",
@@ -129,14 +129,19 @@ class GPT2Weights(NamedTuple):
 
     @classmethod
     def from_named(
-        cls, arrays: Mapping[str, Array], config: GPT2Config, *, source: Mapping[str, str] | None = None
+        cls,
+        arrays: Mapping[str, Array],
+        config: GPT2Config,
+        *,
+        source: Mapping[str, str] | None = None,
+        finite: Container[str] = (),
     ) -> GPT2Weights:
         """Put named arrays (names as in `shapes`) in their places.
 
         Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
-        the arrays had in their file, for that message.
+        the arrays had in their file, for that message. Arrays that are named in `finite` are known to be, and are not looked at.
         """
-        check_weights(arrays, cls.shapes(config), source or {})
+        check_weights(arrays, cls.shapes(config), source or {}, finite)
 
         return cls(
             arrays["token_embedding"],

@@ -29,7 +29,15 @@ NEXT = [[[0], [2]], [[5], [0]], [[8], [1]]]
 
 def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, blocks and panels so small that there are several of each."""
-    for name, size in {"TOKENS": 4, "SCORES": 40, "HIDDEN": 50, "ROOM": 1, "PANEL": 60, "LARGE": 100, "COLUMNS": 5}.items():
+    for name, size in {
+        "TOKENS": 4,
+        "SCORES": 40,
+        "HIDDEN": 50,
+        "ROOM": 1,
+        "PANEL": 60,
+        "LARGE": 100,
+        "COLUMNS": 5,
+    }.items():
         monkeypatch.setattr(fast, name, size)
 
 
@@ -171,7 +179,9 @@ def test_a_large_activation_overflows_to_what_the_definition_has() -> None:
     """GELU of -1e4 and of 1e4, where exp(-2z) is beyond float32: 0 and x, without a warning."""
     model = weights(SMALL, NUMPY, "float32")
     bias = np.where(np.arange(48) % 2, 1e4, -1e4).astype(np.float32)
-    loud = model._replace(blocks=tuple(b._replace(feed_forward_in=b.feed_forward_in._replace(bias=bias)) for b in model.blocks))
+    loud = model._replace(
+        blocks=tuple(b._replace(feed_forward_in=b.feed_forward_in._replace(bias=bias)) for b in model.blocks)
+    )
     assert _apart([Session(loud, SMALL).logits(IDS)], [gpt2.logits(loud, SMALL, IDS)]) <= 2.0**-18
 
 

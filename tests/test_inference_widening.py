@@ -55,7 +55,9 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(source: str, dtyp
     assert convert(array, np.empty(array.shape, dtype))
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 3), (3, 0), (7, 3), (2 * PIECE + 5,), (3, PIECE + 1), (700, 301)])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (0,), (0, 3), (3, 0), (7, 3), (2 * PIECE + 5,), (3, PIECE + 1), (700, 301), (2, 3, 4)]
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_any_shape_and_order_is_what_astype_makes_of_it(dtype: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)

@@ -1,15 +1,17 @@
 """Reading texts with a GPT-2 fast, in NumPy: what `refimpl.gpt2.CachedDecoder` computes, arranged for speed and for little memory.
 
-Nothing here defines anything. Ids, positions, masks and dialects are understood by the definition's own code. The same function, with other roundings:
+Nothing here defines anything. Ids, positions, masks and dialects are understood by the definition's own code. The same function, with other
+roundings:
 
-* keys and values are written in place, into arrays with room for what comes; nothing is joined token by token. A state knows how much of them is its own,
-  so that an older state stays good: continuing it copies what it has, once;
+* keys and values are written in place, into arrays with room for what comes; nothing is joined token by token. A state knows how much of them is its
+  own, so that an older state stays good: continuing it copies what it has, once;
 * rows that were selected from one prompt, as in beam search, share the prompt's keys and values; only what was generated since is copied;
-* a prompt goes through one layer after the other, in chunks of `TOKENS` tokens; attention in blocks of queries, against no later keys; the last layer and the head
-  are computed for the last token alone where only its logits are asked for;
+* a prompt goes through one layer after the other, in chunks of `TOKENS` tokens; attention in blocks of queries, against no later keys; the last layer
+  and the head are computed for the last token alone where only its logits are asked for;
 * arithmetic is done in place, GELU as x σ(2z), in blocks that stay in the cache;
-* float16 weights stay as they are (in memory, or mapped from their file) and are widened exactly, a panel of columns at a time, into a buffer in
-  the cache, where the product finds them: arithmetic is float32, and what passes through main memory are two bytes a parameter. Panels are shared out to threads.
+* float16 weights stay as they are (in memory, or mapped from their file) and are widened exactly, a panel of columns at a time, into a buffer in the
+  cache, where the product finds them: arithmetic is float32, and what passes through main memory are two bytes a parameter. Panels are shared out to
+  threads.
 
 A matrix is used in the memory order it has, (in, out) or (out, in): on OpenBLAS's kernels for AVX2 both are read equally fast.
 
@@ -35,8 +37,6 @@ from refimpl.parameters import Linear, Norm, is_positive
 from refimpl.trees import leaves, mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from refimpl.parameters import Block
 
 __all__ = ["Session", "State"]
@@ -46,7 +46,10 @@ SCORES = 1 << 20  # attention scores of a block of queries
 HIDDEN = 65536  # numbers of a block for GELU
 ROOM = 64  # tokens for which a new cache has room besides those it begins with
 FEW = 16  # rows of a product from which on a panel may be large
-PANEL, LARGE = 1 << 17, 1 << 21  # numbers of a widened panel, which stays in the cache; and where many rows make it worth its way to memory
+PANEL, LARGE = (
+    1 << 17,
+    1 << 21,
+)  # numbers of a widened panel, which stays in the cache; and where many rows make it worth its way to memory
 COLUMNS = 64  # of a panel, at least, where they are not contiguous
 
 
@@ -74,7 +77,7 @@ class _Cache:
 
 @dataclass(frozen=True)
 class State:
-    """What has been read: `allowed` and `read` as in `refimpl.gpt2.KeyValueCache`, the cache and how much of it, and what all rows share before it."""
+    """What has been read: the cache and how much of it, what all rows share before it; `allowed` and `read` as in `refimpl.gpt2.KeyValueCache`."""
 
     cache: _Cache
     length: int
@@ -279,7 +282,9 @@ class Session:
 
     # --- attention
 
-    def _attend(self, i: int, q: Any, state: State, bias: _Bias, chunk: slice) -> Any:  # (batch, heads, c, w) -> (tokens, d)
+    def _attend(
+        self, i: int, q: Any, state: State, bias: _Bias, chunk: slice
+    ) -> Any:  # (batch, heads, c, w) -> (tokens, d)
         """Σ_j p_j v_j for the queries of a chunk, block by block; tokens first."""
         batch, heads, count, w = q.shape
         q *= self.dtype.type(1 / math.sqrt(w))
@@ -292,15 +297,21 @@ class Session:
             keys, values = (each[i][:, :, :end] for each in (state.cache.keys, state.cache.values))
             np.matmul(q[:, :, block], keys.swapaxes(-1, -2), out=scores[..., state.before :])
             if state.shared is not None:
-                self._shared_scores(q[:, :, block], state.shared.keys[i][0, :, : state.before], scores[..., : state.before])
+                self._shared_scores(
+                    q[:, :, block], state.shared.keys[i][0, :, : state.before], scores[..., : state.before]
+                )
             bias.add(scores, queries)
             softmax(scores)
             np.matmul(scores[..., state.before :], values, out=out[:, :, block])
             if state.shared is not None:
-                out[:, :, block] += self._shared_values(scores[..., : state.before], state.shared.values[i][0, :, : state.before])
+                out[:, :, block] += self._shared_values(
+                    scores[..., : state.before], state.shared.values[i][0, :, : state.before]
+                )
         return mixed
 
-    def _shared_scores(self, q: Any, keys: Any, scores: Any) -> None:  # (batch, heads, c, w), (heads, m, w); scores are written
+    def _shared_scores(
+        self, q: Any, keys: Any, scores: Any
+    ) -> None:  # (batch, heads, c, w), (heads, m, w); scores are written
         """Q Kᵀ with the keys of all rows, which are read once."""
         batch, heads, count, w = q.shape
         rows = q.swapaxes(0, 1).reshape(heads, batch * count, w)
@@ -366,12 +377,16 @@ def _check(weights: gpt2.GPT2Weights, threads: int | None) -> None:
         raise ConfigError("threads must be a whole number from 1", where="Session(threads=...)", got=repr(threads))
     if threads is not None and blas_threads() is None:
         remedy = "leave threads out, and set the number as that library wants it"
-        raise ConfigError("NumPy's products are not OpenBLAS's", where="Session(threads=...)", got=threads, remedy=remedy)
+        raise ConfigError(
+            "NumPy's products are not OpenBLAS's", where="Session(threads=...)", got=threads, remedy=remedy
+        )
     arrays = leaves(weights)
     strangers = {type(array).__module__ for array in arrays if not isinstance(array, np.ndarray)}
     if strangers:
         remedy = "use refimpl.gpt2.CachedDecoder, which computes on any array library"
-        raise ConfigError("a session computes on NumPy", where="Session(weights)", got=", ".join(strangers), remedy=remedy)
+        raise ConfigError(
+            "a session computes on NumPy", where="Session(weights)", got=", ".join(strangers), remedy=remedy
+        )
     dtypes = {array.dtype.name for array in arrays}
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32", "float64"}:
         expected = "float16, float32 or float64, all parameters the same"

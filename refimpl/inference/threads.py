@@ -1,7 +1,7 @@
 """How many threads NumPy's products run on: found, set for a while, and put back.
 
-NumPy's wheels carry OpenBLAS, which has its number of threads for the whole process. With another library of products, whose number this module cannot
-read, `blas_threads` says None and nothing is set.
+NumPy's wheels carry OpenBLAS, which has its number of threads for the whole process. With another library of products, whose number this module
+cannot read, `blas_threads` says None and nothing is set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["blas_threads", "products_on"]
 
-NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads")
+NAMES = (
+    "scipy_openblas_{}_num_threads64_",
+    "openblas_{}_num_threads64_",
+    "scipy_openblas_{}_num_threads",
+    "openblas_{}_num_threads",
+)
 
 
 @functools.cache

@@ -1,15 +1,16 @@
 """Numbers from one floating-point format to another in pieces that stay in the cache, float16 to float32 by shifts.
 
-A float16 of sign s, exponent e and fraction m is (-1)^s 2^(e-15) (1 + m/2¹⁰), or (-1)^s 2⁻¹⁴ m/2¹⁰ where e = 0. The same bits in the places of a float32,
+A float16 of sign s, exponent e and fraction m is (-1)^s 2^(e-15) (1 + m/2¹⁰), or (-1)^s 2⁻¹⁴ m/2¹⁰ where e = 0. The same bits in the places of
+a float32,
 
     s → bit 31,   e → bits 23 to 27,   m → bits 13 to 22,
 
-are that number times 2⁻¹¹² (15 - 127), where e = 0 too: a subnormal number becomes one. One product with 2¹¹² gives the number itself, exactly, -0 included.
-Only e = 31 is another matter, which stands for infinity and NaN: it gives magnitudes from 65,536 on, where no float16 has finite values, so that
-these are found by the largest magnitude of a piece, and their exponents set to 255.
+are that number times 2⁻¹¹² (15 - 127), where e = 0 too: a subnormal number becomes one. One product with 2¹¹² gives the number itself, exactly, -0
+included. Only e = 31 is another matter, which stands for infinity and NaN: it gives magnitudes from 65,536 on, where float16 has no finite values, so
+that these are found by the largest magnitude of a piece, and their exponents set to 255.
 
-As integers: the sign is carried along (int16 to int32), 13 places to the left brings exponent and fraction where they belong, and a mask clears the copies of
-the sign in bits 28 to 30. Three passes over integers and a product, each with vector instructions, on numbers in the second-level cache.
+As integers: the sign is carried along (int16 to int32), 13 places to the left brings exponent and fraction where they belong, and a mask clears the
+copies of the sign in bits 28 to 30. Three passes over integers and a product, each with vector instructions, on numbers in the second-level cache.
 
 Reference: IEEE 754-2019, section 3.4 (binary interchange formats).
 """
@@ -23,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["convert", "shifted", "widen"]
+__all__ = ["convert", "is_finite", "shifted", "widen"]
 
 PIECE = 65536  # numbers of a piece: as float32 half of a second-level cache of 512 KiB
 PLACES = 13
@@ -68,7 +69,7 @@ def widen(half: Any, out: Any) -> bool:  # float16 (n,) or (n, m), float32 -> wr
     return finite
 
 
-def _converted(array: Any, out: Any) -> bool:
+def _converted(out: Any, array: Any) -> bool:
     """out = array, rounded to the dtype of `out`; whether all of it is finite. One thread."""
     if array.dtype == np.float16 and out.dtype == np.float32:
         return widen(array, out)
@@ -86,16 +87,28 @@ def _finite(piece: Any) -> bool:
     return bool(np.isfinite(piece).all())
 
 
-def convert(array: Any, out: Any, threads: int = 1) -> bool:  # any float (n,) or (n, m), float -> written
+def is_finite(array: Any, threads: int = 1) -> bool:  # float16, float32 or float64 (n,) or (n, m)
+    """Whether all numbers are; looked at in the order in which they lie in memory."""
+    return _in_parts(lambda part: all(_finite(piece) for (piece,) in _pieces(part)), threads, array)
+
+
+def convert(array: Any, out: Any, threads: int = 1) -> bool:  # any float (...), float (...) -> written
     """out = array, each number rounded once to the dtype of `out`, in its memory order; whether all of `out` is finite.
 
     What does not fit becomes infinite. `threads` threads write a part each; the numbers do not depend on how many there are.
     """
-    lengthwise = out.ndim < 2 or out.strides[0] >= out.strides[-1]
-    length = out.shape[0 if lengthwise else -1] if out.ndim else 1
-    if threads == 1 or length < threads or out.size < 2 * PIECE:
-        return _converted(array, out)
+    if out.ndim > 2:
+        return False not in [convert(source, part, threads) for source, part in zip(array, out, strict=True)]
+    return _in_parts(_converted, threads, out, array)
+
+
+def _in_parts(function: Callable[..., bool], threads: int, first: Any, *others: Any) -> bool:
+    """Whether the function is true of the arrays; called on as many parts of large ones as there are threads, cut as the first lies in memory."""
+    lengthwise = first.ndim < 2 or first.strides[0] >= first.strides[1]
+    length = first.shape[0 if lengthwise else 1] if first.ndim else 1
+    if threads == 1 or length < threads or first.size < 2 * PIECE:
+        return function(first, *others)
     bounds = [length * i // threads for i in range(threads + 1)]
-    places = [np.s_[a:b] if lengthwise else np.s_[..., a:b] for a, b in itertools.pairwise(bounds)]
+    places = [np.s_[a:b] if lengthwise else np.s_[:, a:b] for a, b in itertools.pairwise(bounds)]
     with ThreadPoolExecutor(threads) as pool:
-        return all([*pool.map(lambda place: _converted(array[place], out[place]), places)])
+        return all([*pool.map(lambda place: function(first[place], *(other[place] for other in others)), places)])
