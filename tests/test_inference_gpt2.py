@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 from models import TINY, UNTIED, weights
 from systems import NUMPY, unchanged
 
+import refimpl
 import validation
+import weights_io
 from refimpl import decoding, gpt2
 from refimpl.errors import ConfigError, DtypeError, ShapeError, TokenError
 from refimpl.inference import gpt2 as fast
@@ -18,7 +23,9 @@ from refimpl.inference.gpt2 import Session
 from refimpl.inference.threads import blas_threads
 from refimpl.trees import leaves, mapped
 from validation import components
+from weights_io.conversion import convert
 
+CPM = Path(validation.__file__).parent / "recorded" / "cpm_megatron" / "mp2"
 needs_threads = pytest.mark.skipif(blas_threads() is None, reason="NumPy's products are not OpenBLAS's")
 SMALL = gpt2.GPT2Config(vocab_size=37, n_positions=40, n_embd=12, n_layer=3, n_head=3)
 CONFIGS = {"tied-tanh": SMALL, "untied-erf": dataclasses.replace(UNTIED, n_positions=40)}
@@ -205,3 +212,81 @@ def test_what_a_session_cannot_do_is_refused() -> None:
     _, state = session.start(IDS, MASK)
     with pytest.raises(ShapeError, match="another batch"):
         session.advance([[1]], state)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------------
+
+
+def _is_mapped(array: Any) -> bool:
+    while isinstance(array, np.ndarray) and array.base is not None:
+        array = array.base
+    return isinstance(array, memoryview | mmap.mmap)
+
+
+def test_shards_in_low_memory_are_cpm_in_float32(recorded: Any) -> None:
+    """The logits of CPM's own code, of float16 weights computed with in float64: within 2^-16, some 300 roundings of float32."""
+    answers = recorded("cpm_megatron")
+    model = refimpl.load(CPM, low_memory=True, heads=4)
+    assert {array.dtype for array in leaves(model.weights)} == {np.dtype(np.float16)}
+    assert "float16 widened to float32" in repr(model)
+    found = model.logits(answers["ids"])
+    assert found.dtype == np.float32
+    assert _apart([found], [answers["logits_mp1"]]) <= 2.0**-16
+    ordinary = refimpl.load(CPM, backend="numpy", heads=4)
+    ids = {"max_new_tokens": 8, "temperature": 0}
+    assert model.generate_ids([[5, 6, 7], [8]], **ids) == ordinary.generate_ids([[5, 6, 7], [8]], **ids)
+    exact = refimpl.load(CPM, backend="numpy", heads=4, dtype="float64")
+    assert (
+        _apart([Session(exact.weights, exact.config, "cpm").logits(answers["ids"])], [answers["logits_mp1"]]) <= 1e-12
+    )
+
+
+def test_low_memory_maps_what_its_file_has_whole(tmp_path: Path, recorded_folder: Any) -> None:
+    path = recorded_folder("gpt2_tiny")
+    for dtype in ("float16", "float32"):
+        (tmp_path / dtype).mkdir()
+        with weights_io.open(path) as checkpoint:
+            convert(checkpoint, tmp_path / dtype / "model.safetensors", dtype=dtype)
+        shutil.copy(path / "config.json", tmp_path / dtype)
+    model = refimpl.load(tmp_path / "float16", low_memory=True)
+    assert all(_is_mapped(array) for array in leaves(model.weights))
+    whole = refimpl.load(tmp_path / "float16", backend="numpy")
+    assert not any(_is_mapped(array) for array in leaves(whole.weights))
+    assert _apart([model.logits(IDS)], [whole.logits(IDS)]) <= 2.0**-18
+    with pytest.raises(ConfigError, match=r"(?s)for float16 files.*got: +float32.*--dtype float16"):
+        refimpl.load(tmp_path / "float32", low_memory=True)
+    with weights_io.open(tmp_path / "float16") as checkpoint:
+        tensors = {name: checkpoint[name].copy() for name in checkpoint}
+    name = next(name for name in tensors if name.endswith("c_fc.weight"))
+    tensors[name][3, 5] = np.nan
+    weights_io.save(tmp_path / "float16" / "model.safetensors", tensors)
+    for low in (False, True):
+        with pytest.raises(ConfigError, match=f"(?s)1 problems.*not finite: {name}"):
+            refimpl.load(tmp_path / "float16", backend="numpy", low_memory=low)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float64"}, r"got: +float64"),
+        ({"dtype": "float16"}, r"got: +float16"),
+        ({"arithmetic": "mitchell"}, r"got: +mitchell"),
+    ],
+)
+def test_low_memory_goes_with_nothing_that_it_would_have_to_ignore(options: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)computes in float32.*{words}"):
+        refimpl.load(CPM, low_memory=True, heads=4, **options)
+    with pytest.raises(ConfigError, match="low memory has one arithmetic"):
+        refimpl.load(CPM, low_memory=True, heads=4).with_arithmetic("mitchell")
+
+
+def test_an_encoder_has_no_low_memory(recorded_folder: Any) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)no low memory.*a GPT-2"):
+        refimpl.load(recorded_folder("hugging_face_bert"), low_memory=True)
+
+
+def test_on_numpy_a_session_reads_texts_unless_there_is_an_arithmetic() -> None:
+    model = refimpl.load("tang", backend="numpy")
+    assert isinstance(model._decoder(), Session)
+    assert not isinstance(model.with_arithmetic("exact")._decoder(), Session)
+    assert refimpl.load("tang", backend="numpy", dtype="float16").make_decoder is None

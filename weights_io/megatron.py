@@ -52,6 +52,7 @@ RULES = {
 FILE = re.compile(r"mp_rank_([0-9]{2,4})_model_states\.pt")
 ITERATION = re.compile(r"release|[0-9]{1,18}")
 TRACKER = "latest_checkpointed_iteration.txt"
+LARGE = 1 << 20  # bytes of a rank's tensor
 ROOTS = ("module/", "model/", "")  # where files keep the parameters: DeepSpeed's, Megatron's own, and bare
 
 
@@ -320,9 +321,9 @@ def _check_whole(infos: Mapping[str, TensorInfo], ranks: int, where: object) -> 
 
 
 def _read_all(name: str, ranks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Every rank's tensor; ranks that have no file in common are read at the same time, for checksums take theirs."""
-    sources = [id(source) for rank in ranks for source in (rank._sources if isinstance(rank, Checkpoint) else [rank])]
-    if len(set(sources)) < len(sources):
+    """Every rank's tensor; large ones of ranks that have no file in common are read at the same time, for checksums take theirs."""
+    sources = [id(source) for rank in ranks if isinstance(rank, Checkpoint) for source in rank._sources]
+    if len(set(sources)) < max(len(sources), len(ranks)) or info_of(ranks[0], name).nbytes < LARGE:
         return [np.asarray(rank[name]) for rank in ranks]
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(lambda rank: np.asarray(rank[name]), ranks))
