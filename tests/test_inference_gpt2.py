@@ -133,6 +133,7 @@ def test_a_state_can_be_continued_more_than_once() -> None:
     session = Session(model, SMALL)
     _, state = session.start(IDS, MASK)
     _, kept = session.advance(NEXT[0], state)
+    assert kept.cache is state.cache
     first = session.advance(NEXT[1], kept)
     again = session.advance(NEXT[1], kept)
     selected = session.advance(NEXT[1], session.select(kept, [0, 1]))
@@ -243,6 +244,7 @@ def test_shards_in_low_memory_are_cpm_in_float32(recorded: Any) -> None:
     answers = recorded("cpm_megatron")
     model = refimpl.load(CPM, low_memory=True, heads=4)
     assert {array.dtype for array in leaves(model.weights)} == {np.dtype(np.float16)}
+    assert not any(_is_mapped(array) for array in leaves(model.weights))
     assert "float16 widened to float32" in repr(model)
     found = model.logits(answers["ids"])
     assert found.dtype == np.float32
