@@ -27,9 +27,10 @@ from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
+from refimpl.text.cpm import CPMTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from refimpl.number_system import Array
     from refimpl.text import Tokenizer
@@ -41,6 +42,7 @@ __all__ = ["EMBEDDED", "Model", "PlainDecoder", "Score", "load"]
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
 BUILT = ("gpt2", "bert", "nezha")
+MEGATRON_MULTIPLES = tuple(128 * ranks for ranks in (1, 2, 4, 8, 16))  # of rows of an embedding that was padded
 
 
 class Score(NamedTuple):
@@ -141,7 +143,7 @@ class Model:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the model came without a tokenizer",
-                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder",
+                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder; CPM-LM's bpe_3w_new in it or beside 80000",
                 remedy="put one there, or use model.logits, model.generate_ids, model.encode or refimpl.decoding with token ids",
             )
         return self.tokenizer
@@ -149,6 +151,8 @@ class Model:
     @property
     def unknown_id(self) -> int | None:
         """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
+        if isinstance(self.tokenizer, CPMTokenizer):
+            return self.tokenizer.unknown_id
         unknown = getattr(self.tokenizer, "unknown", None)
         return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
 
@@ -478,6 +482,25 @@ def _dialect(
     return chosen
 
 
+def _of_cpm(config: gpt2.GPT2Config, tokenizer: CPMTokenizer, ours: Checkpoint) -> gpt2.GPT2Config:
+    """The configuration of a model that reads text as CPM-LM does: no start token, and <eod> ends a document unless another token does.
+
+    The embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    """
+    rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+    if rows != tokenizer.size and not any(rows == -(-tokenizer.size // step) * step for step in MEGATRON_MULTIPLES):
+        raise ConfigError(
+            "the vocabulary does not match the embedding",
+            where=tokenizer.path,
+            expected=f"{rows} pieces, one for each row of the token embedding",
+            got=f"{tokenizer.size} pieces",
+            remedy="put the vocabulary file of this very model in its place, or none to use token ids alone",
+        )
+    end = config.eos_token_id
+    end = end if end is not None and 0 <= end < rows else tokenizer.end_id
+    return dataclasses.replace(config, bos_token_id=None, eos_token_id=end)
+
+
 def _is_real(dtype: Any) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)  # the second: bfloat16 and float8
 
@@ -642,12 +665,13 @@ def load(
         convention: Any = dialect
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
+        tokenizer = open_tokenizer(folder, simplify if str(path) in EMBEDDED else None)
+        if isinstance(tokenizer, CPMTokenizer):
+            config = _of_cpm(config, tokenizer, ours)
         weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
     if positions is not None:
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
-    prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
-    tokenizer = open_tokenizer(folder, prepare)
     return Model(
         weights,
         config,

@@ -46,10 +46,20 @@ RULES = {
     "megatron.names": "Every tensor of a model is one whose layout over the ranks is known, and every rank has the same ones.",
     "megatron.shapes": "A tensor has the same shape and dtype on every rank, and the ranks make whole matrices.",
     "megatron.replicated": "A tensor that every rank holds is the same on every rank, bit for bit.",
+    "megatron.run": "The files of all ranks were saved by the same run at the same step, as far as they say it.",
+    "megatron.distinct": "No two ranks hold the same rows of the token embedding.",
     "megatron.tracker": "latest_checkpointed_iteration.txt names a folder beside it: a number, or release.",
 }
 FILE = re.compile(r"mp_rank_([0-9]{2,4})_model_states\.pt")
 ITERATION = re.compile(r"release|[0-9]{1,18}")
+RUN = (
+    "iteration",
+    "global_steps",
+    "global_samples",
+    "skipped_steps",
+    "dp_world_size",
+)  # what a run keeps beside the parameters
+EMBEDDING = "word_embeddings.weight"
 TRACKER = "latest_checkpointed_iteration.txt"
 ROOTS = ("module/", "model/", "")  # where files keep the parameters: DeepSpeed's, Megatron's own, and bare
 
@@ -189,6 +199,24 @@ def _check_ranks(files: Sequence[Path]) -> None:
         )
 
 
+def _check_run(files: Sequence[Path], ranks: Sequence[Checkpoint]) -> None:
+    """Whether the files say that they are of one run and step; a file that says nothing of a number agrees with any."""
+    for field in RUN:
+        said = [checkpoint.metadata.get(field) for checkpoint in ranks]
+        known = [(file, value) for file, value in zip(files, said, strict=True) if type(value) is int]
+        other = next(((file, value) for file, value in known if value != known[0][1]), None)
+        if other is not None:
+            raise FormatError(
+                "the files are of different runs or steps",
+                rule="megatron.run",
+                where=other[0],
+                field=field,
+                expected=f"{known[0][1]}, as in {known[0][0].name}",
+                got=other[1],
+                remedy="put the shards of one run and one step into the folder",
+            )
+
+
 # --- merging ------------------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +256,9 @@ def open_shards(
                 field="mp_world_size",
                 expected=f"{world} files",
                 got=f"{len(ranks)} files",
+                remedy="fetch the missing shards, or remove those of another model",
             )
+    _check_run(files, ranks)
     return merge(ranks, where=files[0].parent)
 
 
@@ -237,7 +267,7 @@ def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoin
 
     What a file keeps beside the parameters is a rank's own (random number generators, optimizer) and is listed in `.metadata["left_out"]`.
     """
-    root = next((root for root in ROOTS if f"{root}word_embeddings.weight" in ranks[0]), ROOTS[0])
+    root = next((root for root in ROOTS if f"{root}{EMBEDDING}" in ranks[0]), ROOTS[0])
     names = [name.removeprefix(root) for name in ranks[0] if name.startswith(root)]
     layouts = _layouts(names, where)
     _check_same_names(ranks, root, names, where)
@@ -330,12 +360,30 @@ def _merged(name: str, layout: Layout, root: str, ranks: Sequence[Mapping[str, A
                     field=repr(name),
                     expected="the same bits on every rank",
                     got=f"ranks 0 and {number} differ",
+                    remedy="put the shards of one run and one step into the folder",
                 )
         return parts[0]
+    if name == EMBEDDING:
+        _check_distinct(parts)
     if layout is Layout.THIRDS:
         rows = parts[0].shape[0] // 3
         parts = [part[k * rows : (k + 1) * rows] for k in range(3) for part in parts]
     return np.concatenate(parts, axis=1 if layout is Layout.COLUMNS else 0)
+
+
+def _check_distinct(parts: Sequence[Any]) -> None:
+    """Whether a shard lies in the folder twice, under two names; rows that are all zero show nothing."""
+    for number, part in enumerate(parts):
+        same = next((first for first in range(number) if same_bits(parts[first], part)), None)
+        if same is not None and part.any():
+            raise FormatError(
+                "two ranks hold the same rows of the token embedding",
+                rule="megatron.distinct",
+                field=repr(EMBEDDING),
+                expected="each rank's own rows",
+                got=f"ranks {same} and {number} are the same: one file twice, under two names",
+                remedy="fetch each rank's own shard",
+            )
 
 
 # --- splitting ----------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from weights_io.source import Source
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CPM", "EDITIONS", "VOCABULARY", "Published", "edition", "published", "size"]
+__all__ = ["CPM", "EDITIONS", "ESSENTIAL", "VOCABULARY", "Published", "edition", "published", "size"]
 
 # name below the folder of the model -> SHA-1 -> which edition it is
 CPM: dict[str, dict[str, str]] = {
@@ -39,6 +39,7 @@ CPM: dict[str, dict[str, str]] = {
 }
 VOCABULARY = "bpe_3w_new/chinese_vocab.model"
 EDITIONS = CPM[VOCABULARY]
+ESSENTIAL = (*(name for name in CPM if name.startswith("80000/")), VOCABULARY)  # what a model needs
 CHUNK = 1 << 22  # bytes between two reports of progress
 
 
@@ -49,6 +50,7 @@ class Published(NamedTuple):
     sha1: str | None  # of the file at hand
     expected: tuple[str, ...]  # the published sums, newest edition first
     edition: str | None  # whose sum it has: the day of its first commit
+    really: str | None  # the other file whose sum it has, if two were exchanged
     verdict: str  # verified; other: there, with no published sum; missing
 
 
@@ -78,7 +80,7 @@ def published(folder: str | Path, advance: Callable[[int], object] = lambda _: N
             expected=", ".join(CPM),
             remedy="name the folder that holds 80000 and bpe_3w_new",
         )
-    return {name: _compared(path, CPM[name], advance) for name, path in found.items()}
+    return {name: _compared(path, name, advance) for name, path in found.items()}
 
 
 def size(folder: str | Path) -> int:
@@ -96,9 +98,10 @@ def _place(folder: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _compared(path: Path | None, sums: dict[str, str], advance: Callable[[int], object]) -> Published:
+def _compared(path: Path | None, name: str, advance: Callable[[int], object]) -> Published:
+    sums = CPM[name]
     if path is None:
-        return Published(None, None, tuple(sums), None, "missing")
+        return Published(None, None, tuple(sums), None, None, "missing")
     source, digest, position = Source(path), hashlib.sha1(usedforsecurity=False), 0
     try:
         while position < source.size:
@@ -109,4 +112,5 @@ def _compared(path: Path | None, sums: dict[str, str], advance: Callable[[int], 
     finally:
         source.close()
     sha1 = digest.hexdigest()
-    return Published(str(path), sha1, tuple(sums), sums.get(sha1), "verified" if sha1 in sums else "other")
+    really = next((other for other in CPM if other != name and sha1 in CPM[other]), None)
+    return Published(str(path), sha1, tuple(sums), sums.get(sha1), really, "verified" if sha1 in sums else "other")

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from refimpl.text.cpm import CPMTokenizer
 from refimpl.text.tokenizer import CharacterTokenizer, Framed, LibraryTokenizer, Tokenizer, open_tokenizer, simplify
 
-__all__ = ["CharacterTokenizer", "Framed", "LibraryTokenizer", "Tokenizer", "open_tokenizer", "simplify"]
+__all__ = [
+    "CPMTokenizer",
+    "CharacterTokenizer",
+    "Framed",
+    "LibraryTokenizer",
+    "Tokenizer",
+    "open_tokenizer",
+    "simplify",
+]

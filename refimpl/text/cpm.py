@@ -19,7 +19,7 @@ Two files were published. That of 2020-11-13 has the unused <cls> as piece 3 and
 of 2020-11-22 has U+2583 there, for the same id, and <eod>, piece 7, as an ordinary piece, which decoding shows. The weights were published on the
 first day; their line feed is 3 in both. The files differ in these two records, and nowhere else: the older is read with those of the newer, and is
 it then, byte for byte. (A program that hands the older file to SentencePiece as it is gets <unk> for every line feed; so does one that hands the
-newer to bert4keras with `token_translate={"\\u2583": "<cls>"}`, which its example for the older needs.)
+newer to bert4keras with `token_translate` from U+2583 to <cls>, which its example for the older needs.)
 
 Reference: TsinghuaAI/CPM-1-Generate, `data_utils/tokenization_gpt2.py` at 3f816d1, and at 2422770 for the older file; bojone/CPM_LM_bert4keras.
 """
@@ -83,7 +83,7 @@ class CPMTokenizer:
         self.path = _model_file(Path(path))
         data = _content(self.path)
         self.edition = edition(data)
-        self._pieces = _processor(_as_newer(data), self.path)
+        self._pieces = _processor(data, self.path)
         self.size = int(self._pieces.get_piece_size())
         self.unknown_id = int(self._pieces.unk_id())
         self.end_id = self._known(END)
@@ -182,12 +182,10 @@ def _processor(data: bytes, path: Path) -> Any:
     try:
         import sentencepiece
     except ImportError:
-        raise TokenizerError(
-            "CPM's tokenizer needs the library `sentencepiece`", where=path, remedy=INSTALL
-        ) from None
+        raise TokenizerError("CPM's tokenizer needs the library `sentencepiece`", where=path, remedy=INSTALL) from None
     made = sentencepiece.SentencePieceProcessor()
     try:
-        made.LoadFromSerializedProto(data)
+        made.LoadFromSerializedProto(_as_newer(data))
         if not made.get_piece_size():
             raise RuntimeError("no pieces")
     except (RuntimeError, OSError) as error:

@@ -73,7 +73,9 @@ class Segmenter(NamedTuple):
             begin = end
         yield from self._run(block[run:])
 
-    def _ends(self, block: str) -> list[int]:  # str (n characters) -> where the word ends that begins at each, were there a word
+    def _ends(
+        self, block: str
+    ) -> list[int]:  # str (n characters) -> where the word ends that begins at each, were there a word
         """Dynamic programming from the end: best[k] = max log(n(w) / N) + best[k + |w|] over the words w that begin at k."""
         total, frequency = math.log(OCCURRENCES), self.frequency
         best, ends = [0.0] * (len(block) + 1), [0] * len(block)
@@ -113,7 +115,10 @@ class Segmenter(NamedTuple):
         for character in run[1:]:
             reached = {
                 letter: max(
-                    (scores[last] + self.follow[last].get(letter, never) + self.emit[letter].get(character, never), last)
+                    (
+                        scores[last] + self.follow[last].get(letter, never) + self.emit[letter].get(character, never),
+                        last,
+                    )
                     for last in self.before[letter]
                 )
                 for letter in letters

