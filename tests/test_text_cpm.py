@@ -63,7 +63,25 @@ def their_words() -> Any:
 
 
 words = st.sampled_from(
-    ["今天", "天气", "不错", "中华人民共和国", "的", "一", "了", "北京", "清华大学", "东西", "南北", "AT&T", "卡拉OK", "T恤", "鯕", "䶮", "𠀀"]
+    [
+        "今天",
+        "天气",
+        "不错",
+        "中华人民共和国",
+        "的",
+        "一",
+        "了",
+        "北京",
+        "清华大学",
+        "东西",
+        "南北",
+        "AT&T",
+        "卡拉OK",
+        "T恤",
+        "鯕",
+        "䶮",
+        "𠀀",
+    ]
 )
 others = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 separate = st.sampled_from(
