@@ -195,6 +195,31 @@ def test_cached_decoding_gives_the_logits_of_bert4keras(prefix: int, recorded: A
     assert _relative(_token_by_token(_load(folder), ids, prefix), logits[:, prefix - 1 :]) <= 1e-12
 
 
+@pytest.mark.parametrize("path", ["bert4keras_cpm", "cpm_megatron/mp1", "cpm_megatron/mp2"])
+def test_the_shards_converted_by_the_author_give_the_logits_of_bert4keras(path: str, recorded: Any) -> None:
+    """Of his convert.py and his example (erf, id 0 masked as a key), from his checkpoint and from the shards; in full and token by token."""
+    answers = recorded("bert4keras_cpm")
+    loaded = _load(RECORDED / path, heads=4, dialect="bert4keras")
+    assert (answers["ids"][1:, 1:] == 0).sum() > 4
+    assert _relative(loaded.logits(answers["ids"]), answers["logits"]) <= 1e-12
+    assert _relative(_token_by_token(loaded, answers["ids"], 4), answers["logits"][:, 3:]) <= 1e-12
+    tanh = dataclasses.replace(gpt2.named_dialect("bert4keras"), activation="tanh")
+    assert _relative(_load(RECORDED / path, heads=4, dialect=tanh).logits(answers["ids"]), answers["logits_gelu_tanh"]) <= 1e-12
+    as_cpm = _load(RECORDED / path, heads=4, dialect="cpm").logits(answers["ids"])
+    assert _relative(as_cpm, answers["logits"]) > 1e-3
+    seen = answers["ids"][:1]  # no <unk> after position 0: the two programs differ by GELU alone
+    assert _relative(as_cpm[:1], answers["logits_gelu_tanh"][:1]) <= 1e-12
+    assert (seen[:, 1:] != 0).all()
+
+
+def test_the_checkpoint_of_the_author_is_ours_bit_for_bit(model: Path) -> None:
+    """His rearrangement of [Q; K; V] and ours, float16 widened to float32."""
+    theirs, ours = _load(RECORDED / "bert4keras_cpm"), _load(model, heads=4)
+    for name, array in ours.weights.named().items():
+        assert np.array_equal(theirs.weights.named()[name], array), name
+    assert theirs.dialect == "bert4keras"
+
+
 # --- what does not fit, each with its own message -----------------------------------------------------------------------------
 
 
