@@ -630,3 +630,47 @@ def test_stop_texts_of_prompts_are_looked_for_in_the_answer_alone(tang: refimpl.
     whole = tang.generate(prompt.text("大唐"), temperature=0, max_new_tokens=40).removeprefix(prompt.text("大唐"))
     assert answer.text == StopText("\n").cut(whole).text
     assert answer.text
+
+
+# --- CPM-LM's own tokenizer, on random weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(shared: Any) -> refimpl.Model:
+    """The published vocabulary on a random GPT-2 of the recorded width, whose final norm leans towards the newline's row."""
+    for library in ("sentencepiece", "jieba"):
+        pytest.importorskip(library)
+    cpm_text = pytest.importorskip("refimpl.text.cpm", reason="the tokenizer of CPM-LM is not here")
+    tokenizer = cpm_text.CPMTokenizer(shared("../data/cpm"))
+    config = gpt2.GPT2Config(vocab_size=30000, n_positions=512, n_embd=24, n_layer=2, n_head=4)
+    arrays = models.random_arrays(config)
+    row = arrays["token_embedding"][tokenizer.newline_id]
+    row *= 5 / np.linalg.norm(row)
+    arrays["final_norm.bias"] += 0.55 * row
+    weights = gpt2.GPT2Weights.from_named({name: a.astype(np.float32) for name, a in arrays.items()}, config)
+    return refimpl.Model(weights, config, NUMPY_BACKEND, tokenizer, dialect="cpm")
+
+
+def test_published_prompts_stop_at_the_newline_of_cpms_vocabulary(real: refimpl.Model) -> None:
+    """Only one piece holds its newline: stopping at the text is stopping at that id, as the published example does, but for the id itself."""
+    newline, ended = real.tokenizer.newline_id, set()
+    prompt = fewshot.read("word_translation")
+    for number, answer in enumerate(next(fewshot.complete(real, prompt, samples=4, seed=1))):
+        (by_id,) = real.continuations([prompt.text("鸟")], stop=[newline], seed=1 + number, **prompt.options)
+        assert (answer.text, answer.ended == "text") == (by_id.text, by_id.ended == "token")
+        assert "\n" not in answer.text
+        assert answer.ids == [*by_id.ids, *([newline] if answer.ended == "text" else [])]
+        ended.add((answer.ended, len(answer.ids)))
+    assert len({count for how, count in ended if how == "text"}) > 1
+
+
+def test_choices_in_cpms_vocabulary_are_encoded_apart(real: refimpl.Model) -> None:
+    prompt, choices = "中国的首", ["都是北京", "都是上海"]  # a word across the boundary
+    apart, joint = (fewshot.choose(real, prompt, choices, boundary=each) for each in ("separate", "joint"))
+    encode = real.tokenizer.encode
+    assert [each.ids for each in apart.choices] == [encode(choice) for choice in choices]
+    assert encode(prompt) + encode(choices[0]) != encode(prompt + choices[0])
+    whole = [encode(prompt + choice) for choice in choices]
+    assert [each.ids for each in joint.choices] == [
+        ids[-len(each.ids) :] for ids, each in zip(whole, joint.choices, strict=True)
+    ]
