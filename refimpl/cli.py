@@ -52,6 +52,9 @@ ApproximateOption = Annotated[
         "or exponential. May be repeated; without it, all products."
     ),
 ]
+LowMemoryOption = Annotated[
+    bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
+]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
 
 
@@ -218,12 +221,13 @@ def generate(
         typer.Option(help="mitchell, mitchell-centred, -corrected or -refined, or exact: how products are made."),
     ] = None,
     approximate: ApproximateOption = None,
+    low_memory: LowMemoryOption = False,
 ) -> None:
     """Continue a text, streaming: refimpl generate "春眠不觉晓，"."""
     numbers = None if arithmetic is None else named_arithmetic(arithmetic, approximate or None)
     _check_approximate(approximate, arithmetic is not None)
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    loaded = refimpl.load(model, backend=backend, dtype=dtype, arithmetic=numbers)
+    loaded = refimpl.load(model, backend=backend, dtype=dtype, arithmetic=numbers, low_memory=low_memory)
     for number in range(samples):
         pieces = loaded.stream(
             text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + number
@@ -273,12 +277,13 @@ def score(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write arithmetic.json and arithmetic.svg into this folder.")
     ] = None,
+    low_memory: LowMemoryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the perplexity of each text in a file, and of all together; with --arithmetic, and its divergence from exact arithmetic."""
     _check_approximate(approximate, bool(arithmetic))
     variants = _variants(arithmetic or [], approximate, by_kind, report)
-    loaded, texts = refimpl.load(model, backend=backend, dtype=dtype), _texts(file)
+    loaded, texts = refimpl.load(model, backend=backend, dtype=dtype, low_memory=low_memory), _texts(file)
     if variants:
         _compare(loaded, texts, variants, report, as_json)
         return
