@@ -134,7 +134,11 @@ class GPT2Weights(NamedTuple):
         the arrays had in their file, for that message.
         """
         check_weights(arrays, cls.shapes(config), source or {})
+        return cls.placed(arrays, config)
 
+    @classmethod
+    def placed(cls, arrays: Mapping[str, Array], config: GPT2Config) -> GPT2Weights:
+        """Named arrays in their places, of whatever shapes: `from_named` checks them, and `refimpl.parallel` has other ones."""
         return cls(
             arrays["token_embedding"],
             arrays["position_embedding"],
@@ -287,8 +291,15 @@ def _read(
     weights: GPT2Weights, config: GPT2Config, given: _Reading, cache: KeyValueCache | None
 ) -> tuple[list[Array], KeyValueCache]:
     """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
-    states = [_rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)]
-    pairs = []
+    x = _rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)
+    return _through(weights, config, x, given, cache)
+
+
+def _through(
+    weights: GPT2Weights, config: GPT2Config, x: Array, given: _Reading, cache: KeyValueCache | None
+) -> tuple[list[Array], KeyValueCache]:  # (batch, length, d) -> n_layer + 2 times (batch, length, d), cache
+    """As `_read`, from the embedding on."""
+    states, pairs = [x], []
     for i, layer in enumerate(weights.blocks):
         before = None if cache is None else (cache.keys[i], cache.values[i])
         options: dict[str, Any] = {"mask": given.seen, "before": before, "activation": given.activation}
@@ -367,6 +378,20 @@ def hidden_states(
     return _read(weights, config, _reading(weights, config, token_ids, positions, mask, None, dialect), None)[0]
 
 
+def _prompts(
+    weights: GPT2Weights, config: GPT2Config, token_ids: Any, mask: Any
+) -> tuple[Array, Array]:  # -> int (batch, length), bool (batch, length)
+    """The ids and the mask of prompts, refused where one ends in padding."""
+    ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
+    real = check_mask(mask, ids)
+    if not bool(namespace(real).all(real[:, -1])):
+        remedy = "move the padding to the left of each prompt"
+        raise ShapeError(
+            "a prompt ends in padding", where="CachedDecoder.start(mask)", expected="left padding", remedy=remedy
+        )
+    return ids, real
+
+
 @dataclass(frozen=True)
 class CachedDecoder:
     """A GPT-2 as `refimpl.decoding` wants it: read a prompt once, then one token at a time."""
@@ -382,13 +407,7 @@ class CachedDecoder:
 
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, KeyValueCache]:  # -> (batch, vocab), cache
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
-        ids = check_token_ids(token_ids, self.config.vocab_size, self.weights.token_embedding)
-        real = check_mask(mask, ids)
-        if not bool(namespace(real).all(real[:, -1])):
-            remedy = "move the padding to the left of each prompt"
-            raise ShapeError(
-                "a prompt ends in padding", where="CachedDecoder.start(mask)", expected="left padding", remedy=remedy
-            )
+        ids, real = _prompts(self.weights, self.config, token_ids, mask)
         scores, cache = forward(self.weights, self.config, ids, mask=real, dialect=self.dialect)
         return scores[:, -1, :], cache
 
