@@ -8,18 +8,19 @@ y = LN(x):
     x  ← x + Σ_r GELU(y W_1,r + b_1,r) W_2,r + b_2                       columns of W_1 and b_1 cut, rows of W_2 cut
     logits = [LN(x_L) E_0ᵀ, .., LN(x_L) E_{R-1}ᵀ]                        joined, without the columns of the padding
 
-A matrix whose columns are cut needs nothing from other ranks: it makes columns of the product. One whose rows are cut makes a term of a sum. So each
-block has two sums over the ranks, Σ_r, of (batch, n, d) numbers; the embedding has one more, and the head joins (batch, n, vocab/R) from every rank.
-Norms, positions and the biases after a sum are whole on every rank, and so is x: it is computed R times, never sent. Such a bias is added once, after
-the sum. The keys and values of a rank are those of its own heads: the cache is cut by itself.
+A matrix whose columns are cut needs nothing from other ranks: it makes columns of the product. One whose rows are cut makes a term of a sum. So
+each block has two sums over the ranks, Σ_r, of (batch, n, d) numbers; the embedding has one more, and the head joins (batch, n, vocab/R) from every
+rank. Norms, positions and the biases after a sum are whole on every rank, and so is x: it is computed R times, never sent. Such a bias is added
+once, after the sum. The keys and values of a rank are those of its own heads: the cache is cut by itself.
 
-Both are made by a `Communicator`. A sum is made in the order of the ranks, ((0 + 1) + 2) + ..., on every rank, so that every rank has the same bits, and
-every run. 16-bit floats are added up in float32 and rounded once, after the bias, as in one matrix product (`number_system.rounded_once`).
+Both are made by a `Communicator`. A sum is made in the order of the ranks, ((0 + 1) + 2) + ..., on every rank, so that every rank has the same
+bits, and every run. 16-bit floats are added up in float32 and rounded once, after the bias, as in one matrix product
+(`number_system.rounded_once`).
 
 *Rounding.* Let y = Σ_{k<n} x_k w_k + b in floating point with unit roundoff u, the products made exactly or rounded, the n terms added in any order
 whatever. Every product takes part in at most n - 1 additions, so |fl(y) - y| <= γ_{n+1} (Σ |x_k w_k| + |b|), γ_m = m u/(1 - m u) (Higham, section
-3.1: a bound for all orders at once). R ranks add the same n products in another order: partial sums, then these. Hence the layer on R ranks and on one
-differ by at most 2 γ_{n+1} (Σ |x_k w_k| + |b|), and nothing else differs: claim GPT2-5.
+3.1: a bound for all orders at once). R ranks add the same n products in another order: partial sums, then these. Hence the layer on R ranks and on
+one differ by at most 2 γ_{n+1} (Σ |x_k w_k| + |b|), and nothing else differs: claim GPT2-5.
 
 The layers themselves are not defined again: `refimpl.gpt2.block` runs on the share, in which the two layers whose rows are cut are `SummedLinear`.
 
@@ -53,13 +54,14 @@ __all__ = [
     "SummedLinear",
     "check_ranks",
     "cut",
+    "cut_of",
     "cut_shape",
     "embedding",
     "forward",
     "head",
     "logits",
-    "share",
     "shapes",
+    "share",
     "summed",
     "summed_affine",
     "whole_shape",
@@ -120,7 +122,8 @@ CUTS: dict[str, Cut] = {  # the end of a parameter's name -> its cut; all others
 }
 
 
-def _cut_of(name: str) -> Cut:
+def cut_of(name: str) -> Cut:
+    """How the parameter of that dotted name lies over the ranks."""
     return CUTS.get(".".join(name.split(".")[-2:]), Cut.WHOLE)
 
 
@@ -143,7 +146,7 @@ def check_ranks(config: GPT2Config, ranks: int) -> None:
 
 def cut_shape(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:  # whole -> a rank's
     """The shape of a rank's part of a parameter."""
-    kind = _cut_of(name)
+    kind = cut_of(name)
     if kind is Cut.WHOLE:
         return shape
     if kind in (Cut.ROWS, Cut.VOCABULARY):
@@ -153,7 +156,7 @@ def cut_shape(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
 
 def whole_shape(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:  # a rank's -> whole
     """The shape of the parameter of which a rank has this much, the padding of a vocabulary included."""
-    kind = _cut_of(name)
+    kind = cut_of(name)
     if kind is Cut.WHOLE or not shape:
         return shape
     if kind in (Cut.ROWS, Cut.VOCABULARY):
@@ -168,7 +171,7 @@ def shapes(config: GPT2Config, ranks: int) -> dict[str, tuple[int, ...]]:
 
 def cut(name: str, array: Array, rank: int, ranks: int) -> Array:  # whole -> a rank's part
     """The part of a parameter that rank `rank` of `ranks` holds; for [Q, K, V] the columns [Q_r, K_r, V_r]."""
-    kind, xp = _cut_of(name), namespace(array)
+    kind, xp = cut_of(name), namespace(array)
     if kind is Cut.WHOLE or ranks == 1:
         return array
     if kind is Cut.THIRDS:
@@ -241,7 +244,9 @@ def embedding(table: Array, ids: Array, communicator: Communicator) -> Array:  #
     return communicator.all_reduce(xp.where(mine[..., None], found, xp.zeros_like(found)))
 
 
-def head(x: Array, table: Array, vocab_size: int, communicator: Communicator) -> Array:  # (..., d), (v, d) -> (..., vocab)
+def head(
+    x: Array, table: Array, vocab_size: int, communicator: Communicator
+) -> Array:  # (..., d), (v, d) -> (..., vocab)
     """z = [x E_0ᵀ, .., x E_{R-1}ᵀ], without the columns of the padding."""
     part = product(x, namespace(table).matrix_transpose(table))
     return communicator.all_gather(part, -1)[..., :vocab_size]

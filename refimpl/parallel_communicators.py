@@ -2,9 +2,10 @@
 
     all_reduce(x) = ((x₀ + x₁) + x₂) + ..        all_gather(x) = [x₀, x₁, ..]
 
-Every communicator here adds in the order of the ranks, element by element, so that the answer does not depend on the transport, the number of elements,
-or chance: it has the same bits on every rank and in every run. A library's own all-reduce promises less (its order depends on the algorithm that it
-picks), so only *gather* and *swap* are asked of a transport, and the additions are made here, in one of two ways which give the same bits:
+Every communicator here adds in the order of the ranks, element by element, so that the answer does not depend on the transport, the number of
+elements, or chance: it has the same bits on every rank and in every run. A library's own all-reduce promises less (its order depends on the
+algorithm that it picks), so only *gather* and *swap* are asked of a transport, and the additions are made here, in one of two ways which give the
+same bits:
 
 * gathered: every rank receives all R arrays of n numbers and adds them up: (R-1) n received, one exchange;
 * in parts: rank r receives the r-th part of all arrays, adds those up, and all receive the sums: 2 (R-1)/R n received, two exchanges. That is what a
@@ -12,9 +13,9 @@ picks), so only *gather* and *swap* are asked of a transport, and the additions 
 
 The first is taken for two ranks, where both receive n, and for few numbers, where an exchange costs more than what it moves.
 
-`Threads` serves every number system (balls too). `MPI` moves the bytes of NumPy arrays of any dtype; of CuPy arrays, where MPI is CUDA-aware, or through the
-host. `NCCL` moves those of CuPy arrays between GPUs through `cupyx.distributed`. *What needs GPUs has not been run on any yet*: it has been run against a
-stand-in with the interface of `cupyx.distributed.NCCLBackend`.
+`Threads` serves every number system (balls too). `MPI` moves the bytes of NumPy arrays of any dtype; of CuPy arrays, where MPI is CUDA-aware, or
+through the host. `NCCL` moves those of CuPy arrays between GPUs through `cupyx.distributed`. *What needs GPUs has not been run on any yet*: it has
+been run against a stand-in with the interface of `cupyx.distributed.NCCLBackend`.
 
 References: MPI Forum, "MPI: a message-passing interface standard", version 4.1, chapter 6; R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of
 collective communication operations in MPICH" (2005), section 4 (reduce-scatter and all-gather).
@@ -32,7 +33,7 @@ from refimpl.number_system import Array, device_of, is_ball, namespace
 from refimpl.parallel import summed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from refimpl.parallel import Communicator
 
@@ -52,11 +53,11 @@ class Exchange:
     rank: int
     size: int
 
-    def gather(self, array: Array) -> Sequence[Array]:  # (...) -> size times (...)
+    def gather(self, array: Array) -> list[Array]:  # (...) -> size times (...)
         """Every rank's array, in the order of the ranks; all have one shape and dtype."""
         raise NotImplementedError
 
-    def swap(self, parts: Sequence[Array]) -> Sequence[Array]:  # size times (n,) -> size times (n,)
+    def swap(self, parts: list[Array]) -> list[Array]:  # size times (n,) -> size times (n,)
         """What every rank has for this one, in the order of the ranks: `parts[r]` goes to rank r."""
         raise NotImplementedError
 
@@ -75,11 +76,11 @@ class Exchange:
         padding = xp.zeros((each * self.size - count,), dtype=array.dtype, device=device_of(array))
         flat = xp.concat([xp.reshape(array, (-1,)), padding])
         own = summed(self.swap([flat[r * each : (r + 1) * each] for r in range(self.size)]))
-        return xp.reshape(xp.concat(list(self.gather(own)))[:count], array.shape)
+        return xp.reshape(xp.concat(self.gather(own))[:count], array.shape)
 
     def all_gather(self, array: Array, axis: int) -> Array:  # (..., n, ...) -> (..., size n, ...)
         """[x₀, x₁, ..] along `axis`."""
-        return array if self.size == 1 else namespace(array).concat(list(self.gather(array)), axis=axis)
+        return array if self.size == 1 else namespace(array).concat(self.gather(array), axis=axis)
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------------------
@@ -108,13 +109,13 @@ class Threads(Exchange):
         """Rank 0's value."""
         return self.exchange(value)[0]
 
-    def gather(self, array: Array) -> Sequence[Array]:
+    def gather(self, array: Array) -> list[Array]:
         """Every rank's array."""
         return self.exchange(array)
 
-    def swap(self, parts: Sequence[Array]) -> Sequence[Array]:
+    def swap(self, parts: list[Array]) -> list[Array]:
         """Every rank's part for this one."""
-        return [theirs[self.rank] for theirs in self.exchange(list(parts))]
+        return [theirs[self.rank] for theirs in self.exchange(parts)]
 
 
 def run_ranks(ranks: int, work: Callable[[Communicator], Answer]) -> list[Answer]:
@@ -156,10 +157,8 @@ def _bytes(array: Array) -> Array:  # (...) -> uint8 (n,)
 class MPI(Exchange):
     """The ranks of an MPI communicator, `mpi4py.MPI.COMM_WORLD` for instance, which exchange NumPy or CuPy arrays as bytes.
 
-    Parameters
-    ----------
-    communicator : of mpi4py
-    staged : whether CuPy arrays go through the host; otherwise MPI must be CUDA-aware, and is given their addresses on the device once all work on them
+    Parameters ---------- communicator : of mpi4py staged : whether CuPy arrays go through the host; otherwise MPI must be CUDA-aware, and is given
+    their addresses on the device once all work on them
         has ended
     """
 
@@ -176,14 +175,14 @@ class MPI(Exchange):
         """Rank 0's value."""
         return self.communicator.bcast(value, root=0)
 
-    def gather(self, array: Array) -> Sequence[Array]:
+    def gather(self, array: Array) -> list[Array]:
         """Every rank's array."""
-        return self._moved("Allgather", array, (self.size, *array.shape))
+        return list(self._moved("Allgather", array, (self.size, *array.shape)))
 
-    def swap(self, parts: Sequence[Array]) -> Sequence[Array]:
+    def swap(self, parts: list[Array]) -> list[Array]:
         """Every rank's part for this one."""
-        sent = namespace(*parts).stack(list(parts))
-        return self._moved("Alltoall", sent, tuple(sent.shape))
+        sent = namespace(*parts).stack(parts)
+        return list(self._moved("Alltoall", sent, tuple(sent.shape)))
 
     def _moved(self, call: str, array: Array, shape: tuple[int, ...]) -> Array:
         """What `call` receives: an array of that shape beside `array`."""
@@ -215,8 +214,8 @@ class NCCL(MPI):
     backend : `cupyx.distributed.init_process_group(size, rank, use_mpi=True)`, or what has its `all_gather` and `all_to_all`
     communicator : of mpi4py, with the same ranks
 
-    NCCL's calls are put on CuPy's current stream, behind the products that they need and before the sums that need them: nothing waits on the host. Its
-    own all-reduce is not used, since it adds in an order of its own.
+    NCCL's calls are put on CuPy's current stream, behind the products that they need and before the sums that need them: nothing waits on the host.
+    Its own all-reduce is not used, since it adds in an order of its own.
     """
 
     def __init__(self, backend: Any, communicator: Any) -> None:

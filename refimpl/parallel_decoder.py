@@ -3,13 +3,13 @@
 Rank 0 runs `refimpl.decoding` (greedy, sampling, beam search, scores) as on one machine, with a `Leader` for its decoder. Before it reads tokens, it
 sends an `Order` of a few whole numbers to the other ranks, which `follow`: they do the same step on their shares, and meet in its sums.
 
-That one rank draws and the others are told is a choice. All could draw the same numbers from the same seed, since all have the same logits; but only if
-all have the same processor and libraries. Where one differs in the last bit of an exponential, its text parts from the others', and the ranks wait for
-each other for ever. Told what to read, they cannot part, whatever their hardware, and need no tokenizer. It costs one message of some bytes a
-token, beside two sums a block.
+That one rank draws and the others are told is a choice. All could draw the same numbers from the same seed, since all have the same logits; but
+only if all have the same processor and libraries. Where one differs in the last bit of an exponential, its text parts from the others', and the
+ranks wait for each other for ever. Told what to read, they cannot part, whatever their hardware, and need no tokenizer. It costs one message of
+some bytes a token, beside two sums a block.
 
-States are values, as `decoding.Decoder` wants them (beam search goes back to one several times): each has a number, under which the other ranks keep their
-caches; when rank 0 drops it, the next order says so.
+States are values, as `decoding.Decoder` wants them (beam search goes back to one several times): each has a number, under which the other ranks
+keep their caches; when rank 0 drops it, the next order says so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl import gpt2, parallel
 from refimpl.inputs import check_mask, check_token_ids
-from refimpl.number_system import Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from refimpl.gpt2 import Dialect, GPT2Config, GPT2Weights, KeyValueCache
+    from refimpl.number_system import Array
     from refimpl.parallel import Communicator
 
 __all__ = ["Leader", "Order", "Share", "State", "follow"]
@@ -91,10 +91,11 @@ class Leader:
     ----------
     share : rank 0's
     idle : whether the other ranks wait for an order; false during a step, and after one that failed half-way: then only ending the job ends them
+    stopped : whether they have been let go
     """
 
     def __init__(self, share: Share) -> None:
-        self.share, self.idle = share, True
+        self.share, self.idle, self.stopped = share, True, False
         self._numbers = itertools.count()
         self._dropped: list[int] = []
 
@@ -124,14 +125,18 @@ class Leader:
         return self._done(order, cache)[1]
 
     def stop(self) -> None:
-        """Let the other ranks go; nothing can be read any more."""
-        self.idle = False
-        self.share.communicator.broadcast(None)
+        """Let the other ranks go; nothing can be read any more. Does nothing where they do not wait for an order."""
+        if self.idle:
+            self.idle = False
+            self.share.communicator.broadcast(None)
+            self.stopped = True
 
     def _order(
         self, step: Literal["read", "select"], before: int | None, rows: list[Any], mask: Any, last: bool = True
     ) -> Order:
-        dropped, self._dropped = self._dropped, []
+        dropped = [
+            self._dropped.pop() for _ in range(len(self._dropped))
+        ]  # the list stays the one that states report to
         return Order(step, next(self._numbers), before, rows, mask, last, dropped)
 
     def _read(
@@ -150,11 +155,8 @@ class Leader:
             scores, cache = _computed(self.share, order, None if state is None else state.cache)
         made = State(cache, -1 if order.number is None else order.number)
         if order.number is not None:
-            weakref.finalize(made, self._dropped_later, order.number)
+            weakref.finalize(made, self._dropped.append, order.number).atexit = False
         return scores, made
-
-    def _dropped_later(self, number: int) -> None:
-        self._dropped.append(number)
 
     @contextmanager
     def _told(self, order: Order) -> Iterator[None]:
