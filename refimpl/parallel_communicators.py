@@ -190,12 +190,19 @@ class MPI(Exchange):
             expected = "a NumPy or CuPy array of floating-point numbers"
             remedy = "run the ranks as threads: refimpl.parallel_communicators.run_ranks"
             raise DtypeError("MPI moves bytes", where="MPI", expected=expected, got=array.dtype, remedy=remedy)
-        host = array.get() if self.staged else array
+        host = _fetched(array) if self.staged else array
         sent = namespace(host).asarray(host, order="C")
         received = namespace(sent).empty(shape, dtype=sent.dtype)
         _finished(sent)
         getattr(self.communicator, call)(_bytes(sent), _bytes(received))
         return namespace(array).asarray(received) if self.staged else received
+
+
+def _fetched(array: Array) -> Array:
+    """A CuPy array on the host."""
+    import cupy
+
+    return cupy.asnumpy(array)
 
 
 def _finished(array: Array) -> None:
