@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from refimpl.parallel import Communicator
 
-__all__ = ["MPI", "NCCL", "Exchange", "RankLostError", "Threads", "run_ranks"]
+__all__ = ["MPI", "NCCL", "Exchange", "RankLostError", "Threads", "is_gathered", "run_ranks"]
 
 Answer = TypeVar("Answer")
 FEW = 4096  # numbers up to which an all-reduce is gathered, whatever the number of ranks
@@ -45,6 +45,11 @@ FEW = 4096  # numbers up to which an all-reduce is gathered, whatever the number
 
 class RankLostError(RefimplError, RuntimeError):
     """Another rank has ended, so that what was to be exchanged with it never comes."""
+
+
+def is_gathered(count: int, ranks: int) -> bool:
+    """Whether a sum of so many numbers is gathered, in one exchange, rather than made in parts, in two."""
+    return ranks <= 2 or count <= FEW
 
 
 class Exchange:
@@ -65,7 +70,7 @@ class Exchange:
         """((x₀ + x₁) + x₂) + .., on every rank."""
         if self.size == 1:
             return array
-        if self.size == 2 or math.prod(array.shape) <= FEW:
+        if is_gathered(math.prod(array.shape), self.size):
             return summed(self.gather(array))
         return self.reduced_in_parts(array)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import refimpl
 import weights_io
 from refimpl import backend as backends
-from refimpl import decoding, errors, gpt2, parallel, parallel_decoder, parallel_job, parallel_model
+from refimpl import decoding, errors, gpt2, parallel, parallel_decoder, parallel_job, parallel_model, parallel_plan
 from refimpl import parallel_communicators as communicators
 from refimpl.parallel_communicators import run_ranks
 from validation import components, tolerance, truth
@@ -578,3 +578,69 @@ def test_a_leader_is_a_decoder() -> None:
     )
     decoder: decoding.Decoder = parallel_decoder.Leader(share)
     assert decoder.context == SIX.n_positions
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------------------------
+
+
+class _Counting(communicators.Exchange):
+    """A communicator that counts what it receives from others."""
+
+    def __init__(self, threads: Any) -> None:
+        self.threads, self.rank, self.size = threads, threads.rank, threads.size
+        self.exchanges = self.received = self.sums = 0
+
+    def _counted(self, arrays: list[Any]) -> list[Any]:
+        self.exchanges += 1
+        self.received += sum(array.nbytes for rank, array in enumerate(arrays) if rank != self.rank)
+        return arrays
+
+    def gather(self, array: Any) -> list[Any]:
+        return self._counted(self.threads.gather(array))
+
+    def swap(self, parts: list[Any]) -> list[Any]:
+        return self._counted(self.threads.swap(parts))
+
+    def all_reduce(self, array: Any) -> Any:
+        self.sums += 1
+        return super().all_reduce(array)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("batch", "ranks", "tied"), [(1, 2, True), (3, 3, False), (500, 3, True)])
+def test_the_plan_counts_what_a_step_holds_and_receives(batch: int, ranks: int, tied: bool, dtype: str) -> None:
+    """Two sums a block and one for the embedding; gathered for few numbers, in parts for 3000 x 2 of them."""
+    config = dataclasses.replace(SIX, n_embd=12, tie_word_embeddings=tied)
+    whole = models.weights(config, systems.NUMPY, dtype)
+    need = parallel_plan.plan(config, ranks, itemsize=np.dtype(dtype).itemsize, batch=batch, length=3)
+
+    def one(threads: Any) -> Any:
+        own = parallel.share(whole, config, threads.rank, threads.size)
+        _, cache = parallel.forward(own, config, threads, [[1, 2]] * batch)
+        counting = _Counting(threads)
+        _, cache = parallel.forward(own, config, counting, [[3]] * batch, cache=cache, last=True)
+        held = own.named()
+        read = sum(array.nbytes for name, array in held.items() if name != "position_embedding")
+        read -= 0 if tied else held["token_embedding"].nbytes
+        kept = sum(array.nbytes for array in (*cache.keys, *cache.values))
+        weights = sum(array.nbytes for array in held.values())
+        return weights, kept, read + kept, counting.sums, counting.exchanges, counting.received
+
+    expected = (need.weights, need.cache, need.read, 2 * config.n_layer + 1, need.exchanges, need.received)
+    assert run_ranks(ranks, one) == [expected] * ranks
+    assert need.sums == 2 * config.n_layer + 1
+    assert need.parameters == sum(array.size for array in whole.named().values())
+
+
+def test_one_rank_exchanges_nothing_and_reads_everything() -> None:
+    need = parallel_plan.plan(parallel_plan.MODELS["2.6B"], 1, itemsize=4)
+    assert (need.parameters, need.sums, need.exchanges, need.received) == (2_597_073_920, 0, 0, 0)
+    link = parallel_plan.Link("none", 1.0, 1.0)
+    assert need.seconds(1e9, link) == need.read / 1e9
+    with _refused(errors.ConfigError, "2, 4 or 8"):
+        parallel_plan.plan(parallel_plan.MODELS["2.6B"], 1, itemsize=1)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("2.6B", 2.6), ("20B", 20), ("100B", 100)])
+def test_the_models_of_the_page_are_of_the_size_they_are_called(name: str, billions: float) -> None:
+    assert abs(parallel_plan.plan(parallel_plan.MODELS[name], 1).parameters / 1e9 - billions) <= 0.02 * billions
