@@ -16,7 +16,7 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import comparison, explain_cli, train_cli, vectors_cli, weights_cli
+from refimpl import comparison, explain_cli, fewshot_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
 from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, separated, validation_module
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_cli.app)
 app.add_typer(vectors_cli.app)
+app.add_typer(fewshot_cli.app)
 app.command()(train_cli.train)
 
 BackendOption = Annotated[

@@ -416,6 +416,10 @@ class CachedDecoder:
         scores, cache = forward(self.weights, self.config, token_ids, cache=cache, dialect=self.dialect)
         return scores[:, -1, :], cache
 
+    def read(self, token_ids: Any, cache: KeyValueCache, mask: Any = None) -> tuple[Array, KeyValueCache]:
+        """Read n more tokens a row (batch, n), padding where the mask (batch, n) is false; the logits after each, (batch, n, vocab)."""
+        return forward(self.weights, self.config, token_ids, mask=mask, cache=cache, dialect=self.dialect)
+
     def select(self, cache: KeyValueCache, rows: list[int]) -> KeyValueCache:
         """The cache of the given rows."""
         xp = namespace(cache.allowed)

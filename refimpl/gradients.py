@@ -63,6 +63,7 @@ class Rule(NamedTuple):
     arguments: tuple[str, ...]  # of the definition: those that get a cotangent, in the pullback's order
 
 
+_ENTRIES = 2**22  # of a one-hot matrix that is held at a time: 32 MB in float64
 RULES: dict[str, Rule] = {}  # by the definition's module and name, "softmax.softmax"
 
 
@@ -73,23 +74,26 @@ def _called(definition: Callable[..., Any]) -> str:
 def vjp_of(definition: Callable[..., Any], *arguments: str, own_range: bool = False) -> Callable[[Function], Function]:
     """Say that a function is the rule of `definition`, and which of its arguments get cotangents.
 
-    16-bit floats are computed in float32, and value and cotangents rounded once each, as `rounded_once` does to the definition. Where the
-    definition asks for the range of the dtype (`own_range`), the rule is given 16-bit floats and rounds by itself. A cotangent that does not fit the
-    result is refused.
+    16-bit floats are computed in float32, and value and cotangents rounded once each, as `rounded_once` does to the definition: a cotangent to
+    the dtype of its argument, which may be float32 beside a 16-bit first one. Where the definition asks for the range of the dtype (`own_range`),
+    the rule is given 16-bit floats and rounds by itself. A cotangent that does not fit the result is refused.
     """
 
     def declared(function: Function) -> Function:
-        leading = next(iter(inspect.signature(function).parameters))
+        signature = inspect.signature(function)
+        leading = next(iter(signature.parameters))
 
         @functools.wraps(function)
         def rule(*args: Any, **options: Any) -> tuple[Any, Pullback]:
             dtype = getattr(args[0] if args else options.get(leading), "dtype", None)
-            narrow = str(dtype) in SIXTEEN_BITS and not own_range
+            narrow, given = str(dtype) in SIXTEEN_BITS and not own_range, None
             if narrow:
+                bound = signature.bind(*args, **options).arguments
+                given = tuple(bound.get(name) for name in arguments)
                 args, options = tuple(map(widened, args)), {name: widened(value) for name, value in options.items()}
             value, pullback = function(*args, **options)
             value = mapped(lambda part: narrowed(part, dtype), value) if narrow else value
-            return value, _checked(pullback, value, _called(definition), dtype if narrow else None)
+            return value, _checked(pullback, value, _called(definition), given)
 
         RULES[_called(definition)] = Rule(definition, rule, arguments)
         return rule  # type: ignore[return-value]
@@ -97,8 +101,8 @@ def vjp_of(definition: Callable[..., Any], *arguments: str, own_range: bool = Fa
     return declared
 
 
-def _checked(pullback: Pullback, value: Any, where: str, dtype: Any) -> Pullback:
-    """`pullback` that refuses cotangents which do not fit `value`, and computes 16-bit ones in float32."""
+def _checked(pullback: Pullback, value: Any, where: str, given: tuple[Any, ...] | None) -> Pullback:
+    """`pullback` that refuses cotangents which do not fit `value`, and computes 16-bit ones in float32, those of `given` (None: as they are)."""
     results = value if type(value) is tuple else (value,)
 
     def checked(*cotangents: Any) -> tuple[Any, ...]:
@@ -107,12 +111,17 @@ def _checked(pullback: Pullback, value: Any, where: str, dtype: Any) -> Pullback
             raise ConfigError("no cotangents for these results", where=where, expected=expected, got=len(cotangents))
         for result, bar in zip(results, cotangents, strict=False):
             _check_cotangents(result, bar, where)
-        if dtype is None:
+        if given is None:
             return tuple(pullback(*cotangents))
         wide = pullback(*(mapped(widened, bar) for bar in cotangents))
-        return tuple(mapped(lambda part: narrowed(part, dtype), bar) for bar in wide)
+        return tuple(None if bar is None else mapped(_as_given, bar, own) for bar, own in zip(wide, given, strict=True))
 
     return checked
+
+
+def _as_given(bar: Array, argument: Any) -> Array:
+    """A cotangent rounded to the dtype of its argument, if that has 16 bits."""
+    return narrowed(bar, argument.dtype) if str(argument.dtype) in SIXTEEN_BITS else bar
 
 
 def _check_cotangents(result: Any, cotangent: Any, where: str) -> None:
@@ -220,13 +229,21 @@ def total(*cotangents: Array | None) -> Array | None:
 def rows_summed(cotangent: Array, ids: Array, count: int) -> Array:  # (..., d), int (...) -> (count, d)
     """T̄_r = Σ_{ids = r} ȳ: the pullback of taking rows `ids` of a table of `count` rows, as a product with the one-hot matrix of the ids.
 
-    A cotangent that is not finite makes its column NaN in all rows, since it is multiplied by 0.
+    The matrix is made for as many rows of the table at a time as have `_ENTRIES` numbers, or for one. A cotangent that is not finite makes its
+    column NaN in all rows, since it is multiplied by 0.
     """
     xp, d = namespace(cotangent, ids), cotangent.shape[-1]
     rows, flat = xp.reshape(cotangent, (-1, d)), xp.astype(xp.reshape(ids, (-1,)), xp.int64)
-    chosen = flat[None, :] == xp.arange(count, dtype=flat.dtype, device=device_of(flat))[:, None]
-    one_hot = xp.where(chosen, xp.ones_like(rows[:, 0])[None, :], exact(0, rows))
-    return xp.matmul(one_hot, rows)
+    step = max(_ENTRIES // max(rows.shape[0], 1), 1)
+    parts = [_rows_between(rows, flat, first, min(first + step, count)) for first in range(0, max(count, 1), step)]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+
+def _rows_between(rows: Array, ids: Array, first: int, last: int) -> Array:  # (n, d), int (n,) -> (last - first, d)
+    """Rows `first` to `last` of `rows_summed`."""
+    xp = namespace(rows, ids)
+    chosen = ids[None, :] == xp.arange(first, last, dtype=ids.dtype, device=device_of(ids))[:, None]
+    return xp.matmul(xp.where(chosen, xp.ones_like(rows[:, 0])[None, :], exact(0, rows)), rows)
 
 
 @rounded_once

@@ -27,6 +27,7 @@ from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
+from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from weights_io.checkpoint import Checkpoint, TensorInfo
     from weights_io.schemes import Explanation, Scheme
 
-__all__ = ["EMBEDDED", "Model", "PlainDecoder", "Score", "load"]
+__all__ = ["EMBEDDED", "Continuation", "Model", "PlainDecoder", "Score", "load"]
 
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
@@ -55,6 +56,14 @@ class Score(NamedTuple):
     def perplexity(self) -> float:
         """exp(negative log-likelihood / tokens)."""
         return math.exp(self.negative_log_likelihood / self.tokens)
+
+
+class Continuation(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    text: str  # up to where it stopped; without the stop text, or the stop token
+    ids: list[int]  # all that were generated, but the stop token
+    ended: str  # "text": by a stop text; "token": by a stop token; "length": it has as many tokens as it may
 
 
 class Model:
@@ -179,6 +188,7 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """Yield the continuation of `prompt`, piece by piece, as it is generated.
@@ -189,6 +199,8 @@ class Model:
         max_new_tokens : int, or None: until a stop token, or the end of the position table
         temperature, top_k, top_p : see `refimpl.decoding.generate`; None takes the model's own default. temperature=0 is greedy
         stop : token ids that end the text; None: the configuration's eos_token_id
+        stop_text : a string, or several, at the first of which the text ends, whatever tokens it comes in (`refimpl.text.stopping`). Nothing of it is
+            yielded, and text that may be its beginning waits; what the prompt holds does not count. None: none
         seed : of NumPy's default generator
 
         Raises
@@ -196,23 +208,29 @@ class Model:
         TokenError, ConfigError, TokenizerError
             for a prompt that is empty or too long, options out of range, no tokenizer: at the call.
         """
-        ids, ends = self.prompt_ids(prompt), self._stop(stop)
+        ids, ends, rule = self.prompt_ids(prompt), self._stop(stop), StopText(stop_text)
         chosen = self._options(temperature=temperature, top_k=top_k, top_p=top_p)
         rng = backends.generator(seed)
         steps = decoding.generate(self._decoder(), [ids], max_new_tokens=max_new_tokens, stop=ends, rng=rng, **chosen)
-        return self._pieces(steps, frozenset(ends))
+        return self._pieces(steps, frozenset(ends), rule)
 
-    def _pieces(self, steps: Iterator[list[int | None]], ends: frozenset[int]) -> Iterator[str]:
-        """Text as soon as it is final: a piece that ends in half a character waits for the rest."""
+    def _pieces(
+        self, steps: Iterator[list[int | None]], ends: frozenset[int], rule: StopText | None = None
+    ) -> Iterator[str]:
+        """Text as soon as it is final: half a character waits for the rest, and so does what may begin a stop text."""
+        rule = rule or StopText()
         tokenizer, ids, shown = self._tokenizer(), [], ""
         for (token,) in steps:
             if token is None or token in ends:
                 break
             ids.append(token)
-            text = tokenizer.decode(ids)
-            if len(text) > len(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
+            kept = rule.cut(tokenizer.decode(ids))
+            final = kept.text if kept.stopped else rule.settled(kept.text)
+            if len(final) > len(shown):
+                yield final[len(shown) :]
+                shown = final
+            if kept.stopped:
+                return
         rest = tokenizer.decode(ids)[len(shown) :] if ids else ""
         if rest:
             yield rest
@@ -226,6 +244,7 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
         seed: int = 0,
     ) -> str:
         """The prompt and its continuation as one text; arguments and errors as `stream`."""
@@ -236,6 +255,7 @@ class Model:
             top_k=top_k,
             top_p=top_p,
             stop=stop,
+            stop_text=stop_text,
             seed=seed,
         )
         return prompt + "".join(pieces)
@@ -244,33 +264,67 @@ class Model:
         self, prompts: list[str], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[str]:
         """Continue many prompts at once (one batch, left-padded); options as `stream`. Rows draw from one generator, in order."""
-        rows = self._continued([self.prompt_ids(prompt) for prompt in prompts], max_new_tokens, seed, options)
-        return [prompt + self._tokenizer().decode(row) for prompt, row in zip(prompts, rows, strict=True)]
+        found = self.continuations(prompts, max_new_tokens=max_new_tokens, seed=seed, **options)
+        return [prompt + each.text for prompt, each in zip(prompts, found, strict=True)]
+
+    def continuations(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        rng: Any = None,
+        **options: Any,
+    ) -> list[Continuation]:
+        """What is written after each of many prompts, which are read together; each row ends for itself, by its own stop token or stop text.
+
+        What prompts have in common is read once. Options as `stream`; `rng`, where it is given, stands for NumPy's default generator of that seed:
+        its `random(n)` is asked for one uniform number a row and step.
+        """
+        ends, rule = self._stop(options.pop("stop", None)), StopText(options.pop("stop_text", None))
+        ids, tokenizer = [self.prompt_ids(prompt) for prompt in prompts], self._tokenizer()
+        drawn = backends.generator(seed) if rng is None else rng
+        rows = self._rows(decoding.ReadOnce(self._decoder()), ids, max_new_tokens, drawn, ends, rule, options)
+        return [_continuation(row, ends, rule, tokenizer) for row in rows]
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[list[int]]:
-        """Continue many prompts of token ids: each one's new ids, without the stop token. Options as `stream`; no tokenizer is needed."""
-        return self._continued([list(prompt) for prompt in prompts], max_new_tokens, seed, options)
+        """Continue many prompts of token ids: each one's new ids, without the stop token. Options as `stream`.
 
-    def _continued(
-        self, prompts: list[list[int]], max_new_tokens: int | None, seed: int, options: dict[str, Any]
+        No tokenizer is needed but for `stop_text`, of which nothing is in the text of the ids: a token that holds the last characters before it and
+        its first is left out whole.
+        """
+        ends, rule = self._stop(options.pop("stop", None)), StopText(options.pop("stop_text", None))
+        drawn, given = backends.generator(seed), [list(prompt) for prompt in prompts]
+        rows = self._rows(self._decoder(), given, max_new_tokens, drawn, ends, rule, options)
+        kept = [row[:-1] if row[-1] in ends else row for row in rows]
+        return [rule.before(self._tokenizer(), row) for row in kept] if rule else kept
+
+    def _rows(
+        self,
+        decoder: decoding.Decoder,
+        prompts: list[list[int]],
+        max_new_tokens: int | None,
+        rng: Any,
+        ends: list[int],
+        rule: StopText,
+        options: dict[str, Any],
     ) -> list[list[int]]:
-        ends = self._stop(options.pop("stop", None))
-        rows: list[list[int]] = [[] for _ in prompts]
-        steps = decoding.generate(
-            self._decoder(),
-            prompts,
-            max_new_tokens=max_new_tokens,
-            stop=ends,
-            rng=backends.generator(seed),
-            **self._options(**options),
-        )
-        for tokens in steps:
+        """The new ids of each prompt, those that ended it included."""
+        ended, rows = self._ended(ends, rule), [list[int]() for _ in prompts]
+        chosen = self._options(**options)
+        for tokens in decoding.generate(decoder, prompts, max_new_tokens=max_new_tokens, stop=ended, rng=rng, **chosen):
             for row, token in zip(rows, tokens, strict=True):
-                if token is not None and token not in ends:
-                    row.append(token)
+                row.extend([] if token is None else [token])
         return rows
+
+    def _ended(self, ends: list[int], rule: StopText) -> decoding.Stop:
+        """The stop rule of `refimpl.decoding`: one of the stop tokens, or a stop text in the text of the new ids."""
+        if not rule:
+            return ends
+        tokenizer = self._tokenizer()
+        return lambda ids: ids[-1] in ends or rule.stops(tokenizer, ids)
 
     def beam_search(
         self,
@@ -280,16 +334,33 @@ class Model:
         max_new_tokens: int | None = None,
         length_penalty: float = 1.0,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
+        early_stopping: bool = False,
     ) -> list[decoding.Hypothesis]:
-        """The `beams` best continuations by `refimpl.decoding.beam_search`, best first, as token ids and scores."""
+        """The `beams` best continuations by `refimpl.decoding.beam_search`, best first, as token ids and scores.
+
+        A hypothesis is complete with a stop token, or with the token that completes a stop text; either is among its ids, and counted in its score.
+        `hypothesis_text` gives the text before it.
+        """
         return decoding.beam_search(
             self._decoder(),
             self.prompt_ids(prompt),
             beams=beams,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
-            stop=self._stop(stop),
+            stop=self._ended(self._stop(stop), StopText(stop_text)),
+            early_stopping=early_stopping,
         )
+
+    def hypothesis_text(
+        self,
+        hypothesis: decoding.Hypothesis,
+        *,
+        stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
+    ) -> Continuation:
+        """The text of a hypothesis that `beam_search` found with the same `stop` and `stop_text`, and what ended it."""
+        return _continuation(hypothesis.ids, self._stop(stop), StopText(stop_text), self._tokenizer())
 
     def score(self, text: str, *, end: bool = False) -> Score:
         """Score(Σ -log p(tokenᵢ | tokens before)) of a text, every token but the first (all, if the model has a start token).
@@ -342,6 +413,14 @@ class Model:
         return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
 
 
+def _continuation(ids: list[int], ends: list[int], rule: StopText, tokenizer: Tokenizer) -> Continuation:
+    """The text of new ids up to the stop text, or the stop token, which may be the last of them."""
+    by_token = bool(ids) and ids[-1] in ends
+    kept = ids[:-1] if by_token else ids
+    text, by_text = rule.cut(tokenizer.decode(kept))
+    return Continuation(text, kept, "text" if by_text else "token" if by_token else "length")
+
+
 @dataclasses.dataclass(frozen=True)
 class PlainDecoder:
     """A decoder in some `Arithmetic`, whose logits are handed on as plain arrays: choosing tokens is no part of the network."""
@@ -361,6 +440,11 @@ class PlainDecoder:
     def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
         """Read one more token a row (batch, 1); the plain logits of the next, and the state."""
         logits, state = self.decoder.advance(token_ids, cache)
+        return plain(logits), state
+
+    def read(self, token_ids: Any, cache: Any, mask: Any = None) -> tuple[Array, Any]:
+        """Read more tokens a row (batch, n), padding where the mask is false; the plain logits after each, and the state."""
+        logits, state = self.decoder.read(token_ids, cache, mask)  # type: ignore[attr-defined]
         return plain(logits), state
 
     def select(self, cache: Any, rows: list[int]) -> Any:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import re
+import tracemalloc
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import flint
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -28,13 +30,16 @@ from refimpl import (
     convolution,
     copying,
     errors,
+    favor,
     gradients,
     mitchell,
     mitchell_gradients,
+    normalization,
     positions,
     softmax,
     special,
 )
+from refimpl.number_system import narrowed
 from refimpl.trees import leaves, mapped, named_leaves
 from validation import tolerance, truth
 
@@ -741,6 +746,59 @@ def test_every_rule_agrees_with_complex_steps() -> None:
 def test_ids_of_eight_bits_reach_rows_beyond_255() -> None:
     bar, ids = np.ones((2, 1)), np.array([3, 255], dtype=np.uint8)
     assert np.flatnonzero(gradients.rows_summed(bar, ids, 300)[:, 0]).tolist() == [3, 255]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_blocks_of_a_table_have_the_rows_of_the_whole_bit_for_bit(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eighths are added exactly, whatever the order; an id that comes twice, and rows that nothing asks for."""
+    ids = np.array([[5, 0, 5, 6], [2, 6, 5, 1]])
+    bar = np.arange(8.0).reshape(2, 4, 1) / 8 + [0.0, -2.0, 1.0]
+    expected = np.zeros((7, 3))
+    np.add.at(expected, ids.reshape(-1), bar.reshape(-1, 3))
+    for entries in (2**22, 24, 8, 1):  # all seven rows at a time, three, one, and never less than one
+        monkeypatch.setattr(gradients, "_ENTRIES", entries)
+        found = gradients.rows_summed(system.floats(bar, "float32"), system.to(ids), 7)
+        assert np.array_equal(system.back(found), expected), entries
+
+
+def test_memory_for_the_cotangent_of_a_table_is_bounded() -> None:
+    """Of 50 000 rows and 1024 ids the whole one-hot matrix would have 400 MB, one block has 32; half as much for products and masks."""
+    bar, ids = np.ones((1024, 2)), np.arange(1024) * 48
+    tracemalloc.start()
+    try:
+        found = gradients.rows_summed(bar, ids, 50_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(np.flatnonzero(found[:, 0]), ids)
+    assert peak < 50_000_000
+
+
+@pytest.mark.parametrize("sixteen", [np.float16, ml_dtypes.bfloat16])
+def test_a_cotangent_has_the_dtype_of_its_argument_beside_one_of_16_bits(sixteen: Any) -> None:
+    """Of a float32 projection it is the float32 number, not that rounded to 16 bits; likewise of the scale of a layer norm."""
+    x, w, scale = (array.astype(kind) for array, kind in ((TABLE, sixteen), (TABLE[:2] / 3, "f4"), (TABLE[0], "f4")))
+    bar = (np.arange(2 * len(x)).reshape(-1, 2) / 7).astype(sixteen)
+    wide = [array.astype(np.float32) for array in (x, bar)]
+    for definition, cotangents, arguments, options in (
+        (favor.positive_features, (bar, wide[1]), (w,), {"shift": "row", "epsilon": 1e-4}),
+        (favor.relu_features, (bar, wide[1]), (w,), {}),
+        (normalization.layer_norm, (x, wide[0]), (scale, scale), {"eps": 1e-5}),
+    ):
+        value, pullback = gradients.vjp(definition, x, *arguments, **options)
+        found, exactly = (
+            pullback(cotangents[0]),
+            gradients.vjp(definition, wide[0], *arguments, **options)[1](cotangents[1]),
+        )
+        assert value.dtype == found[0].dtype == sixteen
+        assert np.array_equal(found[0], narrowed(exactly[0], np.dtype(sixteen)))
+        for bar_of_other, other in zip(found[1:], exactly[1:], strict=True):
+            assert bar_of_other.dtype == np.float32
+            assert np.array_equal(bar_of_other, other)
+    _, pullback = gradients.vjp(favor.relu_features, projection=w, x=x)
+    assert pullback(bar)[1].dtype == np.float32
 
 
 def test_a_function_by_the_name_of_a_definition_has_no_rule() -> None:

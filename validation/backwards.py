@@ -12,9 +12,11 @@ asks torch and JAX for the derivative of the forward component's routes. What is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,21 @@ from typing import TYPE_CHECKING, Any
 import flint
 import numpy as np
 
-from refimpl import activation, attention, favor, gradients, normalization, pooling, positions, softmax, special, taylor
+from refimpl import (
+    activation,
+    attention,
+    copying,
+    favor,
+    gradients,
+    normalization,
+    pooling,
+    positions,
+    softmax,
+    special,
+    taylor,
+)
 from refimpl.number_system import exact, namespace, pi, square_root
+from validation import layers
 from validation.case import Case
 
 if TYPE_CHECKING:
@@ -547,6 +562,101 @@ _UNIT = (
 )
 
 
+def _few_rows(x: Any, projection: Any) -> tuple[Any, ...]:
+    return x[:1, :3], projection[:4]
+
+
+def _maps(*labels: str) -> tuple[Trial, ...]:
+    """Of a feature map by its conventions, the first of which subtracts no maximum: four unit vectors beside the origin would tie for it."""
+    return (
+        *(Trial(f"ordinary-{label}", "", f"ordinary-{label}", _normal, _few_rows) for label in labels),
+        *(Trial(f"large-{label}", "", f"large-{label}", _normal, _few_rows) for label in labels[:2]),
+        Trial(f"cotangents-{labels[-1]}", _HARD, f"ordinary-{labels[-1]}", _hard, lambda x, w: (x[:1, :4], w[:2])),
+        Trial(f"origin-{labels[0]}", "", f"origin-{labels[0]}", _normal, lambda x, w: (x[:, :3], w)),
+        Trial(f"one feature-{labels[-1]}", "", f"one feature-{labels[-1]}", _normal),
+    )
+
+
+_RECTIFIED = tuple(
+    dataclasses.replace(trial, kink=True, hard="u = 0 at the zero vector: its stated slope there is 0")
+    if trial.of.startswith("origin")
+    else trial
+    for trial in _maps("paper", "pytorch", "inside")
+)
+_POLYNOMIAL = (
+    *(Trial(f"order {n}", "", f"order {n}", _normal, lambda x: (x[1::4],)) for n in (2, 4, 8, 16)),
+    Trial("cotangents", "cotangents 1, 0, -1000 and 1/8", "order 4", _hard, lambda x: (x[2::6],)),
+    Trial("near 0", "0 and ±10⁻⁴: the slope is 1", "order 8", _normal, lambda x: (x[-6:],)),
+)
+_COPY_LOSS = (
+    Trial("full", "", "full", _normal),
+    Trial("padding", "", "padding", _normal),
+    Trial("uneven", "", "uneven", _normal),
+    Trial("cotangent", "the cotangent is -1000", "short", lambda rng, shape: np.full(shape, -1000.0)),
+    Trial("loud padding", "", "loud padding", _normal),
+    Trial("large", "", "large", _normal),
+    Trial("one trained", "", "one trained", _normal),
+)
+
+
+def _small_layer(batch: slice, tokens: slice) -> Callable[..., tuple[Any, ...]]:
+    """A layer of width 4, 6 inside, of one of width 8: few of its tokens, and of Q, K and V the first columns each."""
+
+    def part(name: str, array: Any) -> Any:
+        if name.startswith("query_key_value"):
+            chosen = np.concatenate([np.split(array, 3, axis=-1)[i][..., :4] for i in range(3)], axis=-1)
+            return chosen[:4] if array.ndim == 2 else chosen
+        inner = {"feed_forward_in_weight": (4, 6), "feed_forward_in_bias": (6,), "feed_forward_out_weight": (6, 4)}
+        return array[tuple(slice(n) for n in inner.get(name, (4,) * array.ndim))]
+
+    def cut(x: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
+        scores = tuple(each[batch, :, tokens, tokens] for each in rest if each.ndim == 4)
+        kept = zip(layers.PARAMETERS, rest[len(scores) :], strict=True)
+        return x[batch, tokens, :4], mask[batch, tokens], *scores, *(part(name, array) for name, array in kept)
+
+    return cut
+
+
+_TWO_ROWS, _ONE_ROW = _small_layer(slice(2), slice(2)), _small_layer(slice(1), slice(3))
+_PADDED = _small_layer(_SECOND, slice(1, 4))
+_LAYER = (
+    Trial("full", "two sequences: parameters get the sum over both", "full", _normal, _TWO_ROWS),
+    Trial("cotangents", _HARD, "full", _hard, _TWO_ROWS),
+    Trial("loud padding", "", "loud padding", _normal, _PADDED),
+    Trial("sharp", "", "sharp", _normal, _ONE_ROW),
+    Trial("large eps", "", "large eps", _normal, _ONE_ROW),
+)
+_GPT2_LAYER = (*_LAYER, Trial("flat", "", "flat", _normal, _ONE_ROW))
+_BERT_LAYER = (
+    *_LAYER,
+    Trial("residual scores", "", "residual scores", _normal, _ONE_ROW),
+    Trial("deep", "", "deep", _normal, _PADDED),
+)
+
+
+def _exp_taylor_by_quadrature(x: Any, cotangent: Any, order: int) -> Any:
+    """n Σ_i w_i s_i (s_i (x + node_i))^{n-1}, the derivative of each term of the quadrature for f_n, in place of that for f_{n-1}."""
+    terms = [order * w * s * (s * (x + node)) ** (order - 1) for node, s, w in taylor.laguerre_rule(order, x)]
+    return functools.reduce(operator.add, terms) * cotangent
+
+
+def _copy_loss_by_logarithm(tag_logits: Any, labels: Any, segment_ids: Any, cotangent: Any) -> Any:
+    """With exp(log p), each loss's share of the cotangent multiplied, not divided, by their number."""
+    trained = np.flip(np.cumsum(np.flip(segment_ids, 1), axis=1), 1)[:, 1:] > 0
+    share = exact(Fraction(1, int(np.sum(trained))), tag_logits) * cotangent
+    one_hot = (np.arange(3) == labels[..., None]).astype(int)
+    bars = (_by_logarithm(tag_logits[:, :-1]) - one_hot) * share
+    bars = np.where(trained[..., None], bars, exact(0, tag_logits))
+    return np.concatenate([bars, np.full_like(bars[:, :1], exact(0, tag_logits))], axis=1)
+
+
+def _called_for_one(rule: Callable[..., Any], **given: Any) -> Any:
+    """A loss without axes as an array of one number."""
+    value, pullback = rule(**given)
+    xp = namespace(value)
+    return xp.reshape(value, (1,)), lambda bar: pullback(xp.reshape(bar, ()))
+
+
 def _sparse_chosen(x: Any, cotangent: Any, k: int) -> tuple[Callable[..., Any], ...]:
     """With the entries that the exact inputs keep."""
     kept = softmax.top_k_selection(x, k)
@@ -750,4 +860,65 @@ BACKWARDS: tuple[Backward, ...] = (
         shape=lambda hidden, mask: (hidden.shape[0], hidden.shape[-1]),
     ),
     _backward("unit_length", pooling.unit_length, names=("x",), trials=_UNIT, shape=_alike_first),
+    *(
+        _backward(
+            definition.__name__,
+            definition,
+            names=("x", "projection", "scaled", "shift", "normalized"),
+            trials=trials,
+            shape=lambda x, projection: (*x.shape[:-1], 2 * projection.shape[0]),
+        )
+        for definition, trials in (
+            (favor.trigonometric_features, _maps("paper", "google")),
+            (favor.hyperbolic_features, _maps("paper", "norm")),
+        )
+    ),
+    _backward(
+        "relu_features",
+        favor.relu_features,
+        names=("x", "projection", "scaled", "epsilon", "normalized"),
+        trials=_RECTIFIED,
+        shape=lambda x, projection: (*x.shape[:-1], projection.shape[0]),
+    ),
+    _backward(
+        "exp_taylor",
+        taylor.exp_taylor,
+        names=("x", "order"),
+        trials=_POLYNOMIAL,
+        shape=_alike_first,
+        forms=(_exp_taylor_by_quadrature,),
+    ),
+    _backward(
+        "copy_loss",
+        copying.copy_loss,
+        names=("tag_logits", "labels", "segment_ids"),
+        arrays=3,
+        trials=_COPY_LOSS,
+        shape=lambda *arrays: (1,),
+        call=_called_for_one,
+        forms=(_copy_loss_by_logarithm,),
+    ),
+    *(
+        Backward(
+            forward,
+            rule,
+            (*arrays, *layers.PARAMETERS, "heads", "eps"),
+            (*(name for name in arrays if name != "mask"), *layers.PARAMETERS),
+            trials,
+            _alike_first,
+            forms=(by_outputs,),
+            families=("bfloat16",),
+            arrays=len(arrays) + len(layers.PARAMETERS),
+        )
+        for forward, rule, by_outputs, arrays, trials in (
+            ("gpt2_block", layers.gpt2_block_vjp, layers.gpt2_block_by_outputs, ("x", "mask"), _GPT2_LAYER),
+            (
+                "bert_block",
+                layers.bert_block_vjp,
+                layers.bert_block_by_outputs,
+                ("x", "mask", "previous_scores"),
+                _BERT_LAYER,
+            ),
+        )
+    ),
 )

@@ -8,17 +8,33 @@ side by side. What comes out at padding means nothing and is set to 0.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl.attention import causal_mask
-from refimpl.blocks import Form, pre_ln, realformer
-from refimpl.number_system import Array, device_of, exact, namespace, rounded_once
-from refimpl.parameters import Block, Linear, Norm
+from refimpl.attention import causal_mask, merge_heads, scaled_dot_product_attention, split_heads
+from refimpl.blocks import Form, feed_forward_vjp, pre_ln, pre_ln_vjp, realformer, realformer_vjp
+from refimpl.normalization import layer_norm_vjp
+from refimpl.number_system import Array, device_of, exact, namespace, rounded_once, square_root
+from refimpl.parameters import Block, Linear, Norm, affine_vjp
+from refimpl.softmax import masked_softmax
+from refimpl.trees import leaves
 from validation.case import Case
 
-__all__ = ["PARAMETERS", "bert_block", "bert_block_cases", "gpt2_block", "gpt2_block_cases"]
+if TYPE_CHECKING:
+    from refimpl.gradients import Pullback
+
+__all__ = [
+    "PARAMETERS",
+    "bert_block",
+    "bert_block_by_outputs",
+    "bert_block_cases",
+    "bert_block_vjp",
+    "gpt2_block",
+    "gpt2_block_by_outputs",
+    "gpt2_block_cases",
+    "gpt2_block_vjp",
+]
 
 PARAMETERS = tuple(name.replace(".", "_") for name in Block.shapes(1, 1))
 
@@ -50,9 +66,7 @@ def gpt2_block(
         Linear(feed_forward_in_weight, feed_forward_in_bias),
         Linear(feed_forward_out_weight, feed_forward_out_bias),
     )
-    n = x.shape[1]
-    seen = mask[:, None, None, :] & causal_mask(n, n, xp=namespace(mask), device=device_of(mask))
-    return _at_real(pre_ln(layer, x, Form(heads, eps, "tanh"), mask=seen)[0], mask)
+    return _at_real(pre_ln(layer, x, Form(heads, eps, "tanh"), mask=_causal(mask))[0], mask)
 
 
 def bert_block(
@@ -85,6 +99,122 @@ def bert_block(
     )
     seen, form = mask[:, None, None, :], Form(heads, eps, "none")
     return _at_real(realformer(layer, x, form, mask=seen, previous_scores=previous_scores)[0], mask)
+
+
+def gpt2_block_vjp(
+    x: Array, mask: Array, *, heads: int, eps: float, **parameters: Array
+) -> tuple[Array, Pullback]:  # (b, n, d), bool (b, n) -> (b, n, d), pullback
+    """ȳ = z̄ + LN₂*(FF*(z̄)), x̄ = ȳ + LN₁*(SA*(ȳ)), f* the pullback of f, and of every parameter the sum over tokens; z̄ is 0 at padding."""
+    layer = Block.from_named({_dotted(name): array for name, array in parameters.items()}, "")
+    (z, _), pullback = pre_ln_vjp(layer, x, Form(heads, eps, "tanh"), mask=_causal(mask))
+
+    def back(z_bar: Array) -> tuple[Array, ...]:
+        layer_bar, x_bar, _ = pullback(_at_real(z_bar, mask))
+        return x_bar, *leaves(layer_bar)
+
+    return _at_real(z, mask), back
+
+
+def bert_block_vjp(
+    x: Array, mask: Array, previous_scores: Array, *, heads: int, eps: float, **parameters: Array
+) -> tuple[Array, Pullback]:  # (b, n, d), bool (b, n), (b, heads, n, n) -> (b, n, d), pullback
+    """s̄ = LN₂*(z̄), ȳ = s̄ + FF*(s̄), r̄ = LN₁*(ȳ), x̄ = r̄ + SA*(r̄), S̄ by SA*, f* the pullback of f, parameters' Σ over tokens; z̄ is 0 at padding."""
+    layer = Block.from_named({_dotted(name): array for name, array in parameters.items()}, "")
+    form, seen = Form(heads, eps, "none"), mask[:, None, None, :]
+    (z, _), pullback = realformer_vjp(layer, x, form, mask=seen, previous_scores=previous_scores)
+
+    def back(z_bar: Array) -> tuple[Array, ...]:
+        layer_bar, x_bar, scores_bar, _ = pullback(_at_real(z_bar, mask))
+        return x_bar, scores_bar, *leaves(layer_bar)
+
+    return _at_real(z, mask), back
+
+
+# --- backwards by outputs: the other published form, which errs more ------------------------------------------------------------
+
+
+def _attended(
+    layer: Block, x: Array, heads: int, mask: Array, previous_scores: Array | None
+) -> tuple[Array, Pullback]:  # (b, n, d) -> (b, n, d), pullback
+    """SA, whose pullback takes Σ_j P_ij P̄_ij for Σ_e ō_ie o_ie, as kernels do that keep the output o."""
+    xp = namespace(x)
+    qkv, to_x = affine_vjp(x, *layer.query_key_value)
+    width = qkv.shape[-1] // 3
+    q, k, v = (split_heads(qkv[..., i * width : (i + 1) * width], heads) for i in range(3))
+    mixed, scores = scaled_dot_product_attention(q, k, v, mask=mask, previous_scores=previous_scores)
+    y, to_mixed = affine_vjp(merge_heads(mixed), *layer.attention_output)
+
+    def back(y_bar: Array) -> tuple[Array, Array, list[Array]]:
+        merged_bar, *output = to_mixed(y_bar)
+        mixed_bar, weights = split_heads(merged_bar, heads), masked_softmax(scores, mask)
+        weights_bar = xp.matmul(mixed_bar, xp.matrix_transpose(v))
+        scores_bar = weights * (weights_bar - xp.sum(mixed_bar * mixed, axis=-1, keepdims=True))
+        own = scores_bar / square_root(q.shape[-1], q)
+        transposed = (xp.matmul(xp.matrix_transpose(each), of) for each, of in ((own, q), (weights, mixed_bar)))
+        x_bar, *projections = to_x(xp.concat([merge_heads(e) for e in (xp.matmul(own, k), *transposed)], axis=-1))
+        return x_bar, scores_bar, [*projections, *output]
+
+    return y, back
+
+
+def _fed(layer: Block, x: Array, activation: Any) -> tuple[Array, Pullback]:  # (b, n, d) -> (b, n, d), pullback
+    y, back = feed_forward_vjp(layer, x, activation)
+
+    def pullback(y_bar: Array) -> tuple[Array, list[Array]]:
+        layer_bar, x_bar = back(y_bar)
+        return x_bar, [*layer_bar.feed_forward_in, *layer_bar.feed_forward_out]
+
+    return y, pullback
+
+
+def gpt2_block_by_outputs(x: Array, mask: Array, *rest: Array, heads: int, eps: float) -> Array:  # -> (numbers,)
+    """What the backward pass of `gpt2_block` answers, flattened and joined; arguments as its, the cotangent last."""
+    *parameters, z_bar = rest
+    layer = Block.from_named({_dotted(n): a for n, a in zip(PARAMETERS, parameters, strict=True)}, "")
+    normed, to_x = layer_norm_vjp(x, *layer.attention_norm, eps)
+    mixed, to_normed = _attended(layer, normed, heads, _causal(mask), None)
+    second, to_y = layer_norm_vjp(x + mixed, *layer.feed_forward_norm, eps)
+    _, to_second = _fed(layer, second, "tanh")
+    z_bar = _at_real(z_bar, mask)
+    second_bar, feed = to_second(z_bar)
+    through, *second_norm = to_y(second_bar)
+    y_bar = z_bar + through
+    normed_bar, _, attention = to_normed(y_bar)
+    through, *norm = to_x(normed_bar)
+    return _flattened([y_bar + through, *norm, *attention, *second_norm, *feed])
+
+
+def bert_block_by_outputs(
+    x: Array, mask: Array, previous_scores: Array, *rest: Array, heads: int, eps: float
+) -> Array:  # -> (numbers,)
+    """What the backward pass of `bert_block` answers, flattened and joined; arguments as its, the cotangent last."""
+    *parameters, z_bar = rest
+    layer = Block.from_named({_dotted(n): a for n, a in zip(PARAMETERS, parameters, strict=True)}, "")
+    mixed, to_x = _attended(layer, x, heads, mask[:, None, None, :], previous_scores)
+    y, to_residual = layer_norm_vjp(x + mixed, *layer.attention_norm, eps)
+    fed, to_y = _fed(layer, y, "none")
+    _, to_sum = layer_norm_vjp(y + fed, *layer.feed_forward_norm, eps)
+    sum_bar, *second_norm = to_sum(_at_real(z_bar, mask))
+    through, feed = to_y(sum_bar)
+    residual_bar, *norm = to_residual(sum_bar + through)
+    through, scores_bar, attention = to_x(residual_bar)
+    return _flattened([residual_bar + through, scores_bar, *norm, *attention, *second_norm, *feed])
+
+
+def _flattened(parts: list[Array]) -> Array:  # -> (numbers,)
+    xp = namespace(*parts)
+    return xp.concat([xp.reshape(part, (-1,)) for part in parts])
+
+
+def _dotted(name: str) -> str:
+    """The name of a parameter in a `Block`."""
+    return ".".join(name.rsplit("_", 1))
+
+
+def _causal(mask: Array) -> Array:  # bool (b, n) -> bool (b, 1, n, n)
+    """The real tokens up to each."""
+    n = mask.shape[1]
+    return mask[:, None, None, :] & causal_mask(n, n, xp=namespace(mask), device=device_of(mask))
 
 
 @rounded_once

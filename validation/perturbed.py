@@ -118,7 +118,11 @@ class ReproducibleNoise(Noise):
             total = total + left[..., :, i : i + 1] * right[..., i : i + 1, :]
         return total
 
-    def _reduction(self, name: str, bare: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
+    def _reduction(self, name: str, bare: Any, *, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Any:
+        if isinstance(axis, tuple):  # one sum over all of them, in C order
+            last = np.moveaxis(bare, axis, range(-len(axis), 0))
+            total = self._reduction(name, last.reshape(*last.shape[: bare.ndim - len(axis)], -1))
+            return np.expand_dims(total, axis) if keepdims else total
         running = np.add.accumulate(bare, axis=axis)
         if name == "cumulative_sum":
             return running

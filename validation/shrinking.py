@@ -68,7 +68,10 @@ _COTANGENTS = {
     "hierarchical_positions": "p c",
     **dict.fromkeys(("attention", "residual_attention", "taylor_attention", "favor_attention"), "b h n d"),
     "relative_attention": "b h n 2d",
-    "positive_features": "b n r",
+    **dict.fromkeys(("positive_features", "relu_features"), "b n r"),
+    **dict.fromkeys(("trigonometric_features", "hyperbolic_features"), "b n 2r"),
+    "exp_taylor": "n",
+    "copy_loss": "1",
 }
 SHAPES |= {f"{name}.vjp": {**SHAPES[name], "cotangent": axes} for name, axes in _COTANGENTS.items()}
 SHAPES["cross_entropy.vjp"] = SHAPES["sparse_softmax_cross_entropy.vjp"]

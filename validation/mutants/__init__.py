@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from validation.mutants import (
     attentions,
     backward_attentions,
+    backward_blocks,
     backward_features,
+    backward_maps,
     backwards,
     blocks,
     copyings,
@@ -52,7 +54,9 @@ _FAMILIES: tuple[Any, ...] = (
     encoders,
     backwards,
     backward_attentions,
+    backward_blocks,
     backward_features,
+    backward_maps,
 )
 
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for each in _FAMILIES for mutant in each.MUTANTS)
