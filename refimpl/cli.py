@@ -63,6 +63,9 @@ ParallelOption = Annotated[
 TransportOption = Annotated[
     str, typer.Option("--transport", help="How ranks on GPUs exchange arrays: host, cuda-aware or nccl.")
 ]
+LowMemoryOption = Annotated[
+    bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
+]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
 
 
@@ -229,6 +232,7 @@ def generate(
         typer.Option(help="mitchell, mitchell-centred, -corrected or -refined, or exact: how products are made."),
     ] = None,
     approximate: ApproximateOption = None,
+    low_memory: LowMemoryOption = False,
     parallel: ParallelOption = False,
     transport: TransportOption = "host",
 ) -> None:
@@ -242,7 +246,7 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
     }
-    with _opened(model, backend, dtype, numbers, parallel, transport) as loaded:
+    with _opened(model, backend, dtype, numbers, parallel, transport, low_memory) as loaded:
         for number in range(samples):
             pieces = loaded.stream(text, seed=seed + number, **options)
             sys.stdout.write(text)
@@ -253,16 +257,18 @@ def generate(
 
 
 def _opened(
-    model: str, backend: str, dtype: str, arithmetic: Any, parallel: bool, transport: str
+    model: str, backend: str, dtype: str, arithmetic: Any, parallel: bool, transport: str, low_memory: bool
 ) -> AbstractContextManager[refimpl.Model]:
     """The model, on this process alone or as rank 0 of the job that mpiexec started; the other ranks compute along and end."""
     if parallel:
         from refimpl import parallel_job
 
-        return parallel_job.opened(model, backend=backend, dtype=dtype, arithmetic=arithmetic, transport=transport)
+        return parallel_job.opened(
+            model, backend=backend, dtype=dtype, arithmetic=arithmetic, transport=transport, low_memory=low_memory
+        )
     if transport != "host":
         raise ConfigError("there is nobody to exchange with", where="--transport", expected="--parallel beside it")
-    return nullcontext(refimpl.load(model, backend=backend, dtype=dtype, arithmetic=arithmetic))
+    return nullcontext(refimpl.load(model, backend=backend, dtype=dtype, arithmetic=arithmetic, low_memory=low_memory))
 
 
 def _check_approximate(kinds: list[str] | None, arithmetic: bool) -> None:
@@ -303,6 +309,7 @@ def score(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write arithmetic.json and arithmetic.svg into this folder.")
     ] = None,
+    low_memory: LowMemoryOption = False,
     as_json: JsonOption = False,
     parallel: ParallelOption = False,
     transport: TransportOption = "host",
@@ -311,7 +318,13 @@ def score(
     _check_approximate(approximate, bool(arithmetic))
     variants = _variants(arithmetic or [], approximate, by_kind, report)
     with _opened(
-        model, backend, dtype, variants[0].arithmetic if parallel and variants else None, parallel, transport
+        model,
+        backend,
+        dtype,
+        variants[0].arithmetic if parallel and variants else None,
+        parallel,
+        transport,
+        low_memory,
     ) as loaded:
         texts = _texts(file)
         if variants:

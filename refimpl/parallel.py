@@ -280,7 +280,7 @@ def forward(
     """
     ranks = communicator.size
     check_ranks(config, ranks)
-    given = gpt2._reading(weights, config, token_ids, positions, mask, cache, dialect)
+    given = gpt2.reading(weights, config, token_ids, positions, mask, cache, dialect)
     own = dataclasses.replace(config, n_head=config.n_head // ranks, n_inner=config.inner // ranks)
     blocks = tuple(_summing(layer, communicator) for layer in weights.blocks)
     x = embedding(weights.token_embedding, given.ids, communicator) + rows(weights.position_embedding, given.positions)

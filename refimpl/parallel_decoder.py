@@ -110,14 +110,18 @@ class Leader:
 
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, State]:  # -> (batch, vocab), state
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
-        ids, real = gpt2._prompts(self.share.weights, self.share.config, token_ids, mask)
-        scores, state = self._read(ids, real, None)
+        real = gpt2.check_left_padded(token_ids, mask, self.share.config, self.share.weights.token_embedding)
+        scores, state = self._read(token_ids, real, None)
         return scores[:, -1, :], state
 
     def advance(self, token_ids: Any, cache: State) -> tuple[Array, State]:  # int (batch, 1)
         """Read one more token a row (batch, 1); the logits of the next."""
         scores, state = self._read(token_ids, None, cache)
         return scores[:, -1, :], state
+
+    def read(self, token_ids: Any, cache: State, mask: Any = None) -> tuple[Array, State]:
+        """Read n more tokens a row (batch, n), padding where the mask (batch, n) is false; the logits after each, (batch, n, vocab)."""
+        return self._read(token_ids, mask, cache, last=False)
 
     def select(self, cache: State, rows: list[int]) -> State:
         """The state of the given rows."""
@@ -145,7 +149,7 @@ class Leader:
         """Refuse what cannot be read before anybody is told of it; then have it read."""
         share, cache = self.share, None if state is None else state.cache
         ids = check_token_ids(token_ids, share.config.vocab_size, share.weights.token_embedding)
-        gpt2._reading(share.weights, share.config, ids, None, mask, cache, share.dialect)
+        gpt2.reading(share.weights, share.config, ids, None, mask, cache, share.dialect)
         listed = None if mask is None else _lists(check_mask(mask, ids), bool)
         order = self._order("read", None if state is None else state.number, _lists(ids, int), listed, last)
         return self._done(order if keep else order._replace(number=None), state)

@@ -83,10 +83,13 @@ def world() -> Any:
     return joined
 
 
-def _check(arithmetic: Any, transport: str) -> None:
+def _check(arithmetic: Any, transport: str, low_memory: bool) -> None:
     if arithmetic is not None:
         got, remedy = str(arithmetic), "leave out --arithmetic, or --parallel"
         raise ConfigError("on many ranks there is no other arithmetic", where="--parallel", got=got, remedy=remedy)
+    if low_memory:
+        remedy = "start more ranks: each keeps its part of the weights; or --dtype float16"
+        raise ConfigError("low memory is for one process", where="--parallel", got="--low-memory", remedy=remedy)
     if transport not in TRANSPORTS:
         expected = ", ".join(TRANSPORTS)
         raise ConfigError("unknown transport", where="--transport", expected=expected, got=repr(transport))
@@ -126,12 +129,14 @@ def _abort(joined: Any, error: BaseException) -> None:
     joined.Abort(1)
 
 
-def _loaded(path: str, joined: Any, backend: str, dtype: str, arithmetic: Any, transport: str) -> ParallelModel:
+def _loaded(
+    path: str, joined: Any, backend: str, dtype: str, arithmetic: Any, transport: str, low_memory: bool
+) -> ParallelModel:
     """The model on this rank; what any rank cannot do is raised on all."""
     control = communicators.MPI(joined)
 
     def name() -> str | None:
-        _check(arithmetic, transport)
+        _check(arithmetic, transport, low_memory)
         return backends.get(backend).name if control.rank == 0 else None  # "auto" says once what it chose
 
     chosen = control.broadcast(parallel_model.together(control, name))
@@ -141,20 +146,26 @@ def _loaded(path: str, joined: Any, backend: str, dtype: str, arithmetic: Any, t
 
 @contextmanager
 def opened(
-    path: str, *, backend: str = "auto", dtype: str = "float32", arithmetic: Any = None, transport: str = "host"
+    path: str,
+    *,
+    backend: str = "auto",
+    dtype: str = "float32",
+    arithmetic: Any = None,
+    transport: str = "host",
+    low_memory: bool = False,
 ) -> Iterator[ParallelModel]:
     """The model on rank 0, for as long as the block lasts. On the other ranks the block is never entered: they follow, and the process ends.
 
     Parameters
     ----------
     path, backend, dtype : as `refimpl.load`
-    arithmetic : None; anything else is refused
+    arithmetic, low_memory : None and false; anything else is refused
     transport : of `TRANSPORTS`
     """
     joined = world()
     rank = joined.Get_rank()
     try:
-        model = _loaded(path, joined, backend, dtype, arithmetic, transport)
+        model = _loaded(path, joined, backend, dtype, arithmetic, transport, low_memory)
         if rank:
             model.follow()
     except parallel_model.RankError:

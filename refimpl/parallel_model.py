@@ -18,6 +18,7 @@ An error of one rank is raised on all, with the words of the first rank that had
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -132,7 +133,7 @@ def _slices(whole: Checkpoint, rank: int, ranks: int) -> Checkpoint:
     for name in whole:
         info = whole.info(name)
         shape = parallel.cut_shape(name, info.shape, ranks) if info.shape else info.shape
-        part = info._replace(shape=shape, nbytes=int(np.prod(shape)) * info.dtype.itemsize, layout="strided")
+        part = info._replace(shape=shape, nbytes=math.prod(shape) * info.dtype.itemsize)
         made[name] = part, functools.partial(_slice, whole, name, rank, ranks)
     return view(f"{whole.format}, rank {rank} of {ranks}", made, whole)
 
@@ -195,9 +196,9 @@ def _share(
         config = _sizes(folder, ours, own, ranks, scheme, heads, dialect)
         mine = ours if own else _slices(ours, rank, ranks)
         wanted = parallel.shapes(config, ranks)
-        arrays, source = models._arrays(checkpoint, mine, explanation, wanted, dtype, lambda array: array)
+        arrays, source, finite = models._arrays(checkpoint, mine, explanation, wanted, dtype, lambda array: array)
         models._check_tied(mine, source, config)
-        check_weights(arrays, wanted, source)
+        check_weights(arrays, wanted, source, finite)
         told = models._dialect(dialect, scheme, config, folder)
         facts = {"configuration": repr(config), "dialect": repr(gpt2.named_dialect(told)), "dtype": dtype}
         facts |= {"backend": backend.name, "iteration": str(checkpoint.metadata.get("iteration"))}

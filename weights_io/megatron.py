@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from weights_io.source import Source
 from weights_io.writing import new_folder, pending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from weights_io.limits import Limits
     from weights_io.writing import Pending
@@ -51,6 +52,7 @@ RULES = {
 FILE = re.compile(r"mp_rank_([0-9]{2,4})_model_states\.pt")
 ITERATION = re.compile(r"release|[0-9]{1,18}")
 TRACKER = "latest_checkpointed_iteration.txt"
+LARGE = 1 << 20  # bytes of a rank's tensor
 ROOTS = ("module/", "model/", "")  # where files keep the parameters: DeepSpeed's, Megatron's own, and bare
 
 
@@ -289,12 +291,13 @@ def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoin
     names = [name.removeprefix(root) for name in ranks[0] if name.startswith(root)]
     layouts = _layouts(names, where)
     _check_same_names(ranks, root, names, where)
-    made = {}
+    made, into = {}, {}
     for name, layout in layouts.items():
         infos = [info_of(rank, root + name) for rank in ranks]
         made[name] = _merged_info(name, layout, infos), functools.partial(_merged, name, layout, root, ranks)
+        into[name] = functools.partial(_merged_into, name, layout, root, ranks)
     _check_whole({name: info for name, (info, _) in made.items()}, len(ranks), where)
-    checkpoint = view(f"megatron ({len(ranks)} ranks)", made, *ranks)
+    checkpoint = view(f"megatron ({len(ranks)} ranks)", made, *ranks, into=into)
     checkpoint.metadata |= _left_out(ranks, root)
     return checkpoint
 
@@ -365,25 +368,67 @@ def _check_whole(infos: Mapping[str, TensorInfo], ranks: int, where: object) -> 
             )
 
 
+def _read_all(name: str, ranks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Every rank's tensor; large ones of ranks that have no file in common are read at the same time, for checksums take theirs."""
+    sources = [id(source) for rank in ranks if isinstance(rank, Checkpoint) for source in rank._sources]
+    if len(set(sources)) < max(len(sources), len(ranks)) or info_of(ranks[0], name).nbytes < LARGE:
+        return [np.asarray(rank[name]) for rank in ranks]
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda rank: np.asarray(rank[name]), ranks))
+
+
 def _merged(name: str, layout: Layout, root: str, ranks: Sequence[Mapping[str, Any]]) -> Any:
     if len(ranks) == 1:
         return np.asarray(ranks[0][root + name])
-    parts = [np.asarray(rank[root + name]) for rank in ranks]
+    parts = _same_everywhere(name, layout, _read_all(root + name, ranks))
     if layout is Layout.WHOLE:
-        for number, part in enumerate(parts):
-            if not same_bits(parts[0], part):
-                raise FormatError(
-                    "a tensor that every rank holds differs between them",
-                    rule="megatron.replicated",
-                    field=repr(name),
-                    expected="the same bits on every rank",
-                    got=f"ranks 0 and {number} differ",
-                )
         return parts[0]
-    if layout is Layout.THIRDS:
-        rows = parts[0].shape[0] // 3
-        parts = [part[k * rows : (k + 1) * rows] for k in range(3) for part in parts]
-    return np.concatenate(parts, axis=1 if layout is Layout.COLUMNS else 0)
+    shape, axis = list(parts[0].shape), 1 if layout is Layout.COLUMNS else 0
+    shape[axis] *= len(parts)
+    whole = np.empty(shape, parts[0].dtype)
+    _put_parts(layout, parts, whole, np.copyto)
+    return whole
+
+
+def _merged_into(
+    name: str,
+    layout: Layout,
+    root: str,
+    ranks: Sequence[Mapping[str, Any]],
+    out: Any,
+    put: Callable[[Any, Any], object],
+) -> None:
+    parts = _read_all(root + name, ranks)
+    _put_parts(layout, _same_everywhere(name, layout, parts), out, put)
+
+
+def _same_everywhere(name: str, layout: Layout, parts: list[Any]) -> list[Any]:
+    """The parts; FormatError where the layout says that they are the same and they are not."""
+    for number, part in enumerate(parts if layout is Layout.WHOLE else []):
+        if not same_bits(parts[0], part):
+            raise FormatError(
+                "a tensor that every rank holds differs between them",
+                rule="megatron.replicated",
+                field=repr(name),
+                expected="the same bits on every rank",
+                got=f"ranks 0 and {number} differ",
+            )
+    return parts
+
+
+def _put_parts(layout: Layout, parts: list[Any], out: Any, put: Callable[[Any, Any], object]) -> None:
+    """Write every rank's part to its place in the whole tensor."""
+    if layout is Layout.WHOLE:
+        put(out, parts[0])
+        return
+    if layout is Layout.COLUMNS:
+        out, parts = out.T, [part.T for part in parts]
+    thirds = 3 if layout is Layout.THIRDS else 1
+    rows = len(parts[0]) // thirds
+    for k in range(thirds):
+        for rank, part in enumerate(parts):
+            begin = (k * len(parts) + rank) * rows
+            put(out[begin : begin + rows], part[k * rows : (k + 1) * rows])
 
 
 # --- splitting ----------------------------------------------------------------------------------------------------------------
