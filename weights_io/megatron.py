@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from weights_io.limits import Limits
     from weights_io.writing import Pending
 
-__all__ = ["LAYOUT", "RULES", "Layout", "find_shards", "merge", "open_shards", "save_ranks", "split"]
+__all__ = ["LAYOUT", "RULES", "Layout", "find_shards", "merge", "open_rank", "open_shards", "save_ranks", "split"]
 
 RULES = {
     "megatron.ranks": "The files of a folder are those of ranks 0, 1, ..., each once, and all there are.",
@@ -262,6 +262,54 @@ def open_shards(
             )
     _check_run(files, ranks)
     return merge(ranks, where=files[0].parent)
+
+
+def open_rank(
+    folder: Path, rank: int, ranks: int, mode: str = "strict", limits: Limits = _limits.DEFAULT
+) -> Checkpoint | None:
+    """What one rank holds, under Megatron's names, from its own file alone; None where the shards are those of another number of ranks.
+
+    The file says how many ranks there are (mp_world_size); the folder, where it does not. On a machine of its own a rank needs no other file.
+
+    Raises
+    ------
+    FormatError
+        for a rank whose file is missing; for tensors that are no rank's.
+    WeightsError
+        if there are no shards, and for everything that opening one file raises.
+    """
+    from weights_io.folders import open_file
+
+    files = {int(file.name[8:-16]): file for file in find_shards(folder) or []}
+    if not files:
+        raise WeightsError("no shards in the folder", where=folder, expected="mp_rank_00_model_states.pt")
+    own = open_file(files.get(rank, next(iter(files.values()))), mode, limits)
+    world = own.metadata.get("mp_world_size")
+    if (world if type(world) is int else len(files)) != ranks:
+        own.close()
+        return None
+    if rank not in files:
+        own.close()
+        name = f"mp_rank_{rank:02d}_model_states.pt"
+        raise FormatError(
+            "this rank's shard is missing",
+            rule="megatron.ranks",
+            where=next(iter(files.values())).parent,
+            expected=name,
+            got=", ".join(file.name for file in files.values()),
+            remedy=f"put {name} there, on the machine of rank {rank}",
+        )
+    root = next((root for root in ROOTS if f"{root}word_embeddings.weight" in own), ROOTS[0])
+    names = [name.removeprefix(root) for name in own if name.startswith(root)]
+    _check_same_names([own], root, names, files[rank])
+    made = {
+        name: (own.info(root + name)._replace(name=name), functools.partial(own.__getitem__, root + name))
+        for name in names
+    }
+    _layouts(made, files[rank])
+    checkpoint = view(f"megatron (rank {rank} of {ranks})", made, own)
+    checkpoint.metadata |= _left_out([own], root) | {"ranks": ranks}
+    return checkpoint
 
 
 def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoint:
