@@ -142,7 +142,11 @@ class GPT2Weights(NamedTuple):
         the arrays had in their file, for that message. Arrays that are named in `finite` are known to be, and are not looked at.
         """
         check_weights(arrays, cls.shapes(config), source or {}, finite)
+        return cls.placed(arrays, config)
 
+    @classmethod
+    def placed(cls, arrays: Mapping[str, Array], config: GPT2Config) -> GPT2Weights:
+        """Named arrays in their places, of whatever shapes: `from_named` checks them, and `refimpl.parallel` has other ones."""
         return cls(
             arrays["token_embedding"],
             arrays["position_embedding"],
@@ -221,7 +225,7 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
             where="positions",
             expected=f"0 <= position < n_positions = {config.n_positions}",
             got=f"positions from {lowest} to {highest}",
-            remedy="shorten the prompt or generate fewer tokens",
+            remedy="shorten the prompt, generate fewer tokens, or extend the table hierarchically: refimpl.load(..., positions=N)",
         )
     return positions
 
@@ -296,8 +300,15 @@ def _read(
     weights: GPT2Weights, config: GPT2Config, given: Reading, cache: KeyValueCache | None
 ) -> tuple[list[Array], KeyValueCache]:
     """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
-    states = [_rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)]
-    pairs = []
+    x = _rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)
+    return _through(weights, config, x, given, cache)
+
+
+def _through(
+    weights: GPT2Weights, config: GPT2Config, x: Array, given: Reading, cache: KeyValueCache | None
+) -> tuple[list[Array], KeyValueCache]:  # (batch, length, d) -> n_layer + 2 times (batch, length, d), cache
+    """As `_read`, from the embedding on."""
+    states, pairs = [x], []
     for i, layer in enumerate(weights.blocks):
         before = None if cache is None else (cache.keys[i], cache.values[i])
         options: dict[str, Any] = {"mask": given.seen, "before": before, "activation": given.activation}
