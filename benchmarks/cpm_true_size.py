@@ -125,7 +125,6 @@ def _touched(nbytes: int) -> float:
 
 def load(given: argparse.Namespace) -> dict[str, Any]:
     import refimpl
-
     from refimpl import gpt2
 
     _touched(4 * sum(int(np.prod(shape)) for shape in gpt2.GPT2Weights.shapes(config(given)).values()))
