@@ -66,10 +66,19 @@ def main() -> None:
         sizes = [arguments.longest >> shift for shift in (3, 2, 1, 0)]
         texts = [cut_to(pattern, size) for size in sizes]
         ours = [seconds(tokenizer.encode, text) for text in texts]
-        print(f"{name}: " + ", ".join(f"{len(t.encode()) / 1e6:.2f} MB {s:.2f} s" for t, s in zip(texts, ours, strict=True)))
-        short = [cut_to(pattern, len(pattern.encode()) * count // len(pattern)) for count in (arguments.theirs // 2, arguments.theirs)]
+        print(
+            f"{name}: "
+            + ", ".join(f"{len(t.encode()) / 1e6:.2f} MB {s:.2f} s" for t, s in zip(texts, ours, strict=True))
+        )
+        short = [
+            cut_to(pattern, len(pattern.encode()) * count // len(pattern))
+            for count in (arguments.theirs // 2, arguments.theirs)
+        ]
         both = [(seconds(segmenter().cut, text), seconds(theirs.cut, text)) for text in short]
-        print("  words alone, ours and theirs: " + ", ".join(f"{len(t)} characters {a:.3f} {b:.3f} s" for t, (a, b) in zip(short, both, strict=True)))
+        print(
+            "  words alone, ours and theirs: "
+            + ", ".join(f"{len(t)} characters {a:.3f} {b:.3f} s" for t, (a, b) in zip(short, both, strict=True))
+        )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 
 
