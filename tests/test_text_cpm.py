@@ -352,6 +352,19 @@ def test_where_a_vocabulary_is_found(tmp_path: Path) -> None:
     assert open_tokenizer(tmp_path) is None  # another model's file of that name
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_conversion_without_its_sentence_piece_model_is_refused(name: str, tmp_path: Path) -> None:
+    """Its tokenizer.json could be read, and would give other ids."""
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    (tmp_path / name).write_text('{"model_type": "gpt2", "tokenizer_class": "CpmTokenizerFast"}')
+    with pytest.raises(errors.TokenizerError, match="CPM's tokenizer is not here") as caught:
+        open_tokenizer(tmp_path)
+    for part in ("spiece.model or chinese_vocab.model", "tokenizer.json", "beside the weights"):
+        assert part in str(caught.value)
+    pieces.written(tmp_path, "spiece.model")
+    assert isinstance(open_tokenizer(tmp_path), CPMTokenizer)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------------
 
 
