@@ -40,6 +40,7 @@ def _read(text: str, stops: list[str]) -> tuple[str, bool]:
 @given(ALPHABET, STOPS)
 @example("xab", ["abc", "b"])
 @example("aab", ["ab", "aab"])
+@example("abab", ["aba", "b"])
 @example("a\n\nb", ["\n\n", "\n"])
 def test_a_text_is_cut_where_reading_it_character_by_character_stops(text: str, stops: list[str]) -> None:
     assert tuple(StopText(stops).cut(text)) == _read(text, stops)
@@ -47,6 +48,7 @@ def test_a_text_is_cut_where_reading_it_character_by_character_stops(text: str, 
 
 @given(ALPHABET, ALPHABET, STOPS)
 @example("xa", "b", ["ab"])
+@example("xaa", "b", ["aab"])
 def test_what_is_settled_is_never_taken_back(text: str, more: str, stops: list[str]) -> None:
     rule = StopText(stops)
     if not rule.cut(text).stopped:
