@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -23,10 +24,14 @@ from refimpl import backend as backends
 from refimpl import bert, decoding, gpt2
 from refimpl.arithmetic import Arithmetic, named_arithmetic, plain
 from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
+from refimpl.inference.gpt2 import Session
+from refimpl.inference.threads import blas_threads
+from refimpl.inference.widening import convert, is_finite
 from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
+from refimpl.text.cpm import CPMTokenizer
 from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ __all__ = ["EMBEDDED", "Continuation", "Model", "PlainDecoder", "Score", "load"]
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
 BUILT = ("gpt2", "bert", "nezha")
+MEGATRON_MULTIPLES = tuple(128 * ranks for ranks in (1, 2, 4, 8, 16))  # of rows of an embedding that was padded
 
 
 class Score(NamedTuple):
@@ -78,9 +84,14 @@ class Model:
     defaults : sampling options that came with the model
     arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
         plain arrays in either case, and so are the logits: what is done with them is exact
+    make_decoder : what makes the decoder that reads texts where there is no arithmetic, such as a session of `refimpl.inference.gpt2`; None: the
+        definition's, `refimpl.gpt2.CachedDecoder`
+    low_memory : whether the weights are float16 and all that is computed with them float32: `logits` too are those of a session
     """
 
     arithmetic: Arithmetic | None = None
+    make_decoder: Callable[[], decoding.Decoder] | None = None
+    low_memory: bool = False
 
     def __init__(
         self,
@@ -92,6 +103,8 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
         arithmetic: str | Arithmetic | None = None,
+        make_decoder: Callable[[], decoding.Decoder] | None = None,
+        low_memory: bool = False,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
         self.config: Any = config
@@ -100,10 +113,12 @@ class Model:
         self.dialect: Any = dialect
         self.defaults = defaults or {}
         self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
+        self.make_decoder, self.low_memory = make_decoder, low_memory
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
-        means = f"{self.weights.token_embedding.dtype}, backend {self.backend.name}{self._in_arithmetic()}"
+        widened = " widened to float32" if self.low_memory else ""
+        means = f"{self.weights.token_embedding.dtype}{widened}, backend {self.backend.name}{self._in_arithmetic()}"
         return f"<GPT-2 with {count:,} parameters, {means}>"
 
     def _in_arithmetic(self) -> str:
@@ -122,6 +137,9 @@ class Model:
         ConfigError
             for an unknown name of an arithmetic or a kind.
         """
+        if self.low_memory and arithmetic is not None:
+            remedy = "load without low_memory"
+            raise ConfigError("low memory has one arithmetic", where="with_arithmetic", got=arithmetic, remedy=remedy)
         other = copy.copy(self)
         other.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic, kinds)
         return other
@@ -131,7 +149,9 @@ class Model:
         return x if self.arithmetic is None else self.arithmetic.wrap(x)
 
     def logits(self, token_ids: Any, mask: Any = None) -> Array:  # int (batch, length) -> (batch, length, vocab)
-        """The definition's logits, `refimpl.gpt2.logits`, on this model's backend."""
+        """The definition's logits, `refimpl.gpt2.logits`, on this model's backend; with low memory those of a session."""
+        if self.low_memory:
+            return Session(self.weights, self.config, self.dialect).logits(token_ids, mask)
         weights, ids, mask = self._number((self.weights, token_ids, mask))
         return plain(gpt2.logits(weights, self.config, ids, mask=mask, dialect=self.dialect))
 
@@ -150,7 +170,7 @@ class Model:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the model came without a tokenizer",
-                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder",
+                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder; CPM-LM's bpe_3w_new in it or beside 80000",
                 remedy="put one there, or use model.logits, model.generate_ids, model.encode or refimpl.decoding with token ids",
             )
         return self.tokenizer
@@ -158,6 +178,8 @@ class Model:
     @property
     def unknown_id(self) -> int | None:
         """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
+        if isinstance(self.tokenizer, CPMTokenizer):
+            return self.tokenizer.unknown_id
         unknown = getattr(self.tokenizer, "unknown", None)
         return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
 
@@ -167,6 +189,8 @@ class Model:
         return start + self._tokenizer().encode(text)
 
     def _decoder(self) -> decoding.Decoder:
+        if self.arithmetic is None and self.make_decoder is not None:
+            return self.make_decoder()
         decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
         return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
@@ -562,17 +586,53 @@ def _dialect(
     return chosen
 
 
+def _of_cpm(config: gpt2.GPT2Config, tokenizer: CPMTokenizer, ours: Checkpoint) -> gpt2.GPT2Config:
+    """The configuration of a model that reads text as CPM-LM does: no start token, and <eod> ends a document unless another token does.
+
+    The embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    """
+    rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+    if rows != tokenizer.size and not any(rows == -(-tokenizer.size // step) * step for step in MEGATRON_MULTIPLES):
+        raise ConfigError(
+            "the vocabulary does not match the embedding",
+            where=tokenizer.path,
+            expected=f"{rows} pieces, one for each row of the token embedding",
+            got=f"{tokenizer.size} pieces",
+            remedy="put the vocabulary file of this very model in its place, or none to use token ids alone",
+        )
+    end = config.eos_token_id
+    end = end if end is not None and 0 <= end < rows else tokenizer.end_id
+    return dataclasses.replace(config, bos_token_id=None, eos_token_id=end)
+
+
 def _is_real(dtype: Any) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)  # the second: bfloat16 and float8
 
 
-def _array(ours: Checkpoint, name: str, dtype: str) -> Any:
-    """One parameter, rounded to `dtype`; what does not fit becomes infinite, which is reported with everything else."""
+def _array(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
+    """One parameter, rounded to `dtype` once, in the memory order of its file, and whether it is finite; what does not fit becomes infinite."""
     info = ours.info(name)
     if not _is_real(info.dtype):
         raise ConfigError("a parameter must hold floating-point numbers", where=f"{info.file}, {name}", got=info.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return ours[name].astype(dtype)
+    out = np.empty(info.shape, dtype, order="F" if info.layout == "strided" else "C")
+    finite, threads = [], blas_threads() or 1
+    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place, threads)))
+    return out, all(finite)
+
+
+def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
+    """One float16 parameter where it is: mapped from its file, unless it lies there in parts, which are joined; and whether it is finite."""
+    info = ours.info(name)
+    if info.dtype != np.float16:
+        raise ConfigError(
+            "low memory is for float16 files",
+            where=f"{info.file}, {name}",
+            expected=np.dtype(np.float16),
+            got=info.dtype,
+            remedy="write one with `refimpl weights convert --dtype float16`, or load without low_memory",
+        )
+    array = ours[name]
+    return array, is_finite(array, blas_threads() or 1)
 
 
 def _arrays(
@@ -582,29 +642,46 @@ def _arrays(
     wanted: Mapping[str, tuple[int, ...]],
     dtype: str,
     made: Any,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The parameters by name, each put through `made`, and what the file calls each; of what has no place only the shape is looked at."""
+    read: Callable[[Checkpoint, str, str], tuple[Any, bool]] = _array,
+) -> _Found:
+    """The parameters, each read by `read` and put through `made`; of what has no place only the shape is looked at."""
     for name, theirs in explanation.clashes.items():
         raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
     source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
-    arrays = {
-        name: made(_array(ours, name, dtype))
-        if ours.info(name).shape == wanted.get(name)
-        else _outline(ours.info(name), dtype)
-        for name in ours
-        if name in wanted or name != "output_embedding"
-    }
+    arrays, finite = {}, set()
+    for name in ours:
+        if ours.info(name).shape == wanted.get(name):
+            array, good = read(ours, name, dtype)
+            arrays[name] = made(array)
+            finite |= {name} if good else set()
+        elif name in wanted or name != "output_embedding":
+            arrays[name] = _outline(ours.info(name), dtype)
     strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
-    return arrays | strangers, source | {name: name for name in strangers}
+    return _Found(arrays | strangers, source | {name: name for name in strangers}, finite)
+
+
+class _Found(NamedTuple):
+    """What was read."""
+
+    arrays: dict[str, Any]  # the parameters by name
+    source: dict[str, str]  # what the file calls each
+    finite: set[str]  # those that were found to be
 
 
 def _weights(
-    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: gpt2.GPT2Config, dtype: str, made: Any
+    checkpoint: Checkpoint,
+    ours: Checkpoint,
+    explanation: Explanation,
+    config: gpt2.GPT2Config,
+    dtype: str,
+    made: Any,
+    low_memory: bool,
 ) -> gpt2.GPT2Weights:
     """The parameters of a GPT-2 in place."""
-    arrays, source = _arrays(checkpoint, ours, explanation, gpt2.GPT2Weights.shapes(config), dtype, made)
-    _check_tied(ours, source, config)
-    return gpt2.GPT2Weights.from_named(arrays, config, source=source)
+    read = _kept if low_memory else _array
+    found = _arrays(checkpoint, ours, explanation, gpt2.GPT2Weights.shapes(config), dtype, made, read)
+    _check_tied(ours, found.source, config)
+    return gpt2.GPT2Weights.from_named(found.arrays, config, source=found.source, finite=found.finite)
 
 
 def _encoder_weights(
@@ -619,8 +696,8 @@ def _encoder_weights(
     ):
         groups -= {"output_embedding"}
     wanted = bert.BertWeights.shapes(config, groups)
-    arrays, source = _arrays(checkpoint, ours, explanation, wanted, dtype, made)
-    return bert.BertWeights.from_named(arrays, config, source=source)
+    found = _arrays(checkpoint, ours, explanation, wanted, dtype, made)
+    return bert.BertWeights.from_named(found.arrays, config, source=found.source)
 
 
 def _outline(info: TensorInfo, dtype: str) -> Any:  # -> zeros of that shape, which take no memory
@@ -668,6 +745,7 @@ def load(
     heads: int | None = None,
     residual_attention: bool | str | None = None,
     arithmetic: str | Arithmetic | None = None,
+    low_memory: bool = False,
 ) -> Model:
     """Open a model: an embedded one by its name ("tang"), or a GPT-2, BERT, RoBERTa or NEZHA in any format, under any names that are known.
 
@@ -688,6 +766,9 @@ def load(
         The dialect "bert4keras" adds the previous layer's scores alone
     arithmetic : "mitchell", "mitchell-centred", "mitchell-corrected", "mitchell-refined", "exact" or an `Arithmetic`: how the network's products
         are made; None: by the array library
+    low_memory : of a GPT-2 whose file has float16 parameters, on NumPy: keep them as they are, mapped from the file where it has them whole, and
+        widen them to float32 a panel at a time wherever they are used (`refimpl.inference.gpt2`): half the memory, slower decoding. A file with
+        other parameters is refused, not rounded
 
     Returns
     -------
@@ -708,12 +789,17 @@ def load(
     numbers = None if arithmetic is None else named_arithmetic(arithmetic)
     residual = _residual_choice(residual_attention)
     folder, opened = _resolve(path)
-    chosen = backends.get(backend)
+    chosen = backends.get("numpy" if low_memory and backend == "auto" else backend)
+    if low_memory:
+        _check_low_memory(chosen, dtype, numbers)
     with weights_io.open(opened) as checkpoint:
         scheme = _scheme(checkpoint, architecture)
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
         if scheme.architecture != "gpt2":
+            if low_memory:
+                expected, got = "a GPT-2", f"the names of {scheme.name}"
+                raise ConfigError("no low memory", where="refimpl.load(low_memory=True)", expected=expected, got=got)
             found = _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions, residual)
             return found.with_arithmetic(numbers)
         if residual not in (None, "none"):
@@ -726,21 +812,44 @@ def load(
         convention: Any = dialect
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
-        weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
+        tokenizer = open_tokenizer(folder, simplify if str(path) in EMBEDDED else None)
+        if isinstance(tokenizer, CPMTokenizer):
+            config = _of_cpm(config, tokenizer, ours)
+        kind = "float16" if low_memory else dtype or "float32"
+        weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
-    prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
-    tokenizer = open_tokenizer(folder, prepare)
+    meant = _dialect(convention, scheme, config, folder)
+    fast = chosen.name == "numpy" and (low_memory or kind != "float16")
     return Model(
         weights,
         config,
         chosen,
         tokenizer,
-        dialect=_dialect(convention, scheme, config, folder),
+        dialect=meant,
         defaults=_defaults(folder),
         arithmetic=numbers,
+        make_decoder=functools.partial(Session, weights, config, meant) if fast else None,
+        low_memory=low_memory,
     )
+
+
+def _check_low_memory(backend: backends.Backend, dtype: str | None, arithmetic: Arithmetic | None) -> None:
+    """Raise ConfigError for what low memory does not go with."""
+    asked = {
+        "backend": backend.name != "numpy",
+        "dtype": dtype not in (None, "float32"),
+        "arithmetic": arithmetic is not None,
+    }
+    for name, wrong in asked.items():
+        if wrong:
+            raise ConfigError(
+                "low memory has float16 weights on NumPy, and computes in float32",
+                where=f"refimpl.load({name}=..., low_memory=True)",
+                expected="the backend numpy, the dtype float32, no arithmetic",
+                got={"backend": backend.name, "dtype": dtype, "arithmetic": str(arithmetic)}[name],
+            )
 
 
 def _encoder(

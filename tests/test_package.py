@@ -20,7 +20,7 @@ import weights_io
 
 ROOT = Path(refimpl.__file__).parent.parent
 FORBIDDEN = (
-    *("torch", "tensorflow", "jax", "transformers", "keras"),  # frameworks
+    *("torch", "tensorflow", "jax", "transformers", "keras", "mpi4py"),  # frameworks
     *("typer", "rich", "click"),  # the command line
     *(
         "cupy",
@@ -29,6 +29,8 @@ FORBIDDEN = (
         "scipy.special",
         "ml_dtypes",
         "tokenizers",
+        "sentencepiece",
+        "jieba",
         "mpmath",
         "array_api_strict",
         "matplotlib",
@@ -51,6 +53,8 @@ DEFINITIONS = (
     "blocks",
     "bert",
     "gpt2",
+    "parallel",
+    "parallel_decoder",
     "decoding",
     "copying",
     "convolution",
@@ -234,6 +238,12 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
         "train_cli",
         "__main__",
     }
+    no_definitions |= {
+        "parallel_communicators",
+        "parallel_model",
+        "parallel_job",
+        "parallel_plan",
+    }  # of processes, files, and arithmetic
     no_definitions |= {"comparison", "comparison_plot"}  # of logits, on the host
     no_definitions |= {"fewshot", "fewshot_classify", "fewshot_scores"}  # of texts, on the host
     no_definitions |= {"complex_step"}  # a number system, NumPy's alone
