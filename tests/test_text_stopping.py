@@ -17,6 +17,8 @@ from systems import NUMPY
 import refimpl
 from refimpl import decoding, errors, gpt2
 from refimpl import model as models_of_text
+from refimpl.inference.gpt2 import Session
+from refimpl.softmax import log_softmax
 from refimpl.text import StopText
 from refimpl.text.stopping import stop_strings
 
@@ -329,8 +331,7 @@ def _kept_beams(decoder: _Rows, beams: int, limit: int, ends: set[int]) -> Any:
     """The rules as transformers has them: of the first (1 + E)·B extensions, E the number of stop tokens."""
     alive, complete = [((), 0.0)], []
     for n in range(1, limit + 1):
-        logits = decoder._logits([(0, *ids) for ids, _ in alive])
-        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        log_p = log_softmax(decoder._logits([(0, *ids) for ids, _ in alive]))
         flat = (log_p + np.array([[total] for _, total in alive])).ravel()
         best = [int(i) for i in np.argsort(-flat, stable=True)[: (1 + len(ends)) * beams]]
         ranked = [((*alive[i // decoder.vocabulary][0], i % decoder.vocabulary), float(flat[i])) for i in best]
@@ -392,6 +393,7 @@ class _Counting:
         return self.decoder.select(cache, rows)
 
 
+@pytest.mark.parametrize("made", [gpt2.CachedDecoder, Session])
 @pytest.mark.parametrize("dialect", ["openai", "bert4keras"])  # the second masks id 0, which also pads
 @pytest.mark.parametrize(
     ("prompts", "with_read", "without"),
@@ -403,11 +405,15 @@ class _Counting:
         ([[3, 1], [1, 3]], 4, 4),
     ],
 )
-def test_what_prompts_have_in_common_is_read_once(dialect: str, prompts: Any, with_read: int, without: int) -> None:
+def test_what_prompts_have_in_common_is_read_once(
+    made: Any, dialect: str, prompts: Any, with_read: int, without: int
+) -> None:
     config = dataclasses.replace(TINY, n_positions=24)
-    plain = gpt2.CachedDecoder(models.weights(config, NUMPY, "float64"), config, dialect)
+    plain, other = (
+        kind(models.weights(config, NUMPY, "float64"), config, dialect) for kind in (gpt2.CachedDecoder, made)
+    )
     for reads, count in ((True, with_read), (False, without)):
-        counting = _Counting(plain, reads=reads)
+        counting = _Counting(other, reads=reads)
         once = decoding.ReadOnce(counting)
         ids, mask = decoding._left_padded(prompts)
         logits, state = once.start(ids, mask)
