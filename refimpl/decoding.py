@@ -229,7 +229,7 @@ def _room(decoder: Decoder, longest: int, max_new_tokens: int | None) -> int:
             where="generate",
             expected=f"1 <= max_new_tokens <= {room} after a prompt of {longest} tokens (n_positions = {decoder.context})",
             got=asked,
-            remedy="shorten the prompt, or ask for fewer tokens",
+            remedy="shorten the prompt, ask for fewer tokens, or extend the table hierarchically: refimpl.load(..., positions=N)",
         )
     return asked
 

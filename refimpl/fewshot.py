@@ -23,7 +23,7 @@ A prompt is a TOML file: one of those published with CPM-LM, which are in `refim
 `{query}` stands once in `prompt`; other braces are text. `stop` is a string or a list of strings, a newline where it is left out.
 `published` are queries with the answers that the source gives, and `options` what it decodes with; both may be left out.
 
-References: J. Su, "A hands-on look at CPM-LM" (in Chinese), Scientific Spaces 7912 (2020), and github.com/bojone/bert4keras,
+References: J. Su, "Trying the largest Chinese GPT-2 so far" (in Chinese), Scientific Spaces 7912 (2020), and github.com/bojone/bert4keras,
 examples/basic_language_model_cpm_lm.py; Z. Zhang et al., "CPM: a large-scale generative Chinese pre-trained language model", arXiv 2012.00413.
 """
 

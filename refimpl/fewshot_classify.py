@@ -198,27 +198,25 @@ def examples(lines: Path | Iterable[str]) -> Iterator[dict[str, Any]]:
 
     Raises TextError that names the line.
     """
-    where = lines if isinstance(lines, Path) else "standard input"
+    where, given = (lines, _lines(lines)) if isinstance(lines, Path) else ("standard input", lines)
+    for number, line in enumerate(given, 1):
+        if not line.strip():
+            continue
+        try:
+            example = json.loads(line)
+        except ValueError as error:
+            raise _bad_line(where, number, error) from None
+        if not isinstance(example, dict):
+            raise _bad_line(where, number, type(example).__name__)
+        yield example
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        opened = lines.open(encoding="utf-8-sig") if isinstance(lines, Path) else None
-    except OSError as error:
-        raise TextError("the file cannot be read", where=where, got=f"{type(error).__name__}: {error}") from None
-    try:
-        for number, line in enumerate(opened if opened is not None else lines, 1):  # type: ignore[arg-type]
-            if not line.strip():
-                continue
-            try:
-                example = json.loads(line)
-            except ValueError as error:
-                raise _bad_line(where, number, error) from None
-            if not isinstance(example, dict):
-                raise _bad_line(where, number, f"{type(example).__name__}")
-            yield example
-    except UnicodeDecodeError as error:
-        raise TextError("the file is not UTF-8", where=where, got=error) from None
-    finally:
-        if opened is not None:
-            opened.close()
+        return path.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        expected, got = "a file of JSON objects in UTF-8, one a line", f"{type(error).__name__}: {error}"
+        raise TextError("the file cannot be read", where=path, expected=expected, got=got) from None
 
 
 def _bad_line(where: object, number: int, got: object) -> TextError:

@@ -225,7 +225,7 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
             where="positions",
             expected=f"0 <= position < n_positions = {config.n_positions}",
             got=f"positions from {lowest} to {highest}",
-            remedy="shorten the prompt or generate fewer tokens",
+            remedy="shorten the prompt, generate fewer tokens, or extend the table hierarchically: refimpl.load(..., positions=N)",
         )
     return positions
 

@@ -31,6 +31,7 @@ from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
+from refimpl.text.cpm import CPMTokenizer
 from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = ["EMBEDDED", "Continuation", "Model", "PlainDecoder", "Score", "load"]
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
 BUILT = ("gpt2", "bert", "nezha")
+MEGATRON_MULTIPLES = tuple(128 * ranks for ranks in (1, 2, 4, 8, 16))  # of rows of an embedding that was padded
 
 
 class Score(NamedTuple):
@@ -168,7 +170,7 @@ class Model:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the model came without a tokenizer",
-                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder",
+                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder; CPM-LM's bpe_3w_new in it or beside 80000",
                 remedy="put one there, or use model.logits, model.generate_ids, model.encode or refimpl.decoding with token ids",
             )
         return self.tokenizer
@@ -176,6 +178,8 @@ class Model:
     @property
     def unknown_id(self) -> int | None:
         """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
+        if isinstance(self.tokenizer, CPMTokenizer):
+            return self.tokenizer.unknown_id
         unknown = getattr(self.tokenizer, "unknown", None)
         return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
 
@@ -582,6 +586,25 @@ def _dialect(
     return chosen
 
 
+def _of_cpm(config: gpt2.GPT2Config, tokenizer: CPMTokenizer, ours: Checkpoint) -> gpt2.GPT2Config:
+    """The configuration of a model that reads text as CPM-LM does: no start token, and <eod> ends a document unless another token does.
+
+    The embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    """
+    rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+    if rows != tokenizer.size and not any(rows == -(-tokenizer.size // step) * step for step in MEGATRON_MULTIPLES):
+        raise ConfigError(
+            "the vocabulary does not match the embedding",
+            where=tokenizer.path,
+            expected=f"{rows} pieces, one for each row of the token embedding",
+            got=f"{tokenizer.size} pieces",
+            remedy="put the vocabulary file of this very model in its place, or none to use token ids alone",
+        )
+    end = config.eos_token_id
+    end = end if end is not None and 0 <= end < rows else tokenizer.end_id
+    return dataclasses.replace(config, bos_token_id=None, eos_token_id=end)
+
+
 def _is_real(dtype: Any) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)  # the second: bfloat16 and float8
 
@@ -789,13 +812,14 @@ def load(
         convention: Any = dialect
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
+        tokenizer = open_tokenizer(folder, simplify if str(path) in EMBEDDED else None)
+        if isinstance(tokenizer, CPMTokenizer):
+            config = _of_cpm(config, tokenizer, ours)
         kind = "float16" if low_memory else dtype or "float32"
         weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
-    prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
-    tokenizer = open_tokenizer(folder, prepare)
     meant = _dialect(convention, scheme, config, folder)
     fast = chosen.name == "numpy" and (low_memory or kind != "float16")
     return Model(

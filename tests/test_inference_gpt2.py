@@ -134,15 +134,17 @@ def test_a_state_can_be_continued_more_than_once() -> None:
     _, state = session.start(IDS, MASK)
     _, kept = session.advance(NEXT[0], state)
     first = session.advance(NEXT[1], kept)
-    other = session.advance(NEXT[2], kept)
     again = session.advance(NEXT[1], kept)
     selected = session.advance(NEXT[1], session.select(kept, [0, 1]))
+    other = session.advance(NEXT[2], kept)
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[0], selected[0])
     assert not np.array_equal(first[0], other[0])
     ends = [session.advance(NEXT[0], after)[0] for _, after in (first, again, selected)]
-    assert np.array_equal(ends[0], ends[1])
-    assert np.array_equal(ends[0], ends[2])
+    _, state = (fresh := Session(model, SMALL)).start(IDS, MASK)
+    for ids in (NEXT[0], NEXT[1], NEXT[0]):
+        alone, state = fresh.advance(ids, state)
+    assert all(np.array_equal(end, alone) for end in ends)
 
 
 def test_beams_share_their_prompt_and_find_what_the_definition_finds() -> None:
@@ -180,6 +182,19 @@ def test_the_bits_are_the_same_at_every_run_with_as_many_threads(dtype: str) -> 
         told = [_told(Session(model, config, threads=threads)) for _ in range(3)]
         assert all(np.array_equal(a, b) for each in told[1:] for a, b in zip(told[0], each, strict=True))
     assert blas_threads() == before
+
+
+@needs_threads
+def test_products_have_the_threads_of_the_session_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With panels each of Python's threads makes its own products on one thread."""
+    seen: list[int | None] = []
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *args, **options: seen.append(blas_threads()) or matmul(*args, **options))
+    for dtype, counts in (("float32", {3}), ("float16", {1})):
+        model = mapped(lambda a, dtype=dtype: a.astype(dtype), weights(SMALL, NUMPY, "float64"))
+        seen.clear()
+        Session(model, SMALL, threads=3).start(IDS)
+        assert set(seen) == counts
 
 
 def test_a_large_activation_overflows_to_what_the_definition_has() -> None:

@@ -29,6 +29,8 @@ FORBIDDEN = (
         "scipy.special",
         "ml_dtypes",
         "tokenizers",
+        "sentencepiece",
+        "jieba",
         "mpmath",
         "array_api_strict",
         "matplotlib",

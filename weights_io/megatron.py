@@ -47,10 +47,20 @@ RULES = {
     "megatron.names": "Every tensor of a model is one whose layout over the ranks is known, and every rank has the same ones.",
     "megatron.shapes": "A tensor has the same shape and dtype on every rank, and the ranks make whole matrices.",
     "megatron.replicated": "A tensor that every rank holds is the same on every rank, bit for bit.",
+    "megatron.run": "The files of all ranks were saved by the same run at the same step, as far as they say it.",
+    "megatron.distinct": "No two ranks hold the same rows of the token embedding.",
     "megatron.tracker": "latest_checkpointed_iteration.txt names a folder beside it: a number, or release.",
 }
 FILE = re.compile(r"mp_rank_([0-9]{2,4})_model_states\.pt")
 ITERATION = re.compile(r"release|[0-9]{1,18}")
+RUN = (
+    "iteration",
+    "global_steps",
+    "global_samples",
+    "skipped_steps",
+    "dp_world_size",
+)  # what a run keeps beside the parameters
+EMBEDDING = "word_embeddings.weight"
 TRACKER = "latest_checkpointed_iteration.txt"
 LARGE = 1 << 20  # bytes of a rank's tensor
 ROOTS = ("module/", "model/", "")  # where files keep the parameters: DeepSpeed's, Megatron's own, and bare
@@ -191,6 +201,24 @@ def _check_ranks(files: Sequence[Path]) -> None:
         )
 
 
+def _check_run(files: Sequence[Path], ranks: Sequence[Checkpoint]) -> None:
+    """Whether the files say that they are of one run and step; a file that says nothing of a number agrees with any."""
+    for field in RUN:
+        said = [checkpoint.metadata.get(field) for checkpoint in ranks]
+        known = [(file, value) for file, value in zip(files, said, strict=True) if type(value) is int]
+        other = next(((file, value) for file, value in known if value != known[0][1]), None)
+        if other is not None:
+            raise FormatError(
+                "the files are of different runs or steps",
+                rule="megatron.run",
+                where=other[0],
+                field=field,
+                expected=f"{known[0][1]}, as in {known[0][0].name}",
+                got=other[1],
+                remedy="put the shards of one run and one step into the folder",
+            )
+
+
 # --- merging ------------------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +258,9 @@ def open_shards(
                 field="mp_world_size",
                 expected=f"{world} files",
                 got=f"{len(ranks)} files",
+                remedy="fetch the missing shards, or remove those of another model",
             )
+    _check_run(files, ranks)
     return merge(ranks, where=files[0].parent)
 
 
@@ -287,7 +317,7 @@ def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoin
 
     What a file keeps beside the parameters is a rank's own (random number generators, optimizer) and is listed in `.metadata["left_out"]`.
     """
-    root = next((root for root in ROOTS if f"{root}word_embeddings.weight" in ranks[0]), ROOTS[0])
+    root = next((root for root in ROOTS if f"{root}{EMBEDDING}" in ranks[0]), ROOTS[0])
     names = [name.removeprefix(root) for name in ranks[0] if name.startswith(root)]
     layouts = _layouts(names, where)
     _check_same_names(ranks, root, names, where)
@@ -380,7 +410,7 @@ def _read_all(name: str, ranks: Sequence[Mapping[str, Any]]) -> list[Any]:
 def _merged(name: str, layout: Layout, root: str, ranks: Sequence[Mapping[str, Any]]) -> Any:
     if len(ranks) == 1:
         return np.asarray(ranks[0][root + name])
-    parts = _same_everywhere(name, layout, _read_all(root + name, ranks))
+    parts = _consistent(name, layout, _read_all(root + name, ranks))
     if layout is Layout.WHOLE:
         return parts[0]
     shape, axis = list(parts[0].shape), 1 if layout is Layout.COLUMNS else 0
@@ -399,11 +429,11 @@ def _merged_into(
     put: Callable[[Any, Any], object],
 ) -> None:
     parts = _read_all(root + name, ranks)
-    _put_parts(layout, _same_everywhere(name, layout, parts), out, put)
+    _put_parts(layout, _consistent(name, layout, parts), out, put)
 
 
-def _same_everywhere(name: str, layout: Layout, parts: list[Any]) -> list[Any]:
-    """The parts; FormatError where the layout says that they are the same and they are not."""
+def _consistent(name: str, layout: Layout, parts: list[Any]) -> list[Any]:
+    """The parts; FormatError where the layout says that they are the same and they are not, or the other way round."""
     for number, part in enumerate(parts if layout is Layout.WHOLE else []):
         if not same_bits(parts[0], part):
             raise FormatError(
@@ -412,7 +442,10 @@ def _same_everywhere(name: str, layout: Layout, parts: list[Any]) -> list[Any]:
                 field=repr(name),
                 expected="the same bits on every rank",
                 got=f"ranks 0 and {number} differ",
+                remedy="put the shards of one run and one step into the folder",
             )
+    if name == EMBEDDING:
+        _check_distinct(parts)
     return parts
 
 
@@ -429,6 +462,21 @@ def _put_parts(layout: Layout, parts: list[Any], out: Any, put: Callable[[Any, A
         for rank, part in enumerate(parts):
             begin = (k * len(parts) + rank) * rows
             put(out[begin : begin + rows], part[k * rows : (k + 1) * rows])
+
+
+def _check_distinct(parts: Sequence[Any]) -> None:
+    """Whether a shard lies in the folder twice, under two names; rows that are all zero show nothing."""
+    for number, part in enumerate(parts):
+        same = next((first for first in range(number) if same_bits(parts[first], part)), None)
+        if same is not None and part.any():
+            raise FormatError(
+                "two ranks hold the same rows of the token embedding",
+                rule="megatron.distinct",
+                field=repr(EMBEDDING),
+                expected="each rank's own rows",
+                got=f"ranks {same} and {number} are the same: one file twice, under two names",
+                remedy="fetch each rank's own shard",
+            )
 
 
 # --- splitting ----------------------------------------------------------------------------------------------------------------
