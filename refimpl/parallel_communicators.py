@@ -135,7 +135,7 @@ def run_ranks(ranks: int, work: Callable[[Communicator], Answer]) -> list[Answer
         except RankLostError as error:
             errors.append(error)
         except BaseException as error:
-            errors.append(error)  # before those that came of it
+            errors.insert(0, error)  # before those that came of it
             barrier.abort()
 
     threads = [
