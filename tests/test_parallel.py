@@ -517,6 +517,14 @@ def test_one_bit_in_one_norm_of_one_shard_is_noticed(machines: Any) -> None:
         _each(folders)
 
 
+def test_one_file_under_two_names_is_noticed(machines: Any) -> None:
+    folders = machines("mp2", "mp2")
+    (file,) = folders[1].glob("*/*.pt")
+    shutil.copy(CPM / "mp2" / "80000" / "mp_rank_00_model_states.pt", file)
+    with _refused(parallel_model.RankError, "the same rows of the token embedding", "ranks 0 and 1", "1 of 2"):
+        _each(folders)
+
+
 def test_a_missing_shard_is_named_by_the_rank_that_misses_it(machines: Any, tmp_path: Path) -> None:
     (first, second) = machines("mp2", "mp2")
     (file,) = second.glob("*/*.pt")
