@@ -357,6 +357,8 @@ def test_the_embedded_model_says_the_same_on_any_number_of_ranks(ranks: int) -> 
     def work(model: Any) -> Any:
         texts = [model.generate("春眠不觉晓，", max_new_tokens=9, temperature=0)]
         texts += model.generate_batch(["明月", "一片孤城"], max_new_tokens=6, seed=3)
+        prompts = ["明月几时有", "明月何处", "明月几时有"]  # what they have in common is read once
+        texts += [each.text for each in model.continuations(prompts, max_new_tokens=4, temperature=0, stop_text="。")]
         beams = model.beam_search("山", beams=3, max_new_tokens=6)
         return texts, [hypothesis.ids for hypothesis in beams], model.score("明月何时有").log_probabilities
 
