@@ -239,7 +239,8 @@ def test_every_transport_adds_in_the_order_of_the_ranks(name: str, ranks: int, m
     for dtype in (np.float32, np.float64):
         for shape in ((1,), (2, 7), (2, 3, communicators.FEW)):
             size = np.asarray([1e8, 1.0, -1e8, 1e-8, 1e4])
-            parts = [np.random.default_rng(r).normal(size=shape).astype(dtype) * dtype(size[r]) for r in range(ranks)]
+            made = [np.random.default_rng(r).normal(size=shape).astype(dtype) * dtype(size[r]) for r in range(ranks)]
+            parts = [np.asfortranarray(part) for part in made]  # transports move what lies in order
             expected = np.asarray(parallel.summed(parts))
 
             def one(threads: Any, parts: Any = parts) -> tuple[Any, ...]:
