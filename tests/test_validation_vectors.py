@@ -51,9 +51,9 @@ def test_manifests_keep_their_schema(op):
     jsonschema.validate(json.loads((files.DATA / f"{op}.json").read_text("utf-8")), schema)
 
 
-def test_all_of_it_is_below_eight_megabytes_and_backward_passes_below_another_million_and_a_fifth():
+def test_all_of_it_is_below_eight_megabytes_and_backward_passes_below_another_million_and_a_half():
     backward = sum(path.stat().st_size for path in files.DATA.glob("*.vjp.*"))
-    assert 0 < backward < 1.2e6
+    assert 0 < backward < 1.5e6
     assert sum(path.stat().st_size for path in files.DATA.iterdir()) - backward < 8e6
 
 
