@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import comparison, explain_cli, train_cli, vectors_cli, weights_cli
+from refimpl import comparison, explain_cli, fewshot_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
 from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, separated, validation_module
@@ -24,6 +25,7 @@ from refimpl.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from refimpl.comparison import Variant
 
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_cli.app)
 app.add_typer(vectors_cli.app)
+app.add_typer(fewshot_cli.app)
 app.command()(train_cli.train)
 
 BackendOption = Annotated[
@@ -50,6 +53,18 @@ ApproximateOption = Annotated[
         help="Replace only the products of this kind of layer: projection, head, attention, activation, normalization, other; "
         "or exponential. May be repeated; without it, all products."
     ),
+]
+ParallelOption = Annotated[
+    bool,
+    typer.Option(
+        "--parallel", help="On all the ranks that mpiexec started, the model cut among them: see docs/parallel.md."
+    ),
+]
+TransportOption = Annotated[
+    str, typer.Option("--transport", help="How ranks on GPUs exchange arrays: host, cuda-aware or nccl.")
+]
+LowMemoryOption = Annotated[
+    bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
 
@@ -217,21 +232,43 @@ def generate(
         typer.Option(help="mitchell, mitchell-centred, -corrected or -refined, or exact: how products are made."),
     ] = None,
     approximate: ApproximateOption = None,
+    low_memory: LowMemoryOption = False,
+    parallel: ParallelOption = False,
+    transport: TransportOption = "host",
 ) -> None:
     """Continue a text, streaming: refimpl generate "春眠不觉晓，"."""
     numbers = None if arithmetic is None else named_arithmetic(arithmetic, approximate or None)
     _check_approximate(approximate, arithmetic is not None)
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    loaded = refimpl.load(model, backend=backend, dtype=dtype, arithmetic=numbers)
-    for number in range(samples):
-        pieces = loaded.stream(
-            text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed + number
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    with _opened(model, backend, dtype, numbers, parallel, transport, low_memory) as loaded:
+        for number in range(samples):
+            pieces = loaded.stream(text, seed=seed + number, **options)
+            sys.stdout.write(text)
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+            sys.stdout.write("\n" if number == samples - 1 else "\n\n")
+
+
+def _opened(
+    model: str, backend: str, dtype: str, arithmetic: Any, parallel: bool, transport: str, low_memory: bool
+) -> AbstractContextManager[refimpl.Model]:
+    """The model, on this process alone or as rank 0 of the job that mpiexec started; the other ranks compute along and end."""
+    if parallel:
+        from refimpl import parallel_job
+
+        return parallel_job.opened(
+            model, backend=backend, dtype=dtype, arithmetic=arithmetic, transport=transport, low_memory=low_memory
         )
-        sys.stdout.write(text)
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n" if number == samples - 1 else "\n\n")
+    if transport != "host":
+        raise ConfigError("there is nobody to exchange with", where="--transport", expected="--parallel beside it")
+    return nullcontext(refimpl.load(model, backend=backend, dtype=dtype, arithmetic=arithmetic, low_memory=low_memory))
 
 
 def _check_approximate(kinds: list[str] | None, arithmetic: bool) -> None:
@@ -272,17 +309,29 @@ def score(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write arithmetic.json and arithmetic.svg into this folder.")
     ] = None,
+    low_memory: LowMemoryOption = False,
     as_json: JsonOption = False,
+    parallel: ParallelOption = False,
+    transport: TransportOption = "host",
 ) -> None:
     """Print the perplexity of each text in a file, and of all together; with --arithmetic, and its divergence from exact arithmetic."""
     _check_approximate(approximate, bool(arithmetic))
     variants = _variants(arithmetic or [], approximate, by_kind, report)
-    loaded, texts = refimpl.load(model, backend=backend, dtype=dtype), _texts(file)
-    if variants:
-        _compare(loaded, texts, variants, report, as_json)
-        return
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
+    with _opened(
+        model,
+        backend,
+        dtype,
+        variants[0].arithmetic if parallel and variants else None,
+        parallel,
+        transport,
+        low_memory,
+    ) as loaded:
+        texts = _texts(file)
+        if variants:
+            _compare(loaded, texts, variants, report, as_json)
+            return
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
     _print_scores(texts, scores, as_json)
 
 

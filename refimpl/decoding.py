@@ -14,7 +14,10 @@ Y. Wu et al., arXiv 1609.08144, section 7 (length normalization; the plain power
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import ConfigError, DtypeError, TokenError
@@ -23,18 +26,26 @@ from refimpl.parameters import is_positive
 from refimpl.softmax import log_softmax, masked_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "Decoder",
     "Hypothesis",
+    "ReadOnce",
+    "Stop",
     "beam_search",
+    "common_prefix",
     "generate",
     "sample",
     "sampling_probabilities",
     "top_k_mask",
     "top_p_mask",
+    "wide",
 ]
+
+Stop = (
+    Iterable[int] | Callable[[list[int]], bool]
+)  # ids that end a row; or a function of its new ids, the last one just chosen
 
 
 class Decoder(Protocol):
@@ -85,7 +96,7 @@ def top_p_mask(probabilities: Array, p: float) -> Array:  # (..., vocab) -> bool
     Ties are ordered by token id. At least one token is always kept. Raises ConfigError unless 0 < p <= 1.
     """
     _check_options(1.0, None, p)
-    probabilities = _wide(probabilities)
+    probabilities = wide(probabilities)
     xp = namespace(probabilities)
     order = xp.argsort(probabilities, axis=-1, descending=True, stable=True)
     ordered = xp.take_along_axis(probabilities, order, axis=-1)
@@ -120,7 +131,7 @@ def _refuse_undefined(logits: Array) -> None:
         )
 
 
-def _wide(logits: Array) -> Array:
+def wide(logits: Array) -> Array:
     """The logits in float64 where the array library has it on this device, in float32 otherwise: many masses are added up."""
     _refuse_balls(logits)
     xp = namespace(logits)
@@ -153,7 +164,7 @@ def sampling_probabilities(
     _check_options(temperature, top_k, top_p)
     if temperature == 0:
         raise ConfigError("temperature must be positive", expected="0 < temperature < inf", got=repr(temperature))
-    dtype, logits = logits.dtype, _wide(logits)
+    dtype, logits = logits.dtype, wide(logits)
     _refuse_undefined(logits)
     scaled = logits / temperature
     mask = None if top_k is None else top_k_mask(scaled, top_k)
@@ -169,7 +180,7 @@ def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (b
     Masses add up in float64 where the array library has it on this device. A token of probability zero is never drawn. Raises TokenError for
     a row whose mass is not a positive number.
     """
-    xp, probabilities = namespace(probabilities), _wide(probabilities)
+    xp, probabilities = namespace(probabilities), wide(probabilities)
     cumulative = xp.cumulative_sum(probabilities, axis=-1)
     if not bool(xp.all((cumulative[:, -1] > 0) & xp.isfinite(cumulative[:, -1]))):
         remedy = "a temperature this small overflows logits/temperature: use temperature=0 for greedy decoding"
@@ -186,7 +197,7 @@ def sample(probabilities: Array, rng: Any) -> Array:  # (batch, vocab) -> int (b
 
 
 def _choose(logits: Array, temperature: float, top_k: int | None, top_p: float | None, rng: Any) -> list[int]:
-    logits = _wide(logits)
+    logits = wide(logits)
     _refuse_undefined(logits)
     if temperature == 0:
         chosen = namespace(logits).argmax(logits, axis=-1)
@@ -218,7 +229,7 @@ def _room(decoder: Decoder, longest: int, max_new_tokens: int | None) -> int:
             where="generate",
             expected=f"1 <= max_new_tokens <= {room} after a prompt of {longest} tokens (n_positions = {decoder.context})",
             got=asked,
-            remedy="shorten the prompt, or ask for fewer tokens",
+            remedy="shorten the prompt, ask for fewer tokens, or extend the table hierarchically: refimpl.load(..., positions=N)",
         )
     return asked
 
@@ -231,7 +242,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    stop: Iterable[int] = (),
+    stop: Stop = (),
     rng: Any = None,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token of every prompt; None for a row that has already stopped.
@@ -243,7 +254,7 @@ def generate(
     max_new_tokens : int, or None for as many as the position table holds
     temperature : float >= 0; 0 is greedy: the most probable token, the lowest id among equals
     top_k, top_p : limits, or None; ignored by greedy decoding, which they do not change
-    stop : token ids that end a row; the stop token itself is yielded
+    stop : token ids that end a row, or a function that says of a row's new ids whether they end it; the token that ends it is yielded
     rng : numpy.random.Generator, needed unless temperature is 0
 
     Raises
@@ -256,22 +267,92 @@ def generate(
         raise ConfigError("sampling needs a random generator", expected="rng=numpy.random.default_rng(seed)", got=None)
     ids, mask = _left_padded(prompts)
     steps = _room(decoder, len(ids[0]), max_new_tokens)
-    return _steps(decoder, ids, mask, steps, frozenset(stop), (temperature, top_k, top_p, rng))
+    return _steps(decoder, ids, mask, steps, _ending(stop), (temperature, top_k, top_p, rng))
+
+
+def _ending(stop: Stop) -> Callable[[list[int]], bool]:
+    """The stop rule as a function of the new ids."""
+    if callable(stop):
+        return stop
+    ends = frozenset(stop)
+    return lambda ids: ids[-1] in ends
 
 
 def _steps(
-    decoder: Decoder, ids: list[list[int]], mask: list[list[bool]], steps: int, stop: frozenset[int], options: Any
+    decoder: Decoder,
+    ids: list[list[int]],
+    mask: list[list[bool]],
+    steps: int,
+    ended: Callable[[list[int]], bool],
+    options: Any,
 ) -> Iterator[list[int | None]]:
     logits, state = decoder.start(ids, mask)
-    running = [True] * len(ids)
+    running, rows = [True] * len(ids), [list[int]() for _ in ids]
     for remaining in range(steps - 1, -1, -1):
         chosen = _choose(logits, *options)
         yield [token if alive else None for token, alive in zip(chosen, running, strict=True)]
-        running = [alive and token not in stop for token, alive in zip(chosen, running, strict=True)]
+        for number, token in enumerate(chosen):
+            rows[number].append(token)
+            running[number] = running[number] and not ended(rows[number])
         if not any(running):
             return
         if remaining:
             logits, state = decoder.advance([[token] for token in chosen], state)
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with."""
+    shortest = min(map(len, rows))
+    differing = (place for place in range(shortest) if len({row[place] for row in rows}) > 1)
+    return next(differing, shortest)
+
+
+@dataclass(frozen=True)
+class ReadOnce:
+    """A decoder that reads what prompts have in common once: equal prompts, and, where `decoder` has a method `read`, the beginning of all of them.
+
+    `read(token_ids, state, mask)` reads more tokens a row (batch, n) after what the state holds, some of them padding where the mask is false, and
+    returns logits (batch, n, vocab) and the state. A decoder whose answers depend on the row and not on the ids must not be wrapped.
+    """
+
+    decoder: Decoder
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, prompt included."""
+        return self.decoder.context
+
+    def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, Any]:
+        """Read left-padded prompts, lists of ids; the logits of each row's next token, and the state."""
+        real = [[True] * len(row) for row in token_ids] if mask is None else mask
+        prompts = [
+            tuple(t for t, r in zip(row, seen, strict=True) if r) for row, seen in zip(token_ids, real, strict=True)
+        ]
+        places = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        logits, state = self._different(list(places))
+        rows = [places[prompt] for prompt in prompts]
+        if len(places) == len(rows):
+            return logits, state
+        xp = namespace(logits)
+        return xp.take(logits, xp.asarray(rows, device=device_of(logits)), axis=0), self.decoder.select(state, rows)
+
+    def _different(self, prompts: list[tuple[int, ...]]) -> tuple[Array, Any]:
+        """Read prompts of which no two are equal."""
+        shared, read = min(common_prefix(prompts), min(map(len, prompts)) - 1), getattr(self.decoder, "read", None)
+        if read is None or len(prompts) == 1 or shared < 1:
+            return self.decoder.start(*_left_padded(prompts))
+        _, state = self.decoder.start([list(prompts[0][:shared])])
+        rest, real = _left_padded([prompt[shared:] for prompt in prompts])
+        logits, state = read(rest, self.decoder.select(state, [0] * len(prompts)), real)
+        return logits[:, -1, :], state
+
+    def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
+        """Read one more token a row."""
+        return self.decoder.advance(token_ids, cache)
+
+    def select(self, cache: Any, rows: list[int]) -> Any:
+        """The state of the given rows."""
+        return self.decoder.select(cache, rows)
 
 
 class Hypothesis(NamedTuple):
@@ -284,18 +365,40 @@ class Hypothesis(NamedTuple):
 class _Open(NamedTuple):
     ids: list[int]
     total: float  # Σ log p
+    row: int = 0  # of the hypothesis that it extends
 
 
-def _extensions(log_p: Array, hypotheses: list[_Open], count: int) -> list[tuple[float, int, int]]:
-    """The `count` best (total, hypothesis, token), best first; equals in the order of hypothesis, then token id."""
+def _extensions(log_p: Array, hypotheses: list[_Open]) -> Iterator[tuple[float, int, int]]:
+    """All (total, hypothesis, token), best first, but those ruled out; equals in the order of hypothesis, then token id."""
     xp = namespace(log_p)
     totals = xp.asarray([hypothesis.total for hypothesis in hypotheses], dtype=log_p.dtype, device=device_of(log_p))
     flat = xp.reshape(log_p + totals[:, None], (-1,))
-    order = xp.argsort(flat, descending=True, stable=True)
-    best = [int(order[rank]) for rank in range(min(count, flat.shape[0]))]
-    vocabulary = log_p.shape[-1]
-    ranked = [(float(flat[index]), index // vocabulary, index % vocabulary) for index in best]
-    return [extension for extension in ranked if extension[0] > -math.inf]  # what is ruled out is no extension
+    order, vocabulary = xp.argsort(flat, descending=True, stable=True), log_p.shape[-1]
+    for rank in range(flat.shape[0]):
+        index = int(order[rank])
+        total = float(flat[index])
+        if total == -math.inf:  # what is ruled out is no extension
+            return
+        yield total, index // vocabulary, index % vocabulary
+
+
+def _divided(
+    extensions: Iterator[tuple[float, int, int]],
+    alive: list[_Open],
+    beams: int,
+    ended: Callable[[list[int]], bool],
+) -> tuple[list[_Open], list[_Open]]:
+    """Those of the first `beams` extensions that end, and the first `beams` that do not."""
+    ending, kept = list[_Open](), list[_Open]()
+    for rank, (total, row, token) in enumerate(extensions):
+        extended = _Open([*alive[row].ids, token], total, row)
+        if not ended(extended.ids):
+            kept.append(extended)
+        elif rank < beams:
+            ending.append(extended)
+        if len(kept) == beams:
+            break
+    return ending, kept
 
 
 def _check_beams(beams: int, length_penalty: float) -> None:
@@ -312,15 +415,16 @@ def beam_search(
     beams: int,
     max_new_tokens: int | None = None,
     length_penalty: float = 1.0,
-    stop: Iterable[int] = (),
+    stop: Stop = (),
     early_stopping: bool = False,
 ) -> list[Hypothesis]:
     """Search for the sequences of the largest  Σ log p / n^α.
 
-    Each step extends every open hypothesis by every token and keeps the best (1 + number of stop tokens)·beams extensions. Of their first
-    `beams`, those that end (a stop token, or the last step) are complete; the best `beams` that do not end stay open. The search
-    stops when `beams` are complete and the best open total / n^α does not exceed the worst complete score (at once, with
-    `early_stopping`). These are the rules of Hugging Face transformers 5; see validation/recorded/README.md.
+    Each step extends every open hypothesis by every token and ranks the extensions. Of the first `beams`, those that end (by the stop rule, or at
+    the last step) are complete; the first `beams` that do not end stay open. The search stops when `beams` are complete and the best open
+    total / n^α does not exceed the worst complete score (at once, with `early_stopping`). These are the rules of Hugging Face
+    transformers 5, which looks at the first (1 + number of stop tokens)·beams only: among them are always as many that do not end, if there
+    are so many at all. See validation/recorded/README.md.
 
     Parameters
     ----------
@@ -329,7 +433,7 @@ def beam_search(
     beams : int >= 1
     max_new_tokens : int, or None for as many as the position table holds
     length_penalty : α; larger prefers longer sequences
-    stop : token ids that complete a hypothesis
+    stop : token ids that complete a hypothesis, or a function that says of its ids whether they complete it: of its text, say
     early_stopping : whether to stop as soon as `beams` hypotheses are complete
 
     Returns
@@ -343,22 +447,24 @@ def beam_search(
     """
     _check_beams(beams, length_penalty)
     ids, mask = _left_padded([prompt])
-    limit, ends = _room(decoder, len(prompt), max_new_tokens), frozenset(stop)
+    limit, ended = _room(decoder, len(prompt), max_new_tokens), _ending(stop)
     logits, state = decoder.start(ids, mask)
     alive, complete = [_Open([], 0.0)], list[Hypothesis]()
     for n in range(1, limit + 1):
-        logits = _wide(logits)
+        logits = wide(logits)
         _refuse_undefined(logits)
-        ranked = _extensions(log_softmax(logits), alive, (1 + len(ends)) * beams)
-        ending = [(total, row, token) for total, row, token in ranked[:beams] if token in ends or n == limit]
-        complete += [Hypothesis([*alive[row].ids, token], total / n**length_penalty) for total, row, token in ending]
+        extensions = _extensions(log_softmax(logits), alive)
+        if n == limit:
+            ending, kept = _divided(itertools.islice(extensions, beams), alive, beams, lambda ids: True)
+        else:
+            ending, kept = _divided(extensions, alive, beams, ended)
+        complete += [Hypothesis(each.ids, each.total / n**length_penalty) for each in ending]
         complete = sorted(complete, key=lambda hypothesis: -hypothesis.score)[:beams]
-        kept = [] if n == limit else [extension for extension in ranked if extension[2] not in ends][:beams]
         enough = len(complete) == beams
-        if not kept or (enough and (early_stopping or kept[0][0] / n**length_penalty <= complete[-1].score)):
+        if not kept or (enough and (early_stopping or kept[0].total / n**length_penalty <= complete[-1].score)):
             break
-        alive = [_Open([*alive[row].ids, token], total) for total, row, token in kept]
+        alive = kept
         logits, state = decoder.advance(
-            [[token] for _, _, token in kept], decoder.select(state, [row for _, row, _ in kept])
+            [[each.ids[-1]] for each in kept], decoder.select(state, [each.row for each in kept])
         )
     return complete

@@ -31,7 +31,7 @@ from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Block, Linear, Norm, check_weights, is_positive, product, product_vjp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
 __all__ = [
     "Block",
@@ -42,7 +42,9 @@ __all__ = [
     "KeyValueCache",
     "Linear",
     "Norm",
+    "Reading",
     "block",
+    "check_left_padded",
     "check_token_ids",
     "dialects",
     "forward",
@@ -51,6 +53,7 @@ __all__ = [
     "logits",
     "logits_vjp",
     "named_dialect",
+    "reading",
 ]
 
 
@@ -126,15 +129,24 @@ class GPT2Weights(NamedTuple):
 
     @classmethod
     def from_named(
-        cls, arrays: Mapping[str, Array], config: GPT2Config, *, source: Mapping[str, str] | None = None
+        cls,
+        arrays: Mapping[str, Array],
+        config: GPT2Config,
+        *,
+        source: Mapping[str, str] | None = None,
+        finite: Container[str] = (),
     ) -> GPT2Weights:
         """Put named arrays (names as in `shapes`) in their places.
 
         Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
-        the arrays had in their file, for that message.
+        the arrays had in their file, for that message. Arrays that are named in `finite` are known to be, and are not looked at.
         """
-        check_weights(arrays, cls.shapes(config), source or {})
+        check_weights(arrays, cls.shapes(config), source or {}, finite)
+        return cls.placed(arrays, config)
 
+    @classmethod
+    def placed(cls, arrays: Mapping[str, Array], config: GPT2Config) -> GPT2Weights:
+        """Named arrays in their places, of whatever shapes: `from_named` checks them, and `refimpl.parallel` has other ones."""
         return cls(
             arrays["token_embedding"],
             arrays["position_embedding"],
@@ -213,7 +225,7 @@ def _positions(positions: Any, mask: Array, read: Array | int, config: GPT2Confi
             where="positions",
             expected=f"0 <= position < n_positions = {config.n_positions}",
             got=f"positions from {lowest} to {highest}",
-            remedy="shorten the prompt or generate fewer tokens",
+            remedy="shorten the prompt, generate fewer tokens, or extend the table hierarchically: refimpl.load(..., positions=N)",
         )
     return positions
 
@@ -246,7 +258,7 @@ def block(
     return x, (seen.keys, seen.values)
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """What is read, checked, and how."""
 
     ids: Array  # int (batch, length)
@@ -257,7 +269,7 @@ class _Reading(NamedTuple):
     activation: GELUForm
 
 
-def _reading(
+def reading(
     weights: GPT2Weights,
     config: GPT2Config,
     token_ids: Any,
@@ -265,7 +277,8 @@ def _reading(
     mask: Any,
     cache: KeyValueCache | None,
     dialect: str | Dialect,
-) -> _Reading:
+) -> Reading:
+    """What is asked, checked and understood: ids, positions, the keys that each query may see. Arguments as `logits`, and the cache."""
     convention = named_dialect(dialect)
     ids = check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
     xp, real = namespace(weights.token_embedding, ids), check_mask(mask, ids)
@@ -280,15 +293,22 @@ def _reading(
     if cache is not None:
         allowed, read = xp.concat([cache.allowed, allowed], axis=-1), cache.read + read
     seen = causal_mask(ids.shape[1], allowed.shape[1], xp=xp, device=device_of(ids)) & allowed[:, None, None, :]
-    return _Reading(ids, where, seen, allowed, read, convention.activation or config.activation)
+    return Reading(ids, where, seen, allowed, read, convention.activation or config.activation)
 
 
 def _read(
-    weights: GPT2Weights, config: GPT2Config, given: _Reading, cache: KeyValueCache | None
+    weights: GPT2Weights, config: GPT2Config, given: Reading, cache: KeyValueCache | None
 ) -> tuple[list[Array], KeyValueCache]:
     """Embedding, every block's output and the final norm's, each (batch, length, d), and the cache that now includes the tokens."""
-    states = [_rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)]
-    pairs = []
+    x = _rows(weights.token_embedding, given.ids) + _rows(weights.position_embedding, given.positions)
+    return _through(weights, config, x, given, cache)
+
+
+def _through(
+    weights: GPT2Weights, config: GPT2Config, x: Array, given: Reading, cache: KeyValueCache | None
+) -> tuple[list[Array], KeyValueCache]:  # (batch, length, d) -> n_layer + 2 times (batch, length, d), cache
+    """As `_read`, from the embedding on."""
+    states, pairs = [x], []
     for i, layer in enumerate(weights.blocks):
         before = None if cache is None else (cache.keys[i], cache.values[i])
         options: dict[str, Any] = {"mask": given.seen, "before": before, "activation": given.activation}
@@ -316,7 +336,7 @@ def forward(
     dialect: str | Dialect = "openai",
 ) -> tuple[Array, KeyValueCache]:  # int (batch, length) -> (batch, length, vocab), cache
     """Logits of the tokens given, which follow those in `cache`, and the cache that holds both. Arguments as `logits`."""
-    given = _reading(weights, config, token_ids, positions, mask, cache, dialect)
+    given = reading(weights, config, token_ids, positions, mask, cache, dialect)
     states, cache = _read(weights, config, given, cache)
     return product(states[-1], _head(weights)), cache
 
@@ -364,7 +384,16 @@ def hidden_states(
     dialect: str | Dialect = "openai",
 ) -> list[Array]:  # int (batch, length) -> n_layer + 2 times (batch, length, d)
     """[x₀, x₁, .., x_L, LN(x_L)]: the embedding, each block's output, the final norm's. Arguments as `logits`."""
-    return _read(weights, config, _reading(weights, config, token_ids, positions, mask, None, dialect), None)[0]
+    return _read(weights, config, reading(weights, config, token_ids, positions, mask, None, dialect), None)[0]
+
+
+def check_left_padded(token_ids: Any, mask: Any, config: GPT2Config, like: Array) -> Array:  # -> bool (batch, length)
+    """The mask of prompts that end in real tokens; ids and mask checked as by `logits`, and ShapeError for one that ends in padding."""
+    real = check_mask(mask, check_token_ids(token_ids, config.vocab_size, like))
+    if not bool(namespace(real).all(real[:, -1])):
+        remedy = "move the padding to the left of each prompt"
+        raise ShapeError("a prompt ends in padding", where="start(mask)", expected="left padding", remedy=remedy)
+    return real
 
 
 @dataclass(frozen=True)
@@ -382,20 +411,18 @@ class CachedDecoder:
 
     def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, KeyValueCache]:  # -> (batch, vocab), cache
         """Read left-padded prompts (batch, length); the logits of each row's next token."""
-        ids = check_token_ids(token_ids, self.config.vocab_size, self.weights.token_embedding)
-        real = check_mask(mask, ids)
-        if not bool(namespace(real).all(real[:, -1])):
-            remedy = "move the padding to the left of each prompt"
-            raise ShapeError(
-                "a prompt ends in padding", where="CachedDecoder.start(mask)", expected="left padding", remedy=remedy
-            )
-        scores, cache = forward(self.weights, self.config, ids, mask=real, dialect=self.dialect)
+        real = check_left_padded(token_ids, mask, self.config, self.weights.token_embedding)
+        scores, cache = forward(self.weights, self.config, token_ids, mask=real, dialect=self.dialect)
         return scores[:, -1, :], cache
 
     def advance(self, token_ids: Any, cache: KeyValueCache) -> tuple[Array, KeyValueCache]:  # int (batch, 1)
         """Read one more token a row (batch, 1); the logits of the next."""
         scores, cache = forward(self.weights, self.config, token_ids, cache=cache, dialect=self.dialect)
         return scores[:, -1, :], cache
+
+    def read(self, token_ids: Any, cache: KeyValueCache, mask: Any = None) -> tuple[Array, KeyValueCache]:
+        """Read n more tokens a row (batch, n), padding where the mask (batch, n) is false; the logits after each, (batch, n, vocab)."""
+        return forward(self.weights, self.config, token_ids, mask=mask, cache=cache, dialect=self.dialect)
 
     def select(self, cache: KeyValueCache, rows: list[int]) -> KeyValueCache:
         """The cache of the given rows."""
@@ -421,7 +448,7 @@ def hidden_states_vjp(
     The pullback takes a list of n_layer + 2 cotangents, None for a state that has none, and returns `GPT2Weights`, in which an output embedding that
     is not tied gets 0. Arguments and errors as `hidden_states`.
     """
-    given = _reading(weights, config, token_ids, positions, mask, None, dialect)
+    given = reading(weights, config, token_ids, positions, mask, None, dialect)
     token, token_pullback = rows_vjp(weights.token_embedding, given.ids)
     position, position_pullback = rows_vjp(weights.position_embedding, given.positions)
     states, pullbacks = [token + position], []

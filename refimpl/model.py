@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -23,10 +24,15 @@ from refimpl import backend as backends
 from refimpl import bert, decoding, gpt2
 from refimpl.arithmetic import Arithmetic, named_arithmetic, plain
 from refimpl.errors import ConfigError, NotBuiltYetError, TextError, TokenizerError
+from refimpl.inference.gpt2 import Session
+from refimpl.inference.threads import blas_threads
+from refimpl.inference.widening import convert, is_finite
 from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.softmax import log_softmax
+from refimpl.text.cpm import CPMTokenizer
+from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,11 +42,12 @@ if TYPE_CHECKING:
     from weights_io.checkpoint import Checkpoint, TensorInfo
     from weights_io.schemes import Explanation, Scheme
 
-__all__ = ["EMBEDDED", "Model", "PlainDecoder", "Score", "load"]
+__all__ = ["EMBEDDED", "Continuation", "Model", "PlainDecoder", "Score", "load"]
 
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
 BUILT = ("gpt2", "bert", "nezha")
+MEGATRON_MULTIPLES = tuple(128 * ranks for ranks in (1, 2, 4, 8, 16))  # of rows of an embedding that was padded
 
 
 class Score(NamedTuple):
@@ -57,6 +64,14 @@ class Score(NamedTuple):
         return math.exp(self.negative_log_likelihood / self.tokens)
 
 
+class Continuation(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    text: str  # up to where it stopped; without the stop text, or the stop token
+    ids: list[int]  # all that were generated, but the stop token
+    ended: str  # "text": by a stop text; "token": by a stop token; "length": it has as many tokens as it may
+
+
 class Model:
     """A loaded language model: its numbers (`weights`, `config`), its tokenizer, and what to do with them.
 
@@ -69,9 +84,14 @@ class Model:
     defaults : sampling options that came with the model
     arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
         plain arrays in either case, and so are the logits: what is done with them is exact
+    make_decoder : what makes the decoder that reads texts where there is no arithmetic, such as a session of `refimpl.inference.gpt2`; None: the
+        definition's, `refimpl.gpt2.CachedDecoder`
+    low_memory : whether the weights are float16 and all that is computed with them float32: `logits` too are those of a session
     """
 
     arithmetic: Arithmetic | None = None
+    make_decoder: Callable[[], decoding.Decoder] | None = None
+    low_memory: bool = False
 
     def __init__(
         self,
@@ -83,6 +103,8 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
         arithmetic: str | Arithmetic | None = None,
+        make_decoder: Callable[[], decoding.Decoder] | None = None,
+        low_memory: bool = False,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
         self.config: Any = config
@@ -91,10 +113,12 @@ class Model:
         self.dialect: Any = dialect
         self.defaults = defaults or {}
         self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
+        self.make_decoder, self.low_memory = make_decoder, low_memory
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
-        means = f"{self.weights.token_embedding.dtype}, backend {self.backend.name}{self._in_arithmetic()}"
+        widened = " widened to float32" if self.low_memory else ""
+        means = f"{self.weights.token_embedding.dtype}{widened}, backend {self.backend.name}{self._in_arithmetic()}"
         return f"<GPT-2 with {count:,} parameters, {means}>"
 
     def _in_arithmetic(self) -> str:
@@ -113,6 +137,9 @@ class Model:
         ConfigError
             for an unknown name of an arithmetic or a kind.
         """
+        if self.low_memory and arithmetic is not None:
+            remedy = "load without low_memory"
+            raise ConfigError("low memory has one arithmetic", where="with_arithmetic", got=arithmetic, remedy=remedy)
         other = copy.copy(self)
         other.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic, kinds)
         return other
@@ -122,7 +149,9 @@ class Model:
         return x if self.arithmetic is None else self.arithmetic.wrap(x)
 
     def logits(self, token_ids: Any, mask: Any = None) -> Array:  # int (batch, length) -> (batch, length, vocab)
-        """The definition's logits, `refimpl.gpt2.logits`, on this model's backend."""
+        """The definition's logits, `refimpl.gpt2.logits`, on this model's backend; with low memory those of a session."""
+        if self.low_memory:
+            return Session(self.weights, self.config, self.dialect).logits(token_ids, mask)
         weights, ids, mask = self._number((self.weights, token_ids, mask))
         return plain(gpt2.logits(weights, self.config, ids, mask=mask, dialect=self.dialect))
 
@@ -141,7 +170,7 @@ class Model:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the model came without a tokenizer",
-                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder",
+                expected="tokenizer.json, vocab.json and merges.txt, or vocab.txt, in its folder; CPM-LM's bpe_3w_new in it or beside 80000",
                 remedy="put one there, or use model.logits, model.generate_ids, model.encode or refimpl.decoding with token ids",
             )
         return self.tokenizer
@@ -149,6 +178,8 @@ class Model:
     @property
     def unknown_id(self) -> int | None:
         """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
+        if isinstance(self.tokenizer, CPMTokenizer):
+            return self.tokenizer.unknown_id
         unknown = getattr(self.tokenizer, "unknown", None)
         return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
 
@@ -158,6 +189,8 @@ class Model:
         return start + self._tokenizer().encode(text)
 
     def _decoder(self) -> decoding.Decoder:
+        if self.arithmetic is None and self.make_decoder is not None:
+            return self.make_decoder()
         decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
         return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
@@ -179,6 +212,7 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """Yield the continuation of `prompt`, piece by piece, as it is generated.
@@ -189,6 +223,8 @@ class Model:
         max_new_tokens : int, or None: until a stop token, or the end of the position table
         temperature, top_k, top_p : see `refimpl.decoding.generate`; None takes the model's own default. temperature=0 is greedy
         stop : token ids that end the text; None: the configuration's eos_token_id
+        stop_text : a string, or several, at the first of which the text ends, whatever tokens it comes in (`refimpl.text.stopping`). Nothing of it is
+            yielded, and text that may be its beginning waits; what the prompt holds does not count. None: none
         seed : of NumPy's default generator
 
         Raises
@@ -196,23 +232,29 @@ class Model:
         TokenError, ConfigError, TokenizerError
             for a prompt that is empty or too long, options out of range, no tokenizer: at the call.
         """
-        ids, ends = self.prompt_ids(prompt), self._stop(stop)
+        ids, ends, rule = self.prompt_ids(prompt), self._stop(stop), StopText(stop_text)
         chosen = self._options(temperature=temperature, top_k=top_k, top_p=top_p)
         rng = backends.generator(seed)
         steps = decoding.generate(self._decoder(), [ids], max_new_tokens=max_new_tokens, stop=ends, rng=rng, **chosen)
-        return self._pieces(steps, frozenset(ends))
+        return self._pieces(steps, frozenset(ends), rule)
 
-    def _pieces(self, steps: Iterator[list[int | None]], ends: frozenset[int]) -> Iterator[str]:
-        """Text as soon as it is final: a piece that ends in half a character waits for the rest."""
+    def _pieces(
+        self, steps: Iterator[list[int | None]], ends: frozenset[int], rule: StopText | None = None
+    ) -> Iterator[str]:
+        """Text as soon as it is final: half a character waits for the rest, and so does what may begin a stop text."""
+        rule = rule or StopText()
         tokenizer, ids, shown = self._tokenizer(), [], ""
         for (token,) in steps:
             if token is None or token in ends:
                 break
             ids.append(token)
-            text = tokenizer.decode(ids)
-            if len(text) > len(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
+            kept = rule.cut(tokenizer.decode(ids))
+            final = kept.text if kept.stopped else rule.settled(kept.text)
+            if len(final) > len(shown):
+                yield final[len(shown) :]
+                shown = final
+            if kept.stopped:
+                return
         rest = tokenizer.decode(ids)[len(shown) :] if ids else ""
         if rest:
             yield rest
@@ -226,6 +268,7 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
         seed: int = 0,
     ) -> str:
         """The prompt and its continuation as one text; arguments and errors as `stream`."""
@@ -236,6 +279,7 @@ class Model:
             top_k=top_k,
             top_p=top_p,
             stop=stop,
+            stop_text=stop_text,
             seed=seed,
         )
         return prompt + "".join(pieces)
@@ -244,33 +288,67 @@ class Model:
         self, prompts: list[str], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[str]:
         """Continue many prompts at once (one batch, left-padded); options as `stream`. Rows draw from one generator, in order."""
-        rows = self._continued([self.prompt_ids(prompt) for prompt in prompts], max_new_tokens, seed, options)
-        return [prompt + self._tokenizer().decode(row) for prompt, row in zip(prompts, rows, strict=True)]
+        found = self.continuations(prompts, max_new_tokens=max_new_tokens, seed=seed, **options)
+        return [prompt + each.text for prompt, each in zip(prompts, found, strict=True)]
+
+    def continuations(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        rng: Any = None,
+        **options: Any,
+    ) -> list[Continuation]:
+        """What is written after each of many prompts, which are read together; each row ends for itself, by its own stop token or stop text.
+
+        What prompts have in common is read once. Options as `stream`; `rng`, where it is given, stands for NumPy's default generator of that seed:
+        its `random(n)` is asked for one uniform number a row and step.
+        """
+        ends, rule = self._stop(options.pop("stop", None)), StopText(options.pop("stop_text", None))
+        ids, tokenizer = [self.prompt_ids(prompt) for prompt in prompts], self._tokenizer()
+        drawn = backends.generator(seed) if rng is None else rng
+        rows = self._rows(decoding.ReadOnce(self._decoder()), ids, max_new_tokens, drawn, ends, rule, options)
+        return [_continuation(row, ends, rule, tokenizer) for row in rows]
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int | None = None, seed: int = 0, **options: Any
     ) -> list[list[int]]:
-        """Continue many prompts of token ids: each one's new ids, without the stop token. Options as `stream`; no tokenizer is needed."""
-        return self._continued([list(prompt) for prompt in prompts], max_new_tokens, seed, options)
+        """Continue many prompts of token ids: each one's new ids, without the stop token. Options as `stream`.
 
-    def _continued(
-        self, prompts: list[list[int]], max_new_tokens: int | None, seed: int, options: dict[str, Any]
+        No tokenizer is needed but for `stop_text`, of which nothing is in the text of the ids: a token that holds the last characters before it and
+        its first is left out whole.
+        """
+        ends, rule = self._stop(options.pop("stop", None)), StopText(options.pop("stop_text", None))
+        drawn, given = backends.generator(seed), [list(prompt) for prompt in prompts]
+        rows = self._rows(self._decoder(), given, max_new_tokens, drawn, ends, rule, options)
+        kept = [row[:-1] if row[-1] in ends else row for row in rows]
+        return [rule.before(self._tokenizer(), row) for row in kept] if rule else kept
+
+    def _rows(
+        self,
+        decoder: decoding.Decoder,
+        prompts: list[list[int]],
+        max_new_tokens: int | None,
+        rng: Any,
+        ends: list[int],
+        rule: StopText,
+        options: dict[str, Any],
     ) -> list[list[int]]:
-        ends = self._stop(options.pop("stop", None))
-        rows: list[list[int]] = [[] for _ in prompts]
-        steps = decoding.generate(
-            self._decoder(),
-            prompts,
-            max_new_tokens=max_new_tokens,
-            stop=ends,
-            rng=backends.generator(seed),
-            **self._options(**options),
-        )
-        for tokens in steps:
+        """The new ids of each prompt, those that ended it included."""
+        ended, rows = self._ended(ends, rule), [list[int]() for _ in prompts]
+        chosen = self._options(**options)
+        for tokens in decoding.generate(decoder, prompts, max_new_tokens=max_new_tokens, stop=ended, rng=rng, **chosen):
             for row, token in zip(rows, tokens, strict=True):
-                if token is not None and token not in ends:
-                    row.append(token)
+                row.extend([] if token is None else [token])
         return rows
+
+    def _ended(self, ends: list[int], rule: StopText) -> decoding.Stop:
+        """The stop rule of `refimpl.decoding`: one of the stop tokens, or a stop text in the text of the new ids."""
+        if not rule:
+            return ends
+        tokenizer = self._tokenizer()
+        return lambda ids: ids[-1] in ends or rule.stops(tokenizer, ids)
 
     def beam_search(
         self,
@@ -280,16 +358,33 @@ class Model:
         max_new_tokens: int | None = None,
         length_penalty: float = 1.0,
         stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
+        early_stopping: bool = False,
     ) -> list[decoding.Hypothesis]:
-        """The `beams` best continuations by `refimpl.decoding.beam_search`, best first, as token ids and scores."""
+        """The `beams` best continuations by `refimpl.decoding.beam_search`, best first, as token ids and scores.
+
+        A hypothesis is complete with a stop token, or with the token that completes a stop text; either is among its ids, and counted in its score.
+        `hypothesis_text` gives the text before it.
+        """
         return decoding.beam_search(
             self._decoder(),
             self.prompt_ids(prompt),
             beams=beams,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
-            stop=self._stop(stop),
+            stop=self._ended(self._stop(stop), StopText(stop_text)),
+            early_stopping=early_stopping,
         )
+
+    def hypothesis_text(
+        self,
+        hypothesis: decoding.Hypothesis,
+        *,
+        stop: Iterable[int] | None = None,
+        stop_text: str | Iterable[str] | None = None,
+    ) -> Continuation:
+        """The text of a hypothesis that `beam_search` found with the same `stop` and `stop_text`, and what ended it."""
+        return _continuation(hypothesis.ids, self._stop(stop), StopText(stop_text), self._tokenizer())
 
     def score(self, text: str, *, end: bool = False) -> Score:
         """Score(Σ -log p(tokenᵢ | tokens before)) of a text, every token but the first (all, if the model has a start token).
@@ -342,6 +437,14 @@ class Model:
         return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
 
 
+def _continuation(ids: list[int], ends: list[int], rule: StopText, tokenizer: Tokenizer) -> Continuation:
+    """The text of new ids up to the stop text, or the stop token, which may be the last of them."""
+    by_token = bool(ids) and ids[-1] in ends
+    kept = ids[:-1] if by_token else ids
+    text, by_text = rule.cut(tokenizer.decode(kept))
+    return Continuation(text, kept, "text" if by_text else "token" if by_token else "length")
+
+
 @dataclasses.dataclass(frozen=True)
 class PlainDecoder:
     """A decoder in some `Arithmetic`, whose logits are handed on as plain arrays: choosing tokens is no part of the network."""
@@ -361,6 +464,11 @@ class PlainDecoder:
     def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
         """Read one more token a row (batch, 1); the plain logits of the next, and the state."""
         logits, state = self.decoder.advance(token_ids, cache)
+        return plain(logits), state
+
+    def read(self, token_ids: Any, cache: Any, mask: Any = None) -> tuple[Array, Any]:
+        """Read more tokens a row (batch, n), padding where the mask is false; the plain logits after each, and the state."""
+        logits, state = self.decoder.read(token_ids, cache, mask)  # type: ignore[attr-defined]
         return plain(logits), state
 
     def select(self, cache: Any, rows: list[int]) -> Any:
@@ -478,17 +586,53 @@ def _dialect(
     return chosen
 
 
+def _of_cpm(config: gpt2.GPT2Config, tokenizer: CPMTokenizer, ours: Checkpoint) -> gpt2.GPT2Config:
+    """The configuration of a model that reads text as CPM-LM does: no start token, and <eod> ends a document unless another token does.
+
+    The embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    """
+    rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+    if rows != tokenizer.size and not any(rows == -(-tokenizer.size // step) * step for step in MEGATRON_MULTIPLES):
+        raise ConfigError(
+            "the vocabulary does not match the embedding",
+            where=tokenizer.path,
+            expected=f"{rows} pieces, one for each row of the token embedding",
+            got=f"{tokenizer.size} pieces",
+            remedy="put the vocabulary file of this very model in its place, or none to use token ids alone",
+        )
+    end = config.eos_token_id
+    end = end if end is not None and 0 <= end < rows else tokenizer.end_id
+    return dataclasses.replace(config, bos_token_id=None, eos_token_id=end)
+
+
 def _is_real(dtype: Any) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)  # the second: bfloat16 and float8
 
 
-def _array(ours: Checkpoint, name: str, dtype: str) -> Any:
-    """One parameter, rounded to `dtype`; what does not fit becomes infinite, which is reported with everything else."""
+def _array(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
+    """One parameter, rounded to `dtype` once, in the memory order of its file, and whether it is finite; what does not fit becomes infinite."""
     info = ours.info(name)
     if not _is_real(info.dtype):
         raise ConfigError("a parameter must hold floating-point numbers", where=f"{info.file}, {name}", got=info.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return ours[name].astype(dtype)
+    out = np.empty(info.shape, dtype, order="F" if info.layout == "strided" else "C")
+    finite, threads = [], blas_threads() or 1
+    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place, threads)))
+    return out, all(finite)
+
+
+def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
+    """One float16 parameter where it is: mapped from its file, unless it lies there in parts, which are joined; and whether it is finite."""
+    info = ours.info(name)
+    if info.dtype != np.float16:
+        raise ConfigError(
+            "low memory is for float16 files",
+            where=f"{info.file}, {name}",
+            expected=np.dtype(np.float16),
+            got=info.dtype,
+            remedy="write one with `refimpl weights convert --dtype float16`, or load without low_memory",
+        )
+    array = ours[name]
+    return array, is_finite(array, blas_threads() or 1)
 
 
 def _arrays(
@@ -498,29 +642,46 @@ def _arrays(
     wanted: Mapping[str, tuple[int, ...]],
     dtype: str,
     made: Any,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The parameters by name, each put through `made`, and what the file calls each; of what has no place only the shape is looked at."""
+    read: Callable[[Checkpoint, str, str], tuple[Any, bool]] = _array,
+) -> _Found:
+    """The parameters, each read by `read` and put through `made`; of what has no place only the shape is looked at."""
     for name, theirs in explanation.clashes.items():
         raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
     source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
-    arrays = {
-        name: made(_array(ours, name, dtype))
-        if ours.info(name).shape == wanted.get(name)
-        else _outline(ours.info(name), dtype)
-        for name in ours
-        if name in wanted or name != "output_embedding"
-    }
+    arrays, finite = {}, set()
+    for name in ours:
+        if ours.info(name).shape == wanted.get(name):
+            array, good = read(ours, name, dtype)
+            arrays[name] = made(array)
+            finite |= {name} if good else set()
+        elif name in wanted or name != "output_embedding":
+            arrays[name] = _outline(ours.info(name), dtype)
     strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
-    return arrays | strangers, source | {name: name for name in strangers}
+    return _Found(arrays | strangers, source | {name: name for name in strangers}, finite)
+
+
+class _Found(NamedTuple):
+    """What was read."""
+
+    arrays: dict[str, Any]  # the parameters by name
+    source: dict[str, str]  # what the file calls each
+    finite: set[str]  # those that were found to be
 
 
 def _weights(
-    checkpoint: Checkpoint, ours: Checkpoint, explanation: Explanation, config: gpt2.GPT2Config, dtype: str, made: Any
+    checkpoint: Checkpoint,
+    ours: Checkpoint,
+    explanation: Explanation,
+    config: gpt2.GPT2Config,
+    dtype: str,
+    made: Any,
+    low_memory: bool,
 ) -> gpt2.GPT2Weights:
     """The parameters of a GPT-2 in place."""
-    arrays, source = _arrays(checkpoint, ours, explanation, gpt2.GPT2Weights.shapes(config), dtype, made)
-    _check_tied(ours, source, config)
-    return gpt2.GPT2Weights.from_named(arrays, config, source=source)
+    read = _kept if low_memory else _array
+    found = _arrays(checkpoint, ours, explanation, gpt2.GPT2Weights.shapes(config), dtype, made, read)
+    _check_tied(ours, found.source, config)
+    return gpt2.GPT2Weights.from_named(found.arrays, config, source=found.source, finite=found.finite)
 
 
 def _encoder_weights(
@@ -535,8 +696,8 @@ def _encoder_weights(
     ):
         groups -= {"output_embedding"}
     wanted = bert.BertWeights.shapes(config, groups)
-    arrays, source = _arrays(checkpoint, ours, explanation, wanted, dtype, made)
-    return bert.BertWeights.from_named(arrays, config, source=source)
+    found = _arrays(checkpoint, ours, explanation, wanted, dtype, made)
+    return bert.BertWeights.from_named(found.arrays, config, source=found.source)
 
 
 def _outline(info: TensorInfo, dtype: str) -> Any:  # -> zeros of that shape, which take no memory
@@ -584,6 +745,7 @@ def load(
     heads: int | None = None,
     residual_attention: bool | str | None = None,
     arithmetic: str | Arithmetic | None = None,
+    low_memory: bool = False,
 ) -> Model:
     """Open a model: an embedded one by its name ("tang"), or a GPT-2, BERT, RoBERTa or NEZHA in any format, under any names that are known.
 
@@ -604,6 +766,9 @@ def load(
         The dialect "bert4keras" adds the previous layer's scores alone
     arithmetic : "mitchell", "mitchell-centred", "mitchell-corrected", "mitchell-refined", "exact" or an `Arithmetic`: how the network's products
         are made; None: by the array library
+    low_memory : of a GPT-2 whose file has float16 parameters, on NumPy: keep them as they are, mapped from the file where it has them whole, and
+        widen them to float32 a panel at a time wherever they are used (`refimpl.inference.gpt2`): half the memory, slower decoding. A file with
+        other parameters is refused, not rounded
 
     Returns
     -------
@@ -624,12 +789,17 @@ def load(
     numbers = None if arithmetic is None else named_arithmetic(arithmetic)
     residual = _residual_choice(residual_attention)
     folder, opened = _resolve(path)
-    chosen = backends.get(backend)
+    chosen = backends.get("numpy" if low_memory and backend == "auto" else backend)
+    if low_memory:
+        _check_low_memory(chosen, dtype, numbers)
     with weights_io.open(opened) as checkpoint:
         scheme = _scheme(checkpoint, architecture)
         explanation = explain(checkpoint, scheme)
         ours = canonical_view(checkpoint, explanation)
         if scheme.architecture != "gpt2":
+            if low_memory:
+                expected, got = "a GPT-2", f"the names of {scheme.name}"
+                raise ConfigError("no low memory", where="refimpl.load(low_memory=True)", expected=expected, got=got)
             found = _encoder(checkpoint, ours, explanation, scheme, folder, chosen, dtype, dialect, positions, residual)
             return found.with_arithmetic(numbers)
         if residual not in (None, "none"):
@@ -642,21 +812,44 @@ def load(
         convention: Any = dialect
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
-        weights = _weights(checkpoint, ours, explanation, config, dtype or "float32", chosen.asarray)
+        tokenizer = open_tokenizer(folder, simplify if str(path) in EMBEDDED else None)
+        if isinstance(tokenizer, CPMTokenizer):
+            config = _of_cpm(config, tokenizer, ours)
+        kind = "float16" if low_memory else dtype or "float32"
+        weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
-    prepare: Callable[[str], str] | None = simplify if str(path) in EMBEDDED else None
-    tokenizer = open_tokenizer(folder, prepare)
+    meant = _dialect(convention, scheme, config, folder)
+    fast = chosen.name == "numpy" and (low_memory or kind != "float16")
     return Model(
         weights,
         config,
         chosen,
         tokenizer,
-        dialect=_dialect(convention, scheme, config, folder),
+        dialect=meant,
         defaults=_defaults(folder),
         arithmetic=numbers,
+        make_decoder=functools.partial(Session, weights, config, meant) if fast else None,
+        low_memory=low_memory,
     )
+
+
+def _check_low_memory(backend: backends.Backend, dtype: str | None, arithmetic: Arithmetic | None) -> None:
+    """Raise ConfigError for what low memory does not go with."""
+    asked = {
+        "backend": backend.name != "numpy",
+        "dtype": dtype not in (None, "float32"),
+        "arithmetic": arithmetic is not None,
+    }
+    for name, wrong in asked.items():
+        if wrong:
+            raise ConfigError(
+                "low memory has float16 weights on NumPy, and computes in float32",
+                where=f"refimpl.load({name}=..., low_memory=True)",
+                expected="the backend numpy, the dtype float32, no arithmetic",
+                got={"backend": backend.name, "dtype": dtype, "arithmetic": str(arithmetic)}[name],
+            )
 
 
 def _encoder(

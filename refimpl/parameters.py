@@ -14,7 +14,7 @@ from refimpl.gradients import Pullback, products_summed, summed_to, vjp_of
 from refimpl.number_system import Array, is_ball, namespace, products_of, rounded_once, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
 __all__ = [
     "Block",
@@ -127,9 +127,15 @@ def _is_finite(array: Array) -> bool:
 
 
 def check_weights(
-    arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: Mapping[str, str]
+    arrays: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+    source: Mapping[str, str],
+    finite: Container[str] = (),
 ) -> None:
-    """Raise ConfigError that lists all missing, extra, misshaped and non-finite arrays; `source` is what a file called each."""
+    """Raise ConfigError that lists all missing, extra, misshaped and non-finite arrays; `source` is what a file called each.
+
+    Arrays whose names are in `finite` were found to be so when they were made, and are not looked at again.
+    """
 
     def called(name: str) -> str:
         return f"{source[name]} ({name})" if name in source else name
@@ -145,7 +151,11 @@ def check_weights(
     ]
     kinds = sorted({str(array.dtype) for name, array in arrays.items() if name in shapes})
     problems += [f"mixed dtypes: {', '.join(kinds)}"] if len(kinds) > 1 else []
-    problems += [f"not finite: {called(name)} holds NaN or infinity" for name in right if not _is_finite(arrays[name])]
+    problems += [
+        f"not finite: {called(name)} holds NaN or infinity"
+        for name in right
+        if name not in finite and not _is_finite(arrays[name])
+    ]
     if problems:
         raise ConfigError(
             f"the weights do not fit the configuration ({len(problems)} problems)",

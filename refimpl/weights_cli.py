@@ -15,6 +15,7 @@ from rich.tree import Tree
 
 import weights_io
 from refimpl.console import JsonOption, err, out, print_json
+from refimpl.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ CompatOption = Annotated[
 ]
 ExpansionOption = Annotated[int, typer.Option(help="How many times larger than the file its tensors may be.")]
 DEEPEST = 30  # levels of metadata that are shown
+VERDICTS = {"verified": "[green]verified [/]", "other": "[bold red]other    [/]", "missing": "[yellow]missing  [/]"}
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -280,7 +282,14 @@ def convert(
 @app.command()
 def verify(
     a: PathArgument,
-    b: PathArgument,
+    b: Annotated[
+        Path | None,
+        typer.Argument(help="The checkpoint to compare it with; none with --published.", show_default=False),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Compare the SHA-1 of CPM-LM's files in a folder with the published ones."),
+    ] = False,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance; without rtol and atol, bit for bit.")] = None,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance.")] = None,
     by_scheme: Annotated[
@@ -290,9 +299,18 @@ def verify(
     expansion: ExpansionOption = weights_io.Limits.expansion,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two checkpoints: names, dtypes, shapes, and values bit for bit or within a tolerance. Exits with 1 if they differ."""
+    """Compare two checkpoints: names, dtypes, shapes, and values bit for bit or within a tolerance. Exits with 1 if they differ.
+
+    With --published, compare the files of one folder with those that were published: exits with 1 unless both shards and the vocabulary are.
+    """
     from weights_io.verification import verify as run
 
+    if published or b is None:
+        if not published or b is not None or rtol is not None or atol is not None or by_scheme:
+            what = "name two checkpoints, or one folder with --published and nothing that concerns two"
+            raise ConfigError(what, where="refimpl weights verify", expected="A B, or --published FOLDER")
+        _verify_published(a, as_json)
+        return
     with _open(a, compat, expansion) as left, _open(b, compat, expansion) as right, _progress() as progress:
         pair = _canonical(left, right) if by_scheme else [left, right]
         task = progress.add_task("comparing", total=_nbytes(pair[0]))
@@ -313,6 +331,33 @@ def verify(
         )
         out.print(verdict, highlight=False)
     raise typer.Exit(1 if found else 0)
+
+
+def _verify_published(folder: Path, as_json: bool) -> None:
+    from weights_io.published import CPM, ESSENTIAL, published, size
+
+    with _progress() as progress:
+        task = progress.add_task("SHA-1", total=size(folder))
+        found = published(folder, lambda nbytes: progress.advance(task, nbytes))
+    good = all(found[name].verdict == "verified" for name in ESSENTIAL)
+    good = good and not any(each.verdict == "other" for each in found.values())
+    if as_json:
+        print_json({"published": good, "files": {name: each._asdict() for name, each in found.items()}})
+    else:
+        for name, each in found.items():
+            out.print(f"{VERDICTS[each.verdict]} {escape(name)}", highlight=False, soft_wrap=True)
+            if each.verdict == "verified":
+                out.print(f"          {each.sha1}, published {each.edition}", highlight=False, soft_wrap=True)
+            elif each.verdict == "other":
+                expected = " or ".join(f"{sha1} ({day})" for sha1, day in CPM[name].items())
+                out.print(f"          expected {expected}", highlight=False, soft_wrap=True)
+                really = f": that is {each.really}" if each.really else ""
+                out.print(f"          got      {each.sha1}{escape(really)}", highlight=False, soft_wrap=True)
+        done = sum(each.verdict == "verified" for each in found.values())
+        out.print(
+            f"[bold {'green' if good else 'red'}]{done} of {len(found)} files are as published[/]", highlight=False
+        )
+    raise typer.Exit(0 if good else 1)
 
 
 def _canonical(*checkpoints: weights_io.Checkpoint) -> list[weights_io.Checkpoint]:

@@ -17,6 +17,8 @@ from refimpl import (
     gpt2,
     mitchell,
     model,
+    parallel,
+    parallel_communicators,
     path_kernel,
     positions,
     softmax,
@@ -455,17 +457,74 @@ def test_batch_dependence_is_found(monkeypatch):
     assert not CLAIMS["GPT2-3"].holds(CLAIMS["GPT2-3"].check(SETTING))
 
 
-def test_a_split_that_counts_a_bias_twice_is_found(monkeypatch):
+ORIGINAL_CUT = parallel.cut
+
+
+def _bias_twice(name, array, rank, ranks):
+    part = ORIGINAL_CUT(name, array, rank, ranks)
+    return part * 2 if name.endswith("query_key_value.bias") else part
+
+
+def _columns_as_they_lie(name, array, rank, ranks):
+    """[Q, K, V] cut as any other columns: rank 0 of 3 gets all of Q and nothing of K."""
+    if "query_key_value" not in name:
+        return ORIGINAL_CUT(name, array, rank, ranks)
+    width = array.shape[-1] // ranks
+    return array[..., rank * width : (rank + 1) * width]
+
+
+def _bias_on_every_rank(x, weight, bias, communicator):
+    return communicator.all_reduce(x @ weight + bias)
+
+
+def _rows_of_others(table, ids, communicator):
+    """Every rank adds some row of its own."""
+    return communicator.all_reduce(parallel.rows(table, ids % table.shape[0]))
+
+
+def _joined_the_other_way(x, table, vocab_size, communicator):
+    parts = communicator.exchange(parallel.product(x, table.T))
+    return np.concatenate(parts[::-1], axis=-1)[..., :vocab_size]
+
+
+def _only_its_own(self, array):
+    return array
+
+
+def _from_its_own_on(self, array):
+    """Every rank adds in an order of its own: as good a sum, and not the same bits everywhere."""
+    parts = self.gather(array)
+    return parallel.summed([*parts[self.rank :], *parts[: self.rank]])
+
+
+def _in_float32(self, array):
+    return parallel.summed([part.astype(np.float32) for part in self.gather(array)]).astype(array.dtype)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "module", "name", "replacement"),
+    [
+        ("GPT2-5", parallel, "cut", _bias_twice),
+        ("GPT2-5", parallel, "cut", _columns_as_they_lie),
+        ("GPT2-5", parallel, "embedding", _rows_of_others),
+        ("GPT2-5", parallel, "head", _joined_the_other_way),
+        ("GPT2-5.sum", parallel, "summed_affine", _bias_on_every_rank),
+        ("GPT2-5.sum", parallel_communicators.Exchange, "all_reduce", _only_its_own),
+        ("GPT2-5.sum", parallel_communicators.Exchange, "all_reduce", _from_its_own_on),
+        ("GPT2-5.sum", parallel_communicators.Exchange, "all_reduce", _in_float32),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
+)
+def test_a_wrong_cut_or_sum_over_the_ranks_is_found(identifier, module, name, replacement, monkeypatch):
     from validation.claims import gpt2 as checks
 
-    original = checks._rank
-
-    def doubled(layer, rank, ranks, d):
-        share = original(layer, rank, ranks, d)
-        return share._replace(query_key_value=share.query_key_value._replace(bias=share.query_key_value.bias * 2))
-
-    monkeypatch.setattr(checks, "_rank", doubled)
-    assert not CLAIMS["GPT2-5"].holds(CLAIMS["GPT2-5"].check(SETTING))
+    monkeypatch.setattr(checks, "_models_on_ranks", lambda seed, original=checks._models_on_ranks: original(seed)[1:])
+    monkeypatch.setattr(
+        checks.components, "unit_budget", lambda *given: None
+    )  # by the balls alone, without the recorded model
+    monkeypatch.setattr(checks, "_float_gap", lambda *given: (0.0, "not made"))
+    monkeypatch.setattr(module, name, replacement)
+    assert CLAIMS[identifier].check(SETTING).verdict == "refuted"
 
 
 @pytest.mark.parametrize(

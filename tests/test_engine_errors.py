@@ -308,7 +308,7 @@ def test_a_cache_of_another_batch_is_refused(model: Any, system: System) -> None
 
 def test_a_prompt_that_ends_in_padding_is_refused_by_the_decoder(model: Any, system: System) -> None:
     decoder, ids = gpt2.CachedDecoder(model, TINY), system.to(np.array([[1, 2], [3, 4]]))
-    with _refused(errors.ShapeError, "ends in padding", "CachedDecoder.start(mask)", "left padding", "to the left"):
+    with _refused(errors.ShapeError, "ends in padding", "start(mask)", "left padding", "to the left"):
         decoder.start(ids, system.to(np.array([[True, True], [True, False]])))
     scores, _ = decoder.start(ids, system.to(np.array([[True, True], [False, True]])))
     assert scores.shape == (2, 11)

@@ -99,9 +99,10 @@ def test_with_dropout_the_gradient_is_that_of_the_loss_with_what_was_dropped() -
 
 def test_dropout_keeps_its_part_and_the_mean() -> None:
     """Of 10⁴ draws: kept within 5 standard deviations of 0.7, and each of them 1/0.7."""
-    from refimpl.learning.session import _Memory, _Run
+    from refimpl.inference.in_place import Memory
+    from refimpl.learning.session import _Run
 
-    run, model = _Run(SMALL, _Memory(), 0.3), weights(SMALL, NUMPY, "float64")
+    run, model = _Run(SMALL, Memory(), 0.3), weights(SMALL, NUMPY, "float64")
     run.begin(model, _part_of(840), np.random.default_rng(0))
     kept = run.kept("x")
     assert set(np.unique(kept)) == {0.0, 1 / 0.7}

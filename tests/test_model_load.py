@@ -608,8 +608,13 @@ def test_what_has_no_place_is_not_read(make: Any, monkeypatch: pytest.MonkeyPatc
     tensors = _hugging_face(CONFIG) | {"score.weight": np.ones((2, 2), np.float32)}
     tensors["transformer.wpe.weight"] = np.ones((99, 8), np.float32)
     folder, read = make(tensors=tensors), []
-    original = Checkpoint.__getitem__
-    monkeypatch.setattr(Checkpoint, "__getitem__", lambda self, name: read.append(name) or original(self, name))
+    for method in ("__getitem__", "read_into"):
+        original = getattr(Checkpoint, method)
+        monkeypatch.setattr(
+            Checkpoint,
+            method,
+            lambda self, name, *rest, original=original: read.append(name) or original(self, name, *rest),
+        )
     with _refused(
         errors.ConfigError, "unexpected: score.weight (score.weight) (2, 2)", "wrong shape: transformer.wpe.weight"
     ):
@@ -708,9 +713,9 @@ def test_a_stop_token_is_left_out_of_the_text_of_a_batch_too(make: Any) -> None:
 def test_beam_search_is_that_of_decoding(make: Any) -> None:
     model = _load(make(), dtype="float64")
     found = model.beam_search("春", beams=3, max_new_tokens=4, length_penalty=0.5)
-    decoder = gpt2.CachedDecoder(model.weights, model.config)
+    assert model.make_decoder is not None
     expected = decoding.beam_search(
-        decoder, [1, VOCABULARY["春"]], beams=3, max_new_tokens=4, length_penalty=0.5, stop=[2]
+        model.make_decoder(), [1, VOCABULARY["春"]], beams=3, max_new_tokens=4, length_penalty=0.5, stop=[2]
     )
     assert found == expected
 

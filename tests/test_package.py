@@ -20,7 +20,7 @@ import weights_io
 
 ROOT = Path(refimpl.__file__).parent.parent
 FORBIDDEN = (
-    *("torch", "tensorflow", "jax", "transformers", "keras"),  # frameworks
+    *("torch", "tensorflow", "jax", "transformers", "keras", "mpi4py"),  # frameworks
     *("typer", "rich", "click"),  # the command line
     *(
         "cupy",
@@ -29,6 +29,8 @@ FORBIDDEN = (
         "scipy.special",
         "ml_dtypes",
         "tokenizers",
+        "sentencepiece",
+        "jieba",
         "mpmath",
         "array_api_strict",
         "matplotlib",
@@ -51,6 +53,8 @@ DEFINITIONS = (
     "blocks",
     "bert",
     "gpt2",
+    "parallel",
+    "parallel_decoder",
     "decoding",
     "copying",
     "convolution",
@@ -140,7 +144,13 @@ def test_every_public_name_exists_and_is_documented(module: Any) -> None:
 
 @every_module
 def test_every_public_definition_is_listed(module: Any) -> None:
-    if module.__name__ in ("refimpl.cli", "refimpl.explain_cli", "refimpl.vectors_cli", "refimpl.weights_cli"):
+    if module.__name__ in (
+        "refimpl.cli",
+        "refimpl.explain_cli",
+        "refimpl.fewshot_cli",
+        "refimpl.vectors_cli",
+        "refimpl.weights_cli",
+    ):
         pytest.skip("its functions are commands of a program, not names to import")
     assert len(set(module.__all__)) == len(module.__all__)
     assert _unlisted(module) == []
@@ -222,12 +232,20 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
         "cli",
         "console",
         "explain_cli",
+        "fewshot_cli",
         "vectors_cli",
         "weights_cli",
         "train_cli",
         "__main__",
     }
+    no_definitions |= {
+        "parallel_communicators",
+        "parallel_model",
+        "parallel_job",
+        "parallel_plan",
+    }  # of processes, files, and arithmetic
     no_definitions |= {"comparison", "comparison_plot"}  # of logits, on the host
+    no_definitions |= {"fewshot", "fewshot_classify", "fewshot_scores"}  # of texts, on the host
     no_definitions |= {"complex_step"}  # a number system, NumPy's alone
     no_definitions |= {"encoder", "projections", "sentence_transformers"}  # the second are drawn on the host
     no_definitions |= {

@@ -293,7 +293,7 @@ def test_no_check_gets_lost():
     expected += "HIERPOS-2.minilm HIERPOS-3 HIERPOS-3.half HIERPOS-4 HIERPOS-4.minilm HIERPOS-4.embedded HIERPOS-5 "
     expected += "REALFORMER-1 REALFORMER-1.mean REALFORMER-1.bert4keras REALFORMER-2 REALFORMER-3 REALFORMER-4 REALFORMER-4.network "
     expected += "REALFORMER-4.width REALFORMER-5 REALFORMER-5.network "
-    expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
+    expected += "GPT2-1 GPT2-2 GPT2-3 GPT2-4 GPT2-5 GPT2-5.sum GPT2-6 PARITY.gpt2_tiny.logits PARITY.gpt2_tiny.hidden PARITY.gpt2_untied.logits "
     expected += (
         "PARITY.gpt2_sharded PARITY.greedy PARITY.beam_search PARITY.filters PARITY.torch_components PARITY.embedded "
     )

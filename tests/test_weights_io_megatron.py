@@ -104,6 +104,32 @@ def test_splitting_and_merging_is_the_same_bit_for_bit(
     assert all(array.flags.writeable for array in x.values())
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("canonical", [False, True])
+def test_tensors_are_written_where_they_belong_without_being_joined(canonical: bool, ranks: int) -> None:
+    """Every element once, in either memory order; and what is checked on reading is checked."""
+    parts = _parts(_model(dtype=np.float16), ranks)
+    merged: Any = merge(parts)
+    checkpoint = to_canonical(merged, SCHEME) if canonical else merged
+    for name in checkpoint:
+        for order in ("C", "F"):
+            out: Any = np.zeros(checkpoint.info(name).shape, np.uint16, order=order)  # type: ignore[call-overload]
+            times = np.zeros_like(out)
+
+            def put(place: Any, array: Any, out: Any = out, times: Any = times) -> None:
+                place[...] = array.view(np.uint16)
+                begin = place.__array_interface__["data"][0] - out.__array_interface__["data"][0]
+                np.ndarray(place.shape, np.uint16, times.reshape(-1, order="A"), begin, place.strides)[...] += 1
+
+            checkpoint.read_into(name, out, put)
+            assert np.array_equal(out, checkpoint[name].view(np.uint16)), name
+            assert times.min() == times.max() == 1
+    if ranks > 1:
+        parts[1]["module/position_embeddings.weight"].view(np.uint16)[0, 0] ^= 1
+        with _refused(weights_io.FormatError, "differs between them", "ranks 0 and 1"):
+            merged.read_into("position_embeddings.weight", np.empty((5, 12), np.float16))
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 12])
 def test_a_rank_holds_whole_heads(ranks: int) -> None:
     """By hand: rows of Q, K and V for the rank's heads, and the columns of the output projection that belong to them."""

@@ -206,6 +206,8 @@ def test_there_and_back_is_the_same_bit_for_bit(chosen: Scheme, data: Any) -> No
             assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, info.nbytes)
             assert info.name == name
             assert not array.flags.writeable
+            made.read_into(name, out := np.zeros(info.shape, info.dtype))
+            assert scheme.same_bits(out, array)
     assert all(array.flags.writeable for array in x.values())
 
 

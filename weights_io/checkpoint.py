@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from weights_io.errors import MissingTensorError, WeightsError
 
@@ -35,6 +38,15 @@ class TensorInfo(NamedTuple):
     )
 
 
+@contextlib.contextmanager
+def _enough_memory(info: TensorInfo) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        what, expected = "there is not enough memory for the tensor", f"{info.nbytes} bytes"
+        raise WeightsError(what, where=info.file, field=repr(info.name), expected=expected) from None
+
+
 class Checkpoint(Mapping[str, Any]):
     """Names to NumPy arrays, read when asked for, never writable.
 
@@ -54,24 +66,31 @@ class Checkpoint(Mapping[str, Any]):
         infos: Mapping[str, TensorInfo],
         read: Callable[[TensorInfo], Any],
         sources: Iterable[Source] = (),
+        into: Callable[[TensorInfo, Any, Callable[[Any, Any], object]], None] | None = None,
     ) -> None:
         self.format = form
         self.metadata = dict(metadata)
         self._infos = dict(infos)
-        self._read = read
+        self._read, self._into = read, into
         self._sources = list(sources)
 
     def __getitem__(self, name: str) -> Any:
         info = self.info(name)
-        try:
+        with _enough_memory(info):
             return self._read(info)
-        except MemoryError:
-            raise WeightsError(
-                "there is not enough memory for the tensor",
-                where=info.file,
-                field=repr(name),
-                expected=f"{info.nbytes} bytes",
-            ) from None
+
+    def read_into(self, name: str, out: Any, put: Callable[[Any, Any], object] = np.copyto) -> None:
+        """Write a tensor to `out`, an array of its shape, part by part as the parts lie in their files: nothing is joined or turned before.
+
+        `put(part of out, array)` writes each part, which makes it the place for another dtype or order; every element is written once. The same
+        is checked as on reading the tensor.
+        """
+        info = self.info(name)
+        with _enough_memory(info):
+            if self._into is None:
+                put(out, self._read(info))
+            else:
+                self._into(info, out, put)
 
     def __contains__(self, name: object) -> bool:
         return name in self._infos

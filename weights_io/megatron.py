@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,23 +35,34 @@ from weights_io.source import Source
 from weights_io.writing import new_folder, pending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from weights_io.limits import Limits
     from weights_io.writing import Pending
 
-__all__ = ["LAYOUT", "RULES", "Layout", "find_shards", "merge", "open_shards", "save_ranks", "split"]
+__all__ = ["LAYOUT", "RULES", "Layout", "find_shards", "merge", "open_rank", "open_shards", "save_ranks", "split"]
 
 RULES = {
     "megatron.ranks": "The files of a folder are those of ranks 0, 1, ..., each once, and all there are.",
     "megatron.names": "Every tensor of a model is one whose layout over the ranks is known, and every rank has the same ones.",
     "megatron.shapes": "A tensor has the same shape and dtype on every rank, and the ranks make whole matrices.",
     "megatron.replicated": "A tensor that every rank holds is the same on every rank, bit for bit.",
+    "megatron.run": "The files of all ranks were saved by the same run at the same step, as far as they say it.",
+    "megatron.distinct": "No two ranks hold the same rows of the token embedding.",
     "megatron.tracker": "latest_checkpointed_iteration.txt names a folder beside it: a number, or release.",
 }
 FILE = re.compile(r"mp_rank_([0-9]{2,4})_model_states\.pt")
 ITERATION = re.compile(r"release|[0-9]{1,18}")
+RUN = (
+    "iteration",
+    "global_steps",
+    "global_samples",
+    "skipped_steps",
+    "dp_world_size",
+)  # what a run keeps beside the parameters
+EMBEDDING = "word_embeddings.weight"
 TRACKER = "latest_checkpointed_iteration.txt"
+LARGE = 1 << 20  # bytes of a rank's tensor
 ROOTS = ("module/", "model/", "")  # where files keep the parameters: DeepSpeed's, Megatron's own, and bare
 
 
@@ -189,6 +201,24 @@ def _check_ranks(files: Sequence[Path]) -> None:
         )
 
 
+def _check_run(files: Sequence[Path], ranks: Sequence[Checkpoint]) -> None:
+    """Whether the files say that they are of one run and step; a file that says nothing of a number agrees with any."""
+    for field in RUN:
+        said = [checkpoint.metadata.get(field) for checkpoint in ranks]
+        known = [(file, value) for file, value in zip(files, said, strict=True) if type(value) is int]
+        other = next(((file, value) for file, value in known if value != known[0][1]), None)
+        if other is not None:
+            raise FormatError(
+                "the files are of different runs or steps",
+                rule="megatron.run",
+                where=other[0],
+                field=field,
+                expected=f"{known[0][1]}, as in {known[0][0].name}",
+                got=other[1],
+                remedy="put the shards of one run and one step into the folder",
+            )
+
+
 # --- merging ------------------------------------------------------------------------------------------------------------------
 
 
@@ -228,8 +258,58 @@ def open_shards(
                 field="mp_world_size",
                 expected=f"{world} files",
                 got=f"{len(ranks)} files",
+                remedy="fetch the missing shards, or remove those of another model",
             )
+    _check_run(files, ranks)
     return merge(ranks, where=files[0].parent)
+
+
+def open_rank(
+    folder: Path, rank: int, ranks: int, mode: str = "strict", limits: Limits = _limits.DEFAULT
+) -> Checkpoint | None:
+    """What one rank holds, under Megatron's names, from its own file alone; None where the shards are those of another number of ranks.
+
+    The file says how many ranks there are (mp_world_size); the folder, where it does not. On a machine of its own a rank needs no other file.
+
+    Raises
+    ------
+    FormatError
+        for a rank whose file is missing; for tensors that are no rank's.
+    WeightsError
+        if there are no shards, and for everything that opening one file raises.
+    """
+    from weights_io.folders import open_file
+
+    files = {int(file.name[8:-16]): file for file in find_shards(folder) or []}
+    if not files:
+        raise WeightsError("no shards in the folder", where=folder, expected="mp_rank_00_model_states.pt")
+    own = open_file(files.get(rank, next(iter(files.values()))), mode, limits)
+    world = own.metadata.get("mp_world_size")
+    if (world if type(world) is int else len(files)) != ranks:
+        own.close()
+        return None
+    if rank not in files:
+        own.close()
+        name = f"mp_rank_{rank:02d}_model_states.pt"
+        raise FormatError(
+            "this rank's shard is missing",
+            rule="megatron.ranks",
+            where=next(iter(files.values())).parent,
+            expected=name,
+            got=", ".join(file.name for file in files.values()),
+            remedy=f"put {name} there, on the machine of rank {rank}",
+        )
+    root = next((root for root in ROOTS if f"{root}word_embeddings.weight" in own), ROOTS[0])
+    names = [name.removeprefix(root) for name in own if name.startswith(root)]
+    _check_same_names([own], root, names, files[rank])
+    made = {
+        name: (own.info(root + name)._replace(name=name), functools.partial(own.__getitem__, root + name))
+        for name in names
+    }
+    _layouts(made, files[rank])
+    checkpoint = view(f"megatron (rank {rank} of {ranks})", made, own)
+    checkpoint.metadata |= _left_out([own], root) | {"ranks": ranks}
+    return checkpoint
 
 
 def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoint:
@@ -237,16 +317,17 @@ def merge(ranks: Sequence[Mapping[str, Any]], where: object = None) -> Checkpoin
 
     What a file keeps beside the parameters is a rank's own (random number generators, optimizer) and is listed in `.metadata["left_out"]`.
     """
-    root = next((root for root in ROOTS if f"{root}word_embeddings.weight" in ranks[0]), ROOTS[0])
+    root = next((root for root in ROOTS if f"{root}{EMBEDDING}" in ranks[0]), ROOTS[0])
     names = [name.removeprefix(root) for name in ranks[0] if name.startswith(root)]
     layouts = _layouts(names, where)
     _check_same_names(ranks, root, names, where)
-    made = {}
+    made, into = {}, {}
     for name, layout in layouts.items():
         infos = [info_of(rank, root + name) for rank in ranks]
         made[name] = _merged_info(name, layout, infos), functools.partial(_merged, name, layout, root, ranks)
+        into[name] = functools.partial(_merged_into, name, layout, root, ranks)
     _check_whole({name: info for name, (info, _) in made.items()}, len(ranks), where)
-    checkpoint = view(f"megatron ({len(ranks)} ranks)", made, *ranks)
+    checkpoint = view(f"megatron ({len(ranks)} ranks)", made, *ranks, into=into)
     checkpoint.metadata |= _left_out(ranks, root)
     return checkpoint
 
@@ -317,25 +398,85 @@ def _check_whole(infos: Mapping[str, TensorInfo], ranks: int, where: object) -> 
             )
 
 
+def _read_all(name: str, ranks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Every rank's tensor; large ones of ranks that have no file in common are read at the same time, for checksums take theirs."""
+    sources = [id(source) for rank in ranks if isinstance(rank, Checkpoint) for source in rank._sources]
+    if len(set(sources)) < max(len(sources), len(ranks)) or info_of(ranks[0], name).nbytes < LARGE:
+        return [np.asarray(rank[name]) for rank in ranks]
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda rank: np.asarray(rank[name]), ranks))
+
+
 def _merged(name: str, layout: Layout, root: str, ranks: Sequence[Mapping[str, Any]]) -> Any:
     if len(ranks) == 1:
         return np.asarray(ranks[0][root + name])
-    parts = [np.asarray(rank[root + name]) for rank in ranks]
+    parts = _consistent(name, layout, _read_all(root + name, ranks))
     if layout is Layout.WHOLE:
-        for number, part in enumerate(parts):
-            if not same_bits(parts[0], part):
-                raise FormatError(
-                    "a tensor that every rank holds differs between them",
-                    rule="megatron.replicated",
-                    field=repr(name),
-                    expected="the same bits on every rank",
-                    got=f"ranks 0 and {number} differ",
-                )
         return parts[0]
-    if layout is Layout.THIRDS:
-        rows = parts[0].shape[0] // 3
-        parts = [part[k * rows : (k + 1) * rows] for k in range(3) for part in parts]
-    return np.concatenate(parts, axis=1 if layout is Layout.COLUMNS else 0)
+    shape, axis = list(parts[0].shape), 1 if layout is Layout.COLUMNS else 0
+    shape[axis] *= len(parts)
+    whole = np.empty(shape, parts[0].dtype)
+    _put_parts(layout, parts, whole, np.copyto)
+    return whole
+
+
+def _merged_into(
+    name: str,
+    layout: Layout,
+    root: str,
+    ranks: Sequence[Mapping[str, Any]],
+    out: Any,
+    put: Callable[[Any, Any], object],
+) -> None:
+    parts = _read_all(root + name, ranks)
+    _put_parts(layout, _consistent(name, layout, parts), out, put)
+
+
+def _consistent(name: str, layout: Layout, parts: list[Any]) -> list[Any]:
+    """The parts; FormatError where the layout says that they are the same and they are not, or the other way round."""
+    for number, part in enumerate(parts if layout is Layout.WHOLE else []):
+        if not same_bits(parts[0], part):
+            raise FormatError(
+                "a tensor that every rank holds differs between them",
+                rule="megatron.replicated",
+                field=repr(name),
+                expected="the same bits on every rank",
+                got=f"ranks 0 and {number} differ",
+                remedy="put the shards of one run and one step into the folder",
+            )
+    if name == EMBEDDING:
+        _check_distinct(parts)
+    return parts
+
+
+def _put_parts(layout: Layout, parts: list[Any], out: Any, put: Callable[[Any, Any], object]) -> None:
+    """Write every rank's part to its place in the whole tensor."""
+    if layout is Layout.WHOLE:
+        put(out, parts[0])
+        return
+    if layout is Layout.COLUMNS:
+        out, parts = out.T, [part.T for part in parts]
+    thirds = 3 if layout is Layout.THIRDS else 1
+    rows = len(parts[0]) // thirds
+    for k in range(thirds):
+        for rank, part in enumerate(parts):
+            begin = (k * len(parts) + rank) * rows
+            put(out[begin : begin + rows], part[k * rows : (k + 1) * rows])
+
+
+def _check_distinct(parts: Sequence[Any]) -> None:
+    """Whether a shard lies in the folder twice, under two names; rows that are all zero show nothing."""
+    for number, part in enumerate(parts):
+        same = next((first for first in range(number) if same_bits(parts[first], part)), None)
+        if same is not None and part.any():
+            raise FormatError(
+                "two ranks hold the same rows of the token embedding",
+                rule="megatron.distinct",
+                field=repr(EMBEDDING),
+                expected="each rank's own rows",
+                got=f"ranks {same} and {number} are the same: one file twice, under two names",
+                remedy="fetch each rank's own shard",
+            )
 
 
 # --- splitting ----------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import numpy as np
 
 from refimpl import gpt2
 from refimpl.errors import ConfigError, ShapeError
+from refimpl.inference.in_place import Memory, blocks, heads_of, normalized, softmax, tanh_gelu
 from refimpl.inputs import check_token_ids
 from refimpl.learning.models import counted_targets
 from refimpl.learning.optimizers import check_parameters
@@ -57,20 +58,6 @@ class _Part(NamedTuple):
     places: Any  # int64 (tokens,): positions
 
 
-class _Memory:
-    """Arrays that are used again; each name has as much memory as it ever needed."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[Any, Any] = {}
-
-    def __call__(self, name: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        size = math.prod(shape)
-        held = self._arrays.get(name)
-        if held is None or held.size < size or held.dtype != dtype:
-            held = self._arrays[name] = np.empty(size, dtype)
-        return held[:size].reshape(shape)
-
-
 class _Folded(NamedTuple):
     """A norm and the linear map after it as one: z (s∘W∘f) + (bW + c)∘f, the columns multiplied by f."""
 
@@ -92,15 +79,6 @@ class _Seen(NamedTuple):
     gate: Any  # (tokens, inner): σ(2z) of it
     active: Any  # (tokens, inner): GELU
     kept: tuple[Any, Any]  # of dropout, or None
-
-
-def _normalized(x: Any, eps: float, z: Any) -> Any:  # (tokens, d) -> (tokens, 1); z is written
-    """z = (x - μ)/√(σ² + ε); returns 1/√(σ² + ε)."""
-    np.subtract(x, x.mean(axis=-1, keepdims=True), out=z)
-    variance = np.einsum("ij,ij->i", z, z)[:, None] / x.dtype.type(x.shape[-1])
-    scale = 1 / np.sqrt(variance + x.dtype.type(eps))
-    z *= scale
-    return scale
 
 
 def _normalized_back(bar: Any, z: Any, scale: Any) -> Any:  # (tokens, d) -> (tokens, d), in place
@@ -128,32 +106,17 @@ def _unfold(norm: Norm, linear: Linear, columns: Any, z: Any, bar: Any) -> tuple
     return Norm(scale_bar, bias_bar), Linear(slopes, sums)
 
 
-def _blocks(rows: int, size: int, limit: int) -> Iterator[slice]:
-    """Slices of rows of `size` numbers, each of at most `limit` numbers, or one row."""
-    step = max(1, limit // size)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
 def _gelu(x: Any, bias: Any, gate: Any, active: Any) -> None:  # (tokens, inner); all three written
     """x + bias, σ(2z) and GELU in place, block by block."""
-    slope = 2 * math.sqrt(2 / math.pi)
-    for block in _blocks(len(x), x.shape[-1], HIDDEN):
-        u, g, a = x[block], gate[block], active[block]
-        u += bias
-        np.multiply(u, u, out=g)
-        g *= -slope * 0.044715
-        g -= slope
-        g *= u
-        np.exp(g, out=g)
-        g += 1
-        np.reciprocal(g, out=g)
-        np.multiply(u, g, out=a)
+    for block in blocks(len(x), x.shape[-1], HIDDEN):
+        x[block] += bias
+        tanh_gelu(x[block], gate[block], active[block])
 
 
 def _gelu_back(bar: Any, x: Any, gate: Any, work: Any) -> None:  # (tokens, inner); bar is multiplied by the slope
     """x̄ = σ(2z) (1 + 2 x z' (1 - σ(2z))) ȳ, with 2z' = 2√(2/π) (1 + 3 · 0.044715 x²)."""
     slope = 2 * math.sqrt(2 / math.pi)
-    for block in _blocks(len(x), x.shape[-1], HIDDEN):
+    for block in blocks(len(x), x.shape[-1], HIDDEN):
         u, g, b = x[block], gate[block], bar[block]
         w = work[: len(u)]
         np.multiply(u, u, out=w)
@@ -167,15 +130,10 @@ def _gelu_back(bar: Any, x: Any, gate: Any, work: Any) -> None:  # (tokens, inne
         b *= w
 
 
-def _heads(array: Any, rows: int, length: int, heads: int, parts: int) -> Any:  # (tokens, parts d) -> parts of views
-    """(rows, heads, n, w) views of the queries, keys and values (parts = 3), or of one of them (parts = 1)."""
-    return array.reshape(rows, length, parts, heads, -1).transpose(2, 0, 3, 1, 4)
-
-
 class _Run:
     """The passes over one part, forwards and backwards, in one thread's memory."""
 
-    def __init__(self, config: gpt2.GPT2Config, memory: _Memory, dropout: float) -> None:
+    def __init__(self, config: gpt2.GPT2Config, memory: Memory, dropout: float) -> None:
         self.config, self.memory, self.dropout = config, memory, dropout
         d, w = config.n_embd, config.n_embd // config.n_head
         self.columns = np.concatenate([np.full(d, 1 / math.sqrt(w)), np.ones(2 * d)])
@@ -217,7 +175,7 @@ class _Run:
     def layer(self, i: int, layer: Block, x: Any) -> None:  # x is written
         config, tokens, d = self.config, self.tokens, self.config.n_embd
         z, y = self.array((i, "z"), tokens, d), self.array((i, "y"), tokens, d)
-        deviation = _normalized(x, config.layer_norm_epsilon, z)
+        deviation = normalized(x, config.layer_norm_epsilon, z)
         folded = _fold(layer.attention_norm, layer.query_key_value, self.columns)
         qkv = np.matmul(z, folded.weight, out=self.array((i, "qkv"), tokens, 3 * d))
         qkv += folded.bias
@@ -225,7 +183,7 @@ class _Run:
         attention = self.attend(i, qkv, mixed)
         kept = self.kept((i, 0)), self.kept((i, 1))
         self.branch(x, mixed, layer.attention_output, kept[0])
-        y_deviation = _normalized(x, config.layer_norm_epsilon, y)
+        y_deviation = normalized(x, config.layer_norm_epsilon, y)
         folded = _fold(layer.feed_forward_norm, layer.feed_forward_in, self.hidden)
         inner, gate, active = (self.array((i, name), tokens, config.inner) for name in ("inner", "gate", "active"))
         np.matmul(y, folded.weight, out=inner)
@@ -245,7 +203,7 @@ class _Run:
         """Blocks of rows of the rectangles: their tokens, rows and length."""
         start = 0
         for rows, length in self.part.shapes:
-            for block in _blocks(rows, self.config.n_head * length * length, WEIGHTS):
+            for block in blocks(rows, self.config.n_head * length * length, WEIGHTS):
                 count = block.stop - block.start
                 yield slice(start + block.start * length, start + block.stop * length), count, length
             start += rows * length
@@ -253,15 +211,13 @@ class _Run:
     def attend(self, i: int, qkv: Any, mixed: Any) -> list[Any]:  # (tokens, 3d) -> (tokens, d), written
         found, heads = [], self.config.n_head
         for number, (tokens, rows, length) in enumerate(self.rectangles()):
-            q, k, v = _heads(qkv[tokens], rows, length, heads, 3)
+            q, k, v = heads_of(qkv[tokens], rows, length, heads, 3)
             weights = np.matmul(
                 q, k.swapaxes(-1, -2), out=self.array((i, "weights", number), rows, heads, length, length)
             )
             weights += self.after(length)
-            weights -= weights.max(axis=-1, keepdims=True)
-            np.exp(weights, out=weights)
-            weights *= 1 / weights.sum(axis=-1, keepdims=True)
-            np.matmul(weights, v, out=_heads(mixed[tokens], rows, length, heads, 1)[0])
+            softmax(weights)
+            np.matmul(weights, v, out=heads_of(mixed[tokens], rows, length, heads, 1)[0])
             found.append(weights)
         return found
 
@@ -275,13 +231,13 @@ class _Run:
         config, weights, d = self.config, self.weights, self.config.n_embd
         head = weights.token_embedding if weights.output_embedding is None else weights.output_embedding
         self.final = self.array("final", self.tokens, d)
-        self.final_deviation = _normalized(x, config.layer_norm_epsilon, self.final)
+        self.final_deviation = normalized(x, config.layer_norm_epsilon, self.final)
         inputs = np.multiply(self.final, weights.final_norm.scale, out=self.array("inputs", self.tokens, d))
         inputs += weights.final_norm.bias
         bar = self.array("bar", self.tokens, d)
         head_bar, piece = (np.zeros_like(head), self.array("head", *head.shape)) if gradients else (None, None)
         losses = 0.0
-        for block in _blocks(self.tokens, 1, TOKENS):
+        for block in blocks(self.tokens, 1, TOKENS):
             logits, sums, lost = self.exponentials(inputs[block], head, block)
             losses += lost
             if gradients:
@@ -310,12 +266,12 @@ class _Run:
 
     def backward(self, bar: Any, head_bar: Any) -> gpt2.GPT2Weights:  # (tokens, d): of the head's inputs
         """All gradients; `bar` is written."""
-        weights, blocks = self.weights, []
+        weights, layers = self.weights, []
         norm = Norm(np.einsum("ij,ij->j", bar, self.final), bar.sum(axis=0))
         bar *= weights.final_norm.scale
         _normalized_back(bar, self.final, self.final_deviation)
         for layer, seen in zip(reversed(weights.blocks), reversed(self.seen), strict=True):
-            blocks.append(self.layer_back(layer, seen, bar))
+            layers.append(self.layer_back(layer, seen, bar))
         if self.kept_embedding is not None:
             bar *= self.kept_embedding
         table = _rows_summed(bar, self.part.ids, len(weights.token_embedding))
@@ -325,7 +281,7 @@ class _Run:
             table += head_bar
         else:
             output = head_bar
-        return gpt2.GPT2Weights(table, places, tuple(reversed(blocks)), norm, output)
+        return gpt2.GPT2Weights(table, places, tuple(reversed(layers)), norm, output)
 
     def branch_back(self, bar: Any, inputs: Any, linear: Linear, kept: Any, name: str) -> tuple[Linear, Any]:
         """The cotangents of the linear map and of its inputs."""
@@ -362,10 +318,10 @@ class _Run:
     def attend_back(self, seen: _Seen, mixed_bar: Any, qkv_bar: Any) -> None:  # qkv_bar is written
         heads = self.config.n_head
         for weights, (tokens, rows, length) in zip(seen.weights, self.rectangles(), strict=True):
-            q, k, v = _heads(seen.qkv[tokens], rows, length, heads, 3)
-            q_bar, k_bar, v_bar = _heads(qkv_bar[tokens], rows, length, heads, 3)
-            mixed = _heads(seen.mixed[tokens], rows, length, heads, 1)[0]
-            bar = _heads(mixed_bar[tokens], rows, length, heads, 1)[0]
+            q, k, v = heads_of(seen.qkv[tokens], rows, length, heads, 3)
+            q_bar, k_bar, v_bar = heads_of(qkv_bar[tokens], rows, length, heads, 3)
+            mixed = heads_of(seen.mixed[tokens], rows, length, heads, 1)[0]
+            bar = heads_of(mixed_bar[tokens], rows, length, heads, 1)[0]
             np.matmul(weights.swapaxes(-1, -2), bar, out=v_bar)
             scores = np.matmul(bar, v.swapaxes(-1, -2), out=self.array("scores", *weights.shape))
             scores -= np.einsum("rhnw,rhnw->rhn", mixed, bar)[..., None]
@@ -408,7 +364,7 @@ class Session:
             got = f"dropout = {dropout!r}, threads = {threads!r}"
             raise ConfigError("options out of range", where="Session", expected="0 <= dropout < 1 <= threads", got=got)
         self.config, self.dropout, self.threads = config, dropout, threads
-        self._runs = [_Run(config, _Memory(), dropout) for _ in range(threads)]
+        self._runs = [_Run(config, Memory(), dropout) for _ in range(threads)]
 
     def described(self) -> dict[str, Any]:
         """What decides the bits of a step besides the configuration: for `Training.about`."""

@@ -1,4 +1,4 @@
-"""Tokenizers: the character tokenizer of the embedded model, and Hugging Face's library for all others.
+"""Tokenizers: the character tokenizer of the embedded model, CPM-LM's (`refimpl.text.cpm`), and Hugging Face's library for all others.
 
 A character tokenizer is a `tokenizer.json` whose model is a WordLevel vocabulary behind a pre-tokenizer that isolates every
 character: one id a character, read here without the library. Whatever else a `tokenizer.json` describes is handed to the package
@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import TokenizerError
+from refimpl.text.cpm import CPMTokenizer, find_vocabulary, is_cpm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -262,14 +263,23 @@ def _is_character_level(description: dict[str, Any]) -> bool:
     )
 
 
-def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder, or None where the folder has none.
+def _may_be_gpt2(path: Path) -> bool:
+    """Whether a config.json, if there is one, is of a GPT-2: other models' SentencePiece files have the name `spiece.model` too."""
+    return not path.is_file() or _read_object(path).get("model_type", "gpt2") == "gpt2"
 
+
+def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) -> Tokenizer | None:
+    """The tokenizer of a folder of weights, or None where the folder has none.
+
+    CPM-LM's comes before a tokenizer.json beside it: Hugging Face's conversion has one, which without jieba's segmentation gives other ids.
     `prepare` is applied to every text before a character tokenizer sees it.
     """
     path = folder / "tokenizer.json"
     if path.is_file() and _is_character_level(_read_json(path)):
         return CharacterTokenizer.from_json(path, prepare)
+    vocabulary = find_vocabulary(folder)
+    if vocabulary is not None and is_cpm(vocabulary) and _may_be_gpt2(folder / "config.json"):
+        return CPMTokenizer(vocabulary)
     older = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     known = path.is_file() or older or (folder / "vocab.txt").is_file()
     return LibraryTokenizer.open(folder) if known else None

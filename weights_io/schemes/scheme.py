@@ -348,16 +348,30 @@ def info_of(tensors: Mapping[str, Any], name: str) -> TensorInfo:
 
 
 def view(
-    form: str, made: Mapping[str, tuple[TensorInfo, Callable[[], Any]]], *parents: Mapping[str, Any]
+    form: str,
+    made: Mapping[str, tuple[TensorInfo, Callable[[], Any]]],
+    *parents: Mapping[str, Any],
+    into: Mapping[str, Callable[[Any, Callable[[Any, Any], object]], None]] | None = None,
 ) -> Checkpoint:
-    """A Checkpoint of tensors that are made of `parents`' when they are asked for; it has the first one's metadata and closes them all."""
+    """A Checkpoint of tensors that are made of `parents`' when they are asked for; it has the first one's metadata and closes them all.
+
+    `into` has, for some or all names, what writes the tensor into an array: see `Checkpoint.read_into`.
+    """
     opened = [parent for parent in parents if isinstance(parent, Checkpoint)]
+
+    def write(info: TensorInfo, out: Any, put: Callable[[Any, Any], object]) -> None:
+        if into is not None and info.name in into:
+            into[info.name](out, put)
+        else:
+            put(out, made[info.name][1]())
+
     return Checkpoint(
         form,
         opened[0].metadata if opened else {},
         {name: info for name, (info, _) in made.items()},
         lambda info: read_only(made[info.name][1]().view()),
         [source for parent in opened for source in parent._sources],
+        write,
     )
 
 
@@ -433,11 +447,21 @@ def canonical_view(tensors: Mapping[str, Any], explanation: Explanation) -> Chec
             _check_same(pieces[0].name, array, piece.name, piece.rule.how.apply(np.asarray(tensors[piece.name])))
         return array
 
-    made = {}
+    made, into = {}, {}
     for name, pieces in explanation.pieces.items():
         info = _joined_info(name, [_ours(info_of(tensors, piece.name), piece.rule) for piece in pieces])
         made[name] = info, functools.partial(join, pieces, explanation.repeats.get(name, []))
-    return view(f"{_form(tensors)}, canonical names", made, tensors)
+        if isinstance(tensors, Checkpoint) and name not in explanation.repeats:
+            into[name] = functools.partial(_pieces_into, tensors, pieces)
+    return view(f"{_form(tensors)}, canonical names", made, tensors, into=into)
+
+
+def _pieces_into(tensors: Checkpoint, pieces: list[Piece], out: Any, put: Callable[[Any, Any], object]) -> None:
+    """Write a canonical tensor, piece by piece, to where the file's tensors of it lie in `out`: see `Checkpoint.read_into`."""
+    width = out.shape[-1] // len(pieces) if out.ndim else 0
+    for k, piece in enumerate(pieces):
+        part = out if len(pieces) == 1 else out[..., k * width : (k + 1) * width]
+        tensors.read_into(piece.name, piece.rule.how.undo(part), put)
 
 
 def to_canonical(tensors: Mapping[str, Any], scheme: Scheme) -> Checkpoint:
