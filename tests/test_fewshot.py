@@ -377,6 +377,15 @@ def _answers() -> dict[str, Any]:
     return dict(weights_io.open(RECORDED / "cpm_zero_shot" / "answers.safetensors"))
 
 
+def test_the_recorded_files_are_those_of_the_provenance() -> None:
+    folder = RECORDED / "cpm_zero_shot"
+    hashes = json.loads((folder / "provenance.json").read_text("utf-8"))["sha256"]
+    files = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*") if path.name != "provenance.json"
+    }
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == hashes
+
+
 @pytest.mark.parametrize("task", ["tnews", "iflytek"])
 @pytest.mark.parametrize(("which", "candidates"), [("sampled", 4), ("all", None)])
 def test_losses_and_candidates_are_those_of_cpms_own_script(
