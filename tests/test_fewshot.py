@@ -587,7 +587,7 @@ def test_run_searches_samples_and_scores() -> None:
         model, fewshot.read("capitals").text("法国"), ["北京", "巴黎"], normalize="mean", end="\n"
     )
     assert [answer["score"] for answer in answers] == [expected.scores[index] for index in expected.order]
-    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2).stdout
+    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2, "--low-memory", "--positions", 140).stdout
     assert len(shown.rstrip("\n").split("\n")) == 1 + 3
 
 
@@ -597,6 +597,8 @@ def test_run_searches_samples_and_scores() -> None:
         (("--greedy", "--beams", 2), ("contradict each other", "--beams, --greedy")),
         (("--choice", "a", "--temperature", 1), ("contradict each other", "--choice, --temperature")),
         (("--samples", 2, "--greedy"), ("only sampling has several samples", "2 with --greedy", "leave out --samples")),
+        (("--transport", "nccl"), ("nobody to exchange with", "--parallel")),
+        (("--parallel", "--positions", 200), ("keeps its position table", "--positions", "200")),
         (("--queries", "nowhere.txt"), ("the file cannot be read", "nowhere.txt")),
         (("--model", "nowhere"), ("no such model", "nowhere")),
     ],
