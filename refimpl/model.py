@@ -621,7 +621,7 @@ def _array(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
 
 
 def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
-    """One float16 parameter where it is: mapped from its file, unless it lies there in parts, which are joined; and whether it is finite."""
+    """One float16 parameter where it is, mapped from its file; of shards, whose tensors lie in parts, joined. And whether it is finite."""
     info = ours.info(name)
     if info.dtype != np.float16:
         raise ConfigError(
@@ -631,6 +631,8 @@ def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
             got=info.dtype,
             remedy="write one with `refimpl weights convert --dtype float16`, or load without low_memory",
         )
+    if ours.metadata.get("ranks", 1) > 1:  # all of them: one array that is mapped keeps its whole file in memory
+        return _array(ours, name, dtype)
     array = ours[name]
     return array, is_finite(array, blas_threads() or 1)
 

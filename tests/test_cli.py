@@ -48,6 +48,18 @@ def test_generate_is_reproducible_and_equals_the_library_call():
     assert _invoke("generate", "春眠不觉晓，", "--seed", 6, "--backend", "numpy").stdout != first.stdout
 
 
+def test_low_memory_is_that_of_the_library(tmp_path):
+    made = _invoke("generate", "春眠不觉晓，", "--low-memory", "--max-new-tokens", 12)
+    model = refimpl.load("tang", low_memory=True)
+    assert made.stdout == model.generate("春眠不觉晓，", max_new_tokens=12) + "\n"
+    (tmp_path / "poem.txt").write_text("春眠不觉晓，处处闻啼鸟。", "utf-8")
+    scored = json.loads(_invoke("score", tmp_path / "poem.txt", "--low-memory", "--json").stdout)
+    assert scored["perplexity"] == model.score("春眠不觉晓，处处闻啼鸟。").perplexity
+    ordinary = refimpl.load("tang", backend="numpy").score("春眠不觉晓，处处闻啼鸟。").perplexity
+    assert scored["perplexity"] != ordinary
+    assert abs(scored["perplexity"] / ordinary - 1) < 1e-4
+
+
 def test_generate_reads_standard_input_and_draws_several_samples():
     result = _invoke("generate", "-", "--samples", 2, "--max-new-tokens", 4, text="白日依山尽，\n")
     parts = result.stdout.rstrip("\n").split("\n\n")

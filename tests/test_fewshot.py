@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 import refimpl
 import weights_io
 from refimpl import cli, decoding, errors, fewshot, fewshot_classify, fewshot_scores, gpt2
+from refimpl.inference.gpt2 import Session
 from refimpl.text.stopping import StopText
 from validation import components, tolerance
 
@@ -255,13 +257,15 @@ CHOICES = ["北京", "上海市", "北", "巴黎是法国的首都", "北京"]
 
 
 @pytest.mark.parametrize("dialect", ["openai", "cpm", "bert4keras"])
-@pytest.mark.parametrize("stepwise", [False, True])
+@pytest.mark.parametrize("decoder", ["definition", "session", "stepwise"])
 def test_choices_have_the_log_probability_of_the_definition(
-    dialect: str, stepwise: bool, monkeypatch: pytest.MonkeyPatch
+    dialect: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what is read once, padded, and by decoders that read one token at a time: float64, 1e-12."""
+    """With what is read once, padded, by the definition, by a session, and by a decoder that reads one token at a time: float64, 1e-12."""
     model, prompt = _tiny(dialect=dialect), "中国的首都是"
-    if stepwise:
+    if decoder == "session":
+        model.make_decoder = functools.partial(Session, model.weights, model.config, dialect)
+    if decoder == "stepwise":
         monkeypatch.delattr(gpt2.CachedDecoder, "read")
     for end in ("", "\n"):
         found = fewshot.choose(model, prompt, CHOICES, end=end)

@@ -204,7 +204,10 @@ def test_the_shards_converted_by_the_author_give_the_logits_of_bert4keras(path: 
     assert _relative(loaded.logits(answers["ids"]), answers["logits"]) <= 1e-12
     assert _relative(_token_by_token(loaded, answers["ids"], 4), answers["logits"][:, 3:]) <= 1e-12
     tanh = dataclasses.replace(gpt2.named_dialect("bert4keras"), activation="tanh")
-    assert _relative(_load(RECORDED / path, heads=4, dialect=tanh).logits(answers["ids"]), answers["logits_gelu_tanh"]) <= 1e-12
+    assert (
+        _relative(_load(RECORDED / path, heads=4, dialect=tanh).logits(answers["ids"]), answers["logits_gelu_tanh"])
+        <= 1e-12
+    )
     as_cpm = _load(RECORDED / path, heads=4, dialect="cpm").logits(answers["ids"])
     assert _relative(as_cpm, answers["logits"]) > 1e-3
     seen = answers["ids"][:1]  # no <unk> after position 0: the two programs differ by GELU alone
@@ -401,7 +404,8 @@ def test_published_files_are_verified(as_published: Path) -> None:
 
 def test_files_that_are_not_as_published_are_named(as_published: Path) -> None:
     first, second = (as_published / "80000" / f"mp_rank_0{rank}_model_states.pt" for rank in (0, 1))
-    sums = [hashlib.sha1(path.read_bytes()).hexdigest() for path in (first, second)]
+    whole = [path.read_bytes() for path in (first, second)]
+    sums = [hashlib.sha1(data).hexdigest() for data in whole]
     first.rename(as_published / "a")
     second.rename(first)
     (as_published / "a").rename(second)
@@ -417,8 +421,13 @@ def test_files_that_are_not_as_published_are_named(as_published: Path) -> None:
         "expected": [sums[1]],
         "verdict": "other",
     }
-    second.unlink()
+    second.rename(first)
+    first.write_bytes(whole[0])
     assert "missing   80000/mp_rank_01_model_states.pt" in _verify(as_published, "--published", code=1)
+    second.write_bytes(whole[1])
+    assert "3 of 5 files are as published" in _verify(as_published, "--published")
+    (as_published / "bpe_3w_new" / "vocab.json").write_text("{}")  # nothing needs it, and it is not what it should be
+    assert "other     bpe_3w_new/vocab.json" in _verify(as_published, "--published", code=1)
 
 
 def test_verify_wants_two_checkpoints_or_one_folder(tmp_path: Path) -> None:
