@@ -163,7 +163,8 @@ def test_reading_in_pieces_is_reading_at_once() -> None:
         own = parallel.share(weights, SIX, communicator.rank, communicator.size)
         at_once, cache = parallel.forward(own, SIX, communicator, [IDS[0]])
         assert cache.keys[0].shape == (1, 2, 4, 1)
-        _, cache = parallel.forward(own, SIX, communicator, [IDS[0][:3]])
+        last, cache = parallel.forward(own, SIX, communicator, [IDS[0][:3]], last=True)
+        assert all(a.overlaps(b) for a, b in zip(at_once[:, 2].ravel(), last.ravel(), strict=True))
         return at_once, parallel.forward(own, SIX, communicator, [IDS[0][3:]], cache=cache, last=True)[0]
 
     with truth.precision(300):
