@@ -1,12 +1,13 @@
 """Tokens per second of a GPT-2 of random weights on one rank and on two, side by side on one machine.
 
-    python benchmarks/parallel.py [--width 1024] [--layers 12] [--heads 16] [--vocabulary 30000] [--tokens 16] [--rounds 5] [--dtype float32] [--json]
+    python benchmarks/parallel.py [--width 1024] [--layers 12] [--heads 16] [--vocabulary 30000] [--tokens 16] [--rounds 5] [--dtype float32]
+    [--json]
 
-Three jobs, in turn, `--rounds` times, so that a slow moment of the machine falls on all of them: one rank with one thread of OpenBLAS, one rank with
-two, two ranks with one thread each. A job reads a prompt of 16 tokens and then decodes `--tokens` tokens of one sequence with `refimpl.parallel`
-(the definition: on one rank it exchanges nothing), greedily, and gives the median of its steps. Reported are medians over the rounds, beside
-the least time that reading the weights and the cache takes: every rank measures the bandwidth with which all ranks together, at the same time, sum the
-largest matrix of the model (`numpy.sum` of float32, a pass that does nothing but read).
+Three jobs, in turn, `--rounds` times, so that a slow moment of the machine falls on all of them: one rank with one thread of OpenBLAS, one rank
+with two, two ranks with one thread each. A job reads a prompt of 16 tokens and then decodes `--tokens` tokens of one sequence with
+`refimpl.parallel` (the definition: on one rank it exchanges nothing), greedily, and gives the median of its steps. Reported are medians over the
+rounds, beside the least time that reading the weights and the cache takes: the ranks measure with which bandwidth all of them together, at the same
+time, sum 256 MB each (`numpy.sum` of float32, which does little but read, with one thread a rank).
 
 Needs the extra "mpi". No other program should run.
 """
@@ -126,16 +127,16 @@ def main() -> None:
         seconds = statistics.median(each[name]["seconds"] for each in rounds)
         least = ranks * need.read / speed
         rows[name] = {"tokens/s": 1 / seconds, "ms": 1e3 * seconds, "read GB/s": speed / 1e9, "reading ms": 1e3 * least}
-    same = all(each[name]["chosen"] == rounds[0][name]["chosen"] for each in rounds for name in JOBS)
+    texts = {tuple(each[name]["chosen"]) for each in rounds for name in JOBS}
     found = {
         "parameters": plan(configuration(given), 1).parameters,
         "jobs": rows,
-        "the same tokens in every round": same,
+        "the same tokens in every job": len(texts) == 1,
     }
     if given.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"{found['parameters']:,} parameters, {given.dtype}; the same tokens in every round: {same}")
+    print(f"{found['parameters']:,} parameters, {given.dtype}; the same tokens in every job: {len(texts) == 1}")
     for name, row in rows.items():
         print(f"{name:<24} " + "   ".join(f"{what} {value:.1f}" for what, value in row.items()))
 

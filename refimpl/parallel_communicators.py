@@ -132,10 +132,8 @@ def run_ranks(ranks: int, work: Callable[[Communicator], Answer]) -> list[Answer
     def one(rank: int) -> None:
         try:
             answers[rank] = work(Threads(rank, slots, barrier))
-        except RankLostError as error:
-            errors.append(error)
         except BaseException as error:
-            errors.insert(0, error)  # before those that came of it
+            errors.append(error)  # before the barrier lets others have errors that come of it
             barrier.abort()
 
     threads = [

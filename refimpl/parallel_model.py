@@ -17,6 +17,7 @@ An error of one rank is raised on all, with the words of the first rank that had
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -188,7 +189,9 @@ def _share(
     heads: int | None,
     dialect: Any,
 ) -> tuple[Share, dict[str, Any]]:
-    """The share of this rank, and what must be the same on all ranks."""
+    """The share of this rank, and what must be the same on all ranks, the checksum of its rows of the vocabulary excepted."""
+    from weights_io.megatron import RUN
+
     checkpoint, own = _opened(path, communicator)
     rank, ranks = communicator.rank, communicator.size
     with checkpoint:
@@ -200,35 +203,60 @@ def _share(
         models._check_tied(mine, source, config)
         check_weights(arrays, wanted, source, finite)
         told = models._dialect(dialect, scheme, config, folder)
-        facts = {"configuration": repr(config), "dialect": repr(gpt2.named_dialect(told)), "dtype": dtype}
-        facts |= {"backend": backend.name, "iteration": str(checkpoint.metadata.get("iteration"))}
+        facts: dict[str, Any] = {
+            "configuration": repr(config),
+            "dialect": repr(gpt2.named_dialect(told)),
+            "dtype": dtype,
+        }
+        facts |= {"backend": backend.name, "from its own file": own}
+        facts |= {field: checkpoint.metadata.get(field) for field in RUN} if own else {}
         facts |= _checksums(mine, arrays)
     weights = gpt2.GPT2Weights.placed({name: backend.asarray(array) for name, array in arrays.items()}, config)
     return Share(weights, config, communicator, told), facts
 
 
+ROWS = "rows of the token embedding"
+
+
 def _checksums(mine: Checkpoint, arrays: dict[str, Any]) -> dict[str, str]:
-    """Of every parameter that is whole on every rank: its checksum as it lies in the file."""
+    """The checksum, as it lies in the file, of every parameter that is whole on every rank, and of the token embedding; "" for zeros there."""
     from weights_io.arrays import as_bytes
     from weights_io.checksum import crc32c
 
+    def told(name: str) -> str:
+        return f"{mine.info(name).dtype} {crc32c(as_bytes(np.asarray(mine[name]))):08x}"
+
     whole = [name for name in arrays if parallel.cut_of(name) is parallel.Cut.WHOLE]
-    return {name: f"{mine.info(name).dtype} {crc32c(as_bytes(np.asarray(mine[name]))):08x}" for name in whole}
+    rows = told("token_embedding") if np.any(arrays["token_embedding"]) else ""
+    return {name: told(name) for name in whole} | {ROWS: rows}
 
 
-def _check_same(communicator: Communicator, facts: dict[str, str]) -> None:
+def _check_same(communicator: Communicator, facts: dict[str, Any]) -> None:
     """Raise RankError on every rank where the ranks do not hold parts of one model."""
     theirs = communicator.exchange(facts)
     for rank, other in enumerate(theirs):
-        differ = [name for name in theirs[0] if other.get(name) != theirs[0][name]]
-        differ += [name for name in other if name not in theirs[0]]
+        differ = [name for name in {**theirs[0], **other} if other.get(name) != theirs[0].get(name)]
         if differ:
             text = explain(
                 "the ranks hold parts of different models",
                 where=", ".join(differ[:8]) + (f" and {len(differ) - 8} more" if len(differ) > 8 else ""),
                 expected=f"{theirs[0].get(differ[0])}, as on rank 0",
                 got=other.get(differ[0]),
-                remedy="put the shards of one training, and of one iteration, on all ranks",
+                remedy="put the shards of one run, and of one step, on all ranks",
+            )
+            raise RankError(rank, communicator.size, text)
+
+
+def _check_distinct(communicator: Communicator, rows: str) -> None:
+    """Raise RankError on every rank where two have the same rows of the vocabulary, so that one file lies there under two names."""
+    theirs = communicator.exchange(rows)
+    for rank, told in enumerate(theirs):
+        if told and told in theirs[:rank]:
+            text = explain(
+                "two ranks hold the same rows of the token embedding",
+                expected="each rank's own rows",
+                got=f"ranks {theirs.index(told)} and {rank} are the same: one file twice, under two names",
+                remedy="fetch each rank's own shard",
             )
             raise RankError(rank, communicator.size, text)
 
@@ -271,11 +299,18 @@ def load(
         return share, facts, chosen, folder
 
     share, facts, chosen, folder = together(communicator, prepared)
+    rows = facts.pop(ROWS)
     _check_same(communicator, facts)
+    if facts["from its own file"]:
+        _check_distinct(communicator, rows)
     prepare = simplify if str(path) in models.EMBEDDED else None
 
-    def finished() -> tuple[Any, dict[str, Any]]:
-        return (open_tokenizer(folder, prepare), models._defaults(folder)) if communicator.rank == 0 else (None, {})
+    def finished() -> tuple[Share, Any, dict[str, Any]]:
+        if communicator.rank:
+            return share, None, {}
+        tokenizer = open_tokenizer(folder, prepare)
+        config = models._of_cpm(share.config, tokenizer, share.config.vocab_size)
+        return dataclasses.replace(share, config=config), tokenizer, models._defaults(folder)
 
-    tokenizer, defaults = together(communicator, finished)
+    share, tokenizer, defaults = together(communicator, finished)
     return ParallelModel(share, chosen, tokenizer, defaults=defaults)

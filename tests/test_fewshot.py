@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 import refimpl
 import weights_io
 from refimpl import cli, decoding, errors, fewshot, fewshot_classify, fewshot_scores, gpt2
+from refimpl.inference.gpt2 import Session
 from refimpl.text.stopping import StopText
 from validation import components, tolerance
 
@@ -255,13 +257,15 @@ CHOICES = ["北京", "上海市", "北", "巴黎是法国的首都", "北京"]
 
 
 @pytest.mark.parametrize("dialect", ["openai", "cpm", "bert4keras"])
-@pytest.mark.parametrize("stepwise", [False, True])
+@pytest.mark.parametrize("decoder", ["definition", "session", "stepwise"])
 def test_choices_have_the_log_probability_of_the_definition(
-    dialect: str, stepwise: bool, monkeypatch: pytest.MonkeyPatch
+    dialect: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what is read once, padded, and by decoders that read one token at a time: float64, 1e-12."""
+    """With what is read once, padded, by the definition, by a session, and by a decoder that reads one token at a time: float64, 1e-12."""
     model, prompt = _tiny(dialect=dialect), "中国的首都是"
-    if stepwise:
+    if decoder == "session":
+        model.make_decoder = functools.partial(Session, model.weights, model.config, dialect)
+    if decoder == "stepwise":
         monkeypatch.delattr(gpt2.CachedDecoder, "read")
     for end in ("", "\n"):
         found = fewshot.choose(model, prompt, CHOICES, end=end)
@@ -371,6 +375,15 @@ def test_choices_that_make_no_sense_are_refused() -> None:
 
 def _answers() -> dict[str, Any]:
     return dict(weights_io.open(RECORDED / "cpm_zero_shot" / "answers.safetensors"))
+
+
+def test_the_recorded_files_are_those_of_the_provenance() -> None:
+    folder = RECORDED / "cpm_zero_shot"
+    hashes = json.loads((folder / "provenance.json").read_text("utf-8"))["sha256"]
+    files = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*") if path.name != "provenance.json"
+    }
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == hashes
 
 
 @pytest.mark.parametrize("task", ["tnews", "iflytek"])
@@ -574,7 +587,7 @@ def test_run_searches_samples_and_scores() -> None:
         model, fewshot.read("capitals").text("法国"), ["北京", "巴黎"], normalize="mean", end="\n"
     )
     assert [answer["score"] for answer in answers] == [expected.scores[index] for index in expected.order]
-    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2).stdout
+    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2, "--low-memory", "--positions", 140).stdout
     assert len(shown.rstrip("\n").split("\n")) == 1 + 3
 
 
@@ -584,6 +597,8 @@ def test_run_searches_samples_and_scores() -> None:
         (("--greedy", "--beams", 2), ("contradict each other", "--beams, --greedy")),
         (("--choice", "a", "--temperature", 1), ("contradict each other", "--choice, --temperature")),
         (("--samples", 2, "--greedy"), ("only sampling has several samples", "2 with --greedy", "leave out --samples")),
+        (("--transport", "nccl"), ("nobody to exchange with", "--parallel")),
+        (("--parallel", "--positions", 200), ("keeps its position table", "--positions", "200")),
         (("--queries", "nowhere.txt"), ("the file cannot be read", "nowhere.txt")),
         (("--model", "nowhere"), ("no such model", "nowhere")),
     ],

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 import refimpl
 import weights_io
-from refimpl import cli, errors, gpt2
+from refimpl import cli, errors, gpt2, parallel_decoder, parallel_model
+from refimpl.parallel_communicators import run_ranks
 from refimpl.text import CPMTokenizer
 from weights_io import published
 from weights_io.conversion import convert
@@ -141,6 +142,24 @@ def test_the_conversion_of_hugging_face(
     assert loaded.generate("今天", max_new_tokens=3, temperature=0).startswith("今天")
 
 
+def test_two_ranks_read_text_as_one(model: Path) -> None:
+    """Rank 0 has the tokenizer, stops at <eod>, and refuses a vocabulary of another size for both."""
+
+    def one(communicator: Any) -> Any:
+        loaded = parallel_model.load(model, communicator, dtype="float64", heads=4)
+        if communicator.rank:
+            return parallel_decoder.follow(loaded.share)
+        with loaded:
+            return loaded.config, loaded.generate("今天 天气\n", max_new_tokens=5, temperature=0)
+
+    alone = _load(model, heads=4)
+    expected = alone.generate("今天 天气\n", max_new_tokens=5, temperature=0)
+    assert run_ranks(2, one)[0] == (alone.config, expected)
+    (model / "bpe_3w_new" / "chinese_vocab.model").write_bytes(pieces.trained(63))
+    with _refused("does not match the embedding", "63 pieces"):
+        run_ranks(2, one)
+
+
 def test_an_end_token_of_the_configuration_is_kept(model: Path, tmp_path: Path, vocabulary: bytes) -> None:
     assert _load(_converted(model, tmp_path / "hf", vocabulary, eos_token_id=4)).config.eos_token_id == 4
 
@@ -204,7 +223,10 @@ def test_the_shards_converted_by_the_author_give_the_logits_of_bert4keras(path: 
     assert _relative(loaded.logits(answers["ids"]), answers["logits"]) <= 1e-12
     assert _relative(_token_by_token(loaded, answers["ids"], 4), answers["logits"][:, 3:]) <= 1e-12
     tanh = dataclasses.replace(gpt2.named_dialect("bert4keras"), activation="tanh")
-    assert _relative(_load(RECORDED / path, heads=4, dialect=tanh).logits(answers["ids"]), answers["logits_gelu_tanh"]) <= 1e-12
+    assert (
+        _relative(_load(RECORDED / path, heads=4, dialect=tanh).logits(answers["ids"]), answers["logits_gelu_tanh"])
+        <= 1e-12
+    )
     as_cpm = _load(RECORDED / path, heads=4, dialect="cpm").logits(answers["ids"])
     assert _relative(as_cpm, answers["logits"]) > 1e-3
     seen = answers["ids"][:1]  # no <unk> after position 0: the two programs differ by GELU alone
@@ -319,13 +341,13 @@ def test_an_embedding_that_megatron_padded_is_none(model: Path, vocabulary: byte
     from refimpl.model import _of_cpm
 
     tokenizer = CPMTokenizer(model)
-    config = gpt2.GPT2Config(128, 32, 24, 2, 4)
+    config = gpt2.GPT2Config(64, 32, 24, 2, 4)
     for rows, fits in ((128, True), (256, True), (512, True), (129, False), (384, False), (63, False)):
         if fits:
-            assert _of_cpm(dataclasses.replace(config, vocab_size=rows), tokenizer, {}).eos_token_id == 7  # type: ignore[arg-type]
+            assert _of_cpm(config, tokenizer, rows).eos_token_id == 7
         else:
             with _refused("does not match the embedding", f"{rows} pieces"):
-                _of_cpm(dataclasses.replace(config, vocab_size=rows), tokenizer, {})  # type: ignore[arg-type]
+                _of_cpm(config, tokenizer, rows)
 
 
 def test_a_prompt_beyond_the_position_table_may_be_read_with_a_longer_one(model: Path) -> None:
@@ -401,7 +423,8 @@ def test_published_files_are_verified(as_published: Path) -> None:
 
 def test_files_that_are_not_as_published_are_named(as_published: Path) -> None:
     first, second = (as_published / "80000" / f"mp_rank_0{rank}_model_states.pt" for rank in (0, 1))
-    sums = [hashlib.sha1(path.read_bytes()).hexdigest() for path in (first, second)]
+    whole = [path.read_bytes() for path in (first, second)]
+    sums = [hashlib.sha1(data).hexdigest() for data in whole]
     first.rename(as_published / "a")
     second.rename(first)
     (as_published / "a").rename(second)
@@ -417,8 +440,13 @@ def test_files_that_are_not_as_published_are_named(as_published: Path) -> None:
         "expected": [sums[1]],
         "verdict": "other",
     }
-    second.unlink()
+    second.rename(first)
+    first.write_bytes(whole[0])
     assert "missing   80000/mp_rank_01_model_states.pt" in _verify(as_published, "--published", code=1)
+    second.write_bytes(whole[1])
+    assert "3 of 5 files are as published" in _verify(as_published, "--published")
+    (as_published / "bpe_3w_new" / "vocab.json").write_text("{}")  # nothing needs it, and it is not what it should be
+    assert "other     bpe_3w_new/vocab.json" in _verify(as_published, "--published", code=1)
 
 
 def test_verify_wants_two_checkpoints_or_one_folder(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def test_reading_in_pieces_is_reading_at_once() -> None:
         own = parallel.share(weights, SIX, communicator.rank, communicator.size)
         at_once, cache = parallel.forward(own, SIX, communicator, [IDS[0]])
         assert cache.keys[0].shape == (1, 2, 4, 1)
-        _, cache = parallel.forward(own, SIX, communicator, [IDS[0][:3]])
+        last, cache = parallel.forward(own, SIX, communicator, [IDS[0][:3]], last=True)
+        assert all(a.overlaps(b) for a, b in zip(at_once[:, 2].ravel(), last.ravel(), strict=True))
         return at_once, parallel.forward(own, SIX, communicator, [IDS[0][3:]], cache=cache, last=True)[0]
 
     with truth.precision(300):
@@ -239,7 +240,8 @@ def test_every_transport_adds_in_the_order_of_the_ranks(name: str, ranks: int, m
     for dtype in (np.float32, np.float64):
         for shape in ((1,), (2, 7), (2, 3, communicators.FEW)):
             size = np.asarray([1e8, 1.0, -1e8, 1e-8, 1e4])
-            parts = [np.random.default_rng(r).normal(size=shape).astype(dtype) * dtype(size[r]) for r in range(ranks)]
+            made = [np.random.default_rng(r).normal(size=shape).astype(dtype) * dtype(size[r]) for r in range(ranks)]
+            parts = [np.asfortranarray(part) for part in made]  # transports move what lies in order
             expected = np.asarray(parallel.summed(parts))
 
             def one(threads: Any, parts: Any = parts) -> tuple[Any, ...]:
@@ -357,6 +359,8 @@ def test_the_embedded_model_says_the_same_on_any_number_of_ranks(ranks: int) -> 
     def work(model: Any) -> Any:
         texts = [model.generate("春眠不觉晓，", max_new_tokens=9, temperature=0)]
         texts += model.generate_batch(["明月", "一片孤城"], max_new_tokens=6, seed=3)
+        prompts = ["明月几时有", "明月何处", "明月几时有"]  # what they have in common is read once
+        texts += [each.text for each in model.continuations(prompts, max_new_tokens=4, temperature=0, stop_text="。")]
         beams = model.beam_search("山", beams=3, max_new_tokens=6)
         return texts, [hypothesis.ids for hypothesis in beams], model.score("明月何时有").log_probabilities
 
@@ -514,6 +518,14 @@ def test_one_bit_in_one_norm_of_one_shard_is_noticed(machines: Any) -> None:
         CPM / "mp2" / "80000" / "mp_rank_00_model_states.pt", file.parent
     )  # the number of ranks shows in the folder now
     with _refused(parallel_model.RankError, "different models", "final_norm.bias", "1 of 2"):
+        _each(folders)
+
+
+def test_one_file_under_two_names_is_noticed(machines: Any) -> None:
+    folders = machines("mp2", "mp2")
+    (file,) = folders[1].glob("*/*.pt")
+    shutil.copy(CPM / "mp2" / "80000" / "mp_rank_00_model_states.pt", file)
+    with _refused(parallel_model.RankError, "the same rows of the token embedding", "ranks 0 and 1", "1 of 2"):
         _each(folders)
 
 

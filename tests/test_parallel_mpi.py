@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import refimpl
-from refimpl import cli, errors, parallel_job
+from refimpl import console, errors, parallel_job
 
 ROOT = Path(__file__).parent.parent
 BESIDE = Path(sys.executable).with_name("mpiexec")
@@ -147,4 +147,4 @@ def test_the_mpiexec_of_another_mpi_is_noticed(alone: pytest.MonkeyPatch) -> Non
 
 def test_a_transport_needs_ranks() -> None:
     with pytest.raises(errors.ConfigError, match="nobody to exchange with"):
-        cli._opened("tang", "numpy", "float32", None, parallel=False, transport="nccl")
+        console.opened("tang", "numpy", "float32", None, parallel=False, transport="nccl")

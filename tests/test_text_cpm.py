@@ -93,6 +93,7 @@ texts = st.lists(words | others | separate, max_size=12).map("".join)
 @given(text=texts)
 @example(text="")
 @example(text="的一了是我不在" * 3)
+@example(text="不大\n不一 中大")  # in the dictionary, and two words are more probable: the second search is not asked
 @example(text="小明硕士毕业于中国科学院计算所，后在日本京都大学深造")
 def test_the_words_are_those_of_jieba(text: str, their_words: Any) -> None:
     found = list(segmenter().cut(text))
@@ -146,6 +147,19 @@ def test_nothing_is_said_and_nothing_is_kept(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert len(json.loads(done.stdout)) >= 1
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_jieba_warns_of_at_import_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its escapes are deprecated, and so is pkg_resources; here warnings are errors."""
+    original = builtins.__import__
+
+    def warning(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "jieba":
+            warnings.warn("invalid escape sequence", DeprecationWarning, stacklevel=2)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", warning)
+    assert segmentation._imported() == (jieba, finalseg)
 
 
 def test_threads_and_copies_give_the_same_ids(tiny: CPMTokenizer) -> None:
@@ -336,6 +350,19 @@ def test_where_a_vocabulary_is_found(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     (tmp_path / "spiece.model").write_bytes(model.replace("▂".encode(), "▇".encode()))
     assert open_tokenizer(tmp_path) is None  # another model's file of that name
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_conversion_without_its_sentence_piece_model_is_refused(name: str, tmp_path: Path) -> None:
+    """Its tokenizer.json could be read, and would give other ids."""
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    (tmp_path / name).write_text('{"model_type": "gpt2", "tokenizer_class": "CpmTokenizerFast"}')
+    with pytest.raises(errors.TokenizerError, match="CPM's tokenizer is not here") as caught:
+        open_tokenizer(tmp_path)
+    for part in ("spiece.model or chinese_vocab.model", "tokenizer.json", "beside the weights"):
+        assert part in str(caught.value)
+    pieces.written(tmp_path, "spiece.model")
+    assert isinstance(open_tokenizer(tmp_path), CPMTokenizer)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from systems import NUMPY
 import refimpl
 from refimpl import decoding, errors, gpt2
 from refimpl import model as models_of_text
+from refimpl.inference.gpt2 import Session
+from refimpl.softmax import log_softmax
 from refimpl.text import StopText
 from refimpl.text.stopping import stop_strings
 
@@ -40,6 +42,7 @@ def _read(text: str, stops: list[str]) -> tuple[str, bool]:
 @given(ALPHABET, STOPS)
 @example("xab", ["abc", "b"])
 @example("aab", ["ab", "aab"])
+@example("abab", ["aba", "b"])
 @example("a\n\nb", ["\n\n", "\n"])
 def test_a_text_is_cut_where_reading_it_character_by_character_stops(text: str, stops: list[str]) -> None:
     assert tuple(StopText(stops).cut(text)) == _read(text, stops)
@@ -47,6 +50,7 @@ def test_a_text_is_cut_where_reading_it_character_by_character_stops(text: str, 
 
 @given(ALPHABET, ALPHABET, STOPS)
 @example("xa", "b", ["ab"])
+@example("xaa", "b", ["aab"])
 def test_what_is_settled_is_never_taken_back(text: str, more: str, stops: list[str]) -> None:
     rule = StopText(stops)
     if not rule.cut(text).stopped:
@@ -327,8 +331,7 @@ def _kept_beams(decoder: _Rows, beams: int, limit: int, ends: set[int]) -> Any:
     """The rules as transformers has them: of the first (1 + E)·B extensions, E the number of stop tokens."""
     alive, complete = [((), 0.0)], []
     for n in range(1, limit + 1):
-        logits = decoder._logits([(0, *ids) for ids, _ in alive])
-        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        log_p = log_softmax(decoder._logits([(0, *ids) for ids, _ in alive]))
         flat = (log_p + np.array([[total] for _, total in alive])).ravel()
         best = [int(i) for i in np.argsort(-flat, stable=True)[: (1 + len(ends)) * beams]]
         ranked = [((*alive[i // decoder.vocabulary][0], i % decoder.vocabulary), float(flat[i])) for i in best]
@@ -390,6 +393,7 @@ class _Counting:
         return self.decoder.select(cache, rows)
 
 
+@pytest.mark.parametrize("made", [gpt2.CachedDecoder, Session])
 @pytest.mark.parametrize("dialect", ["openai", "bert4keras"])  # the second masks id 0, which also pads
 @pytest.mark.parametrize(
     ("prompts", "with_read", "without"),
@@ -401,11 +405,15 @@ class _Counting:
         ([[3, 1], [1, 3]], 4, 4),
     ],
 )
-def test_what_prompts_have_in_common_is_read_once(dialect: str, prompts: Any, with_read: int, without: int) -> None:
+def test_what_prompts_have_in_common_is_read_once(
+    made: Any, dialect: str, prompts: Any, with_read: int, without: int
+) -> None:
     config = dataclasses.replace(TINY, n_positions=24)
-    plain = gpt2.CachedDecoder(models.weights(config, NUMPY, "float64"), config, dialect)
+    plain, other = (
+        kind(models.weights(config, NUMPY, "float64"), config, dialect) for kind in (gpt2.CachedDecoder, made)
+    )
     for reads, count in ((True, with_read), (False, without)):
-        counting = _Counting(plain, reads=reads)
+        counting = _Counting(other, reads=reads)
         once = decoding.ReadOnce(counting)
         ids, mask = decoding._left_padded(prompts)
         logits, state = once.start(ids, mask)

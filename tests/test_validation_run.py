@@ -278,7 +278,7 @@ RULES = (
 BACKWARDS = (
     "attention cross_entropy favor_attention gelu hierarchical_positions layer_norm log_softmax logsumexp mean_pooling "
     "positive_features relative_attention residual_attention softmax sparse_softmax sparse_softmax_cross_entropy taylor_attention "
-    "taylor_softmax unit_length "
+    "taylor_softmax unit_length trigonometric_features hyperbolic_features relu_features exp_taylor copy_loss gpt2_block bert_block "
 )
 
 

@@ -84,6 +84,8 @@ def test_tiny_cases_are_tiny_and_of_both_dtypes(name):
             "copy_labels",
             *(n for n in components.COMPONENTS if n.endswith(("_integer", "_patterns", "_words"))),
         )
+        else {"float64"}
+        if name.endswith("_block.vjp")  # their own cases alone are narrow enough
         else {"float32", "float64"}
     )
     for case in found:
@@ -268,6 +270,13 @@ def test_an_mpf_becomes_exactly_that_ball(number):
 @pytest.mark.parametrize("name", list(components.COMPONENTS))
 def test_a_wrong_second_program_is_noticed(name, monkeypatch):
     original, few = scalar.SCALAR[name], scalar.tiny_cases(name)[:1]
+    answers = []
+
+    def once(*arrays, **params):
+        answers.extend([] if answers else [original(*arrays, **params)])
+        return answers[0]
+
+    monkeypatch.setitem(scalar.SCALAR, name, once)
     assert scalar.cross_check(name, *few).holds
 
     def moved(values):
@@ -275,9 +284,7 @@ def test_a_wrong_second_program_is_noticed(name, monkeypatch):
 
     for wrong in (moved, lambda values: values[:-1], lambda values: [values], _not_numbers):
         with monkeypatch.context() as patch, mp.workdps(80):
-            patch.setitem(
-                scalar.SCALAR, name, lambda *arrays, wrong=wrong, **params: wrong(original(*arrays, **params))
-            )
+            patch.setitem(scalar.SCALAR, name, lambda *arrays, wrong=wrong, **params: wrong(once(*arrays, **params)))
             found = scalar.cross_check(name, *few)
         assert not found.holds
         assert not found.multiple <= 1
@@ -348,6 +355,12 @@ def _dialect(name, kernel=None, **changes):
             patch.setitem(favor.dialects, name, dataclasses.replace(named, kernels=kernels))
 
     return plant
+
+
+def _twice(f, x, scale, bias, eps):
+    """A layer norm whose pullback to x is doubled."""
+    value, back = f(x, scale, bias, eps)
+    return value, lambda bar: (2 * back(bar)[0], *back(bar)[1:])
 
 
 def _unbiased(x, scale, bias, eps):
@@ -730,6 +743,13 @@ BUGS = [
             ("favor_attention", "d^-1/2", favor, "_scaled", lambda f, x, scaled: f(f(x, scaled), scaled)),
             ("mean_pooling", "one too many", pooling, "_tokens", lambda f, *a: (f(*a)[0], f(*a)[1] + 1)),
             ("unit_length", "half the projection", pooling, "unit_length", lambda f, x: f(x) / 2),
+            ("trigonometric_features", "d^-1/2", favor, "_scaled", lambda f, x, scaled: f(f(x, scaled), scaled)),
+            ("hyperbolic_features", "|x|²", favor, "_half_square", lambda f, x: 2 * f(x)),
+            ("relu_features", "d^-1/2", favor, "_scaled", lambda f, x, scaled: f(f(x, scaled), scaled)),
+            ("exp_taylor", "of order n", taylor, "exp_taylor", lambda f, x, order: f(x, order + 1)),
+            ("copy_loss", "half the mean", copying, "_count", lambda f, *a: 2 * f(*a)),
+            ("gpt2_block", "twice through the norms", blocks, "layer_norm_vjp", _twice),
+            ("bert_block", "slope of the other form", blocks, "gelu_vjp", lambda f, x, form: f(x, "tanh")),
         )
     ),
 ]

@@ -32,6 +32,8 @@ LARGE = (
     "relative_attention.vjp",
     "taylor_attention.vjp",
     "favor_attention.vjp",
+    "gpt2_block.vjp",
+    "bert_block.vjp",
 )  # recorded only
 CHOSEN = [
     (n, d)

@@ -51,9 +51,9 @@ def test_manifests_keep_their_schema(op):
     jsonschema.validate(json.loads((files.DATA / f"{op}.json").read_text("utf-8")), schema)
 
 
-def test_all_of_it_is_below_eight_megabytes_and_backward_passes_below_another_million_and_a_fifth():
+def test_all_of_it_is_below_eight_megabytes_and_backward_passes_below_another_million_and_a_half():
     backward = sum(path.stat().st_size for path in files.DATA.glob("*.vjp.*"))
-    assert 0 < backward < 1.2e6
+    assert 0 < backward < 1.5e6
     assert sum(path.stat().st_size for path in files.DATA.iterdir()) - backward < 8e6
 
 
@@ -63,11 +63,8 @@ def test_answers_computed_again_are_the_published_ones_bit_for_bit(op, tmp_path)
     given = files.read(op)
     if components.COMPONENTS[op].sampled:
         first, *kept, last = given.vectors
-        ends = (
-            _again(dataclasses.replace(given, vectors=(first,))).vectors,
-            _again(dataclasses.replace(given, vectors=(kept[-1], last))).vectors,
-        )
-        files.write(dataclasses.replace(given, vectors=(*ends[0], *kept, ends[1][1])), tmp_path)
+        ends = answers.answered(first), answers.answered(last, kept[-1].expected.high)
+        files.write(dataclasses.replace(given, vectors=(ends[0], *kept, ends[1])), tmp_path)
     else:
         files.write(_again(given), tmp_path)
     for suffix in (".json", ".safetensors"):

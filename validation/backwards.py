@@ -897,6 +897,7 @@ BACKWARDS: tuple[Backward, ...] = (
         shape=lambda *arrays: (1,),
         call=_called_for_one,
         forms=(_copy_loss_by_logarithm,),
+        families=("bfloat16", "float32"),
     ),
     *(
         Backward(

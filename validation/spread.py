@@ -469,7 +469,7 @@ def _evaluations(component: str, dtype: str) -> dict[str, Callable[..., Any]]:
 
 # their backward passes compute exponents twice, and look the second time for those that attained the maximum of the first: sums of one product have
 # to come out the same twice, as they do in a library that is asked twice
-_TWICE = ("positive_features.vjp", "favor_attention.vjp")
+_TWICE = ("positive_features.vjp", "trigonometric_features.vjp", "hyperbolic_features.vjp", "favor_attention.vjp")
 
 
 def _under(component: str, arithmetic: Arithmetic, carrier: Any) -> Callable[..., Any]:

@@ -159,13 +159,17 @@ class Session:
         taken = cache.cache.taken(list(rows), cache.length, self._room(cache.length, cache.before))
         return State(taken, cache.length, allowed, read, cache.shared, cache.before)
 
+    def read(self, token_ids: Any, cache: State | None, mask: Any = None) -> tuple[Any, State]:
+        """Read n more tokens a row (batch, n), padding where the mask is false; the logits after each, (batch, n, vocab)."""
+        given = self._reading(token_ids, mask, cache)
+        with self._running():
+            x, state = self._read(given, cache, every=True)
+            scores = self._head(x)
+        return np.ascontiguousarray(scores.swapaxes(0, 1)), state
+
     def logits(self, token_ids: Any, mask: Any = None) -> Any:  # int (batch, length) -> (batch, length, vocab)
         """`refimpl.gpt2.logits` of whole texts, padded on either side."""
-        given = self._reading(token_ids, mask, None)
-        with self._running():
-            x, _ = self._read(given, None, every=True)
-            scores = self._head(x)
-        return np.ascontiguousarray(scores.swapaxes(0, 1))
+        return self.read(token_ids, None, mask)[0]
 
     # --- reading
 

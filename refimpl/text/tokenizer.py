@@ -268,8 +268,12 @@ def _may_be_gpt2(path: Path) -> bool:
     return not path.is_file() or _read_object(path).get("model_type", "gpt2") == "gpt2"
 
 
+def _asks_for_cpm(path: Path) -> bool:
+    return path.is_file() and str(_read_object(path).get("tokenizer_class")).startswith("CpmTokenizer")
+
+
 def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) -> Tokenizer | None:
-    """The tokenizer of a folder of weights, or None where the folder has none.
+    """The tokenizer of a folder of weights, or None where the folder has none; raises TokenizerError for one that cannot be read.
 
     CPM-LM's comes before a tokenizer.json beside it: Hugging Face's conversion has one, which without jieba's segmentation gives other ids.
     `prepare` is applied to every text before a character tokenizer sees it.
@@ -280,6 +284,14 @@ def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) ->
     vocabulary = find_vocabulary(folder)
     if vocabulary is not None and is_cpm(vocabulary) and _may_be_gpt2(folder / "config.json"):
         return CPMTokenizer(vocabulary)
+    if any(_asks_for_cpm(folder / name) for name in ("tokenizer_config.json", "config.json")):
+        raise TokenizerError(
+            "CPM's tokenizer is not here",
+            where=folder,
+            expected="its SentencePiece model, spiece.model or chinese_vocab.model: a tokenizer.json knows nothing of words and gives other ids",
+            got=", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_file())),
+            remedy="put the SentencePiece model beside the weights",
+        )
     older = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     known = path.is_file() or older or (folder / "vocab.txt").is_file()
     return LibraryTokenizer.open(folder) if known else None

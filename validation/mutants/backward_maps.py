@@ -273,8 +273,9 @@ def _gelu_slope(u: Any, phi: Any, bar: Any) -> Any:
 _rectified_bug = family("relu_features.vjp", _of_rectified)
 _RECTIFIED = (
     *_common(_rectified_bug, places=_rows_and_features),
-    _rectified_bug("relu not differentiated: everything passes", "gradient-dropped", slope=lambda u, phi, bar: 1),
-    _rectified_bug("slope of φ > 0, which ε makes true", "chain-rule", slope=lambda u, phi, bar: phi > 0),
+    _rectified_bug(
+        "everything passes: slope of φ > 0, which ε makes true", "gradient-dropped", slope=lambda u, phi, bar: phi > 0
+    ),
     _rectified_bug("slope of the cotangent > 0", "exchanged", slope=lambda u, phi, bar: bar > 0),
     _rectified_bug("slope 1 at 0", "tie-rule", seen=_has_zeros, slope=lambda u, phi, bar: u >= 0),
     _rectified_bug("slope 1/2 at 0", "tie-rule", seen=_has_zeros, slope=lambda u, phi, bar: (np.sign(u) + 1) / 2),

@@ -108,6 +108,7 @@ LARGEST = 400  # numbers in every argument, and in the answer, of a tiny case
 DIFFERENCES = (
     40  # numbers of which cotangents are asked in a tiny case of a backward pass: each takes two runs of a program
 )
+OF_LAYERS = 60  # the same where it is a layer's backward pass
 FEW = 8  # such cases
 LONGEST = 100  # length of every axis of a tiny case's arguments
 TOKENS = 6  # of a tiny case whose argument are a network's tokens: each has 61 logits or so
@@ -136,7 +137,7 @@ def tiny(name: str, case: components.Case) -> bool:
     backward = components.component(name).backward
     if backward:
         moved = sum(case.arrays[backward.given.index(each)].size for each in backward.arguments)
-        if moved > DIFFERENCES:
+        if moved > (OF_LAYERS if components.component(name).sampled else DIFFERENCES):
             return False
     return all(a.size <= largest and max(a.shape, default=0) <= LONGEST for a in arrays)
 

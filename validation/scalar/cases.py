@@ -178,6 +178,19 @@ def _block(*, previous: bool) -> Callable[[np.random.Generator], Cases]:
     return cases
 
 
+def _block_backwards(*, previous: bool) -> Callable[[np.random.Generator], Cases]:
+    """A layer so narrow that each of its parameters can be moved: width 2, one head, three tokens, the first of which is padding."""
+
+    def cases(rng: np.random.Generator) -> Cases:
+        x, cotangent = rng.normal(size=(2, 1, 3, 2))
+        scores = (rng.normal(size=(1, 1, 3, 3)),) if previous else ()
+        drawn = [rng.normal(size=shape) for shape in parameters.Block.shapes(2, 2).values()]
+        arrays = (x, np.array([[False, True, True]]), *scores, *drawn, cotangent)
+        return [Case("width 2", "every parameter of a layer", arrays, {"heads": 1, "eps": 0.125})]
+
+    return cases
+
+
 def _encoder(rng: np.random.Generator) -> Cases:
     """Every application once, with segments and padding: each case reads the model anew."""
     ids, halves, real = (
@@ -246,6 +259,8 @@ OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "favor_attention": _favor,
     "gpt2_block": _block(previous=False),
     "bert_block": _block(previous=True),
+    "gpt2_block.vjp": _block_backwards(previous=False),
+    "bert_block.vjp": _block_backwards(previous=True),
     "gpt2": _gpt2,
     "bert": _encoder,
     "nezha": _encoder,
