@@ -46,10 +46,10 @@ SCORES = 1 << 20  # attention scores of a block of queries
 HIDDEN = 65536  # numbers of a block for GELU
 ROOM = 64  # tokens for which a new cache has room besides those it begins with
 FEW = 16  # rows of a product from which on a panel may be large
-PANEL, LARGE = (
-    1 << 17,
-    1 << 21,
-)  # numbers of a widened panel, which stays in the cache; and where many rows make it worth its way to memory
+PANEL = (
+    1 << 20
+)  # numbers of a widened panel: for the last cache, and few enough steps that threads seldom wait for Python's lock
+LARGE = 1 << 21  # the same where there are many rows
 COLUMNS = 64  # of a panel, at least, where they are not contiguous
 
 
