@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +18,25 @@ from refimpl import backend as backends
 from refimpl import comparison, explain_cli, fewshot_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
-from refimpl.console import JsonOption, ReportOption, cores, err, out, print_json, separated, validation_module
+from refimpl.console import (
+    JsonOption,
+    LowMemoryOption,
+    ParallelOption,
+    ReportOption,
+    TransportOption,
+    cores,
+    err,
+    opened,
+    out,
+    print_json,
+    separated,
+    validation_module,
+)
 from refimpl.errors import ConfigError, RefimplError, TextError
 from refimpl.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from refimpl.comparison import Variant
 
@@ -53,18 +64,6 @@ ApproximateOption = Annotated[
         help="Replace only the products of this kind of layer: projection, head, attention, activation, normalization, other; "
         "or exponential. May be repeated; without it, all products."
     ),
-]
-ParallelOption = Annotated[
-    bool,
-    typer.Option(
-        "--parallel", help="On all the ranks that mpiexec started, the model cut among them: see docs/parallel.md."
-    ),
-]
-TransportOption = Annotated[
-    str, typer.Option("--transport", help="How ranks on GPUs exchange arrays: host, cuda-aware or nccl.")
-]
-LowMemoryOption = Annotated[
-    bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a Hugging Face GPT-2 folder.")]
 
@@ -246,7 +245,7 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
     }
-    with _opened(model, backend, dtype, numbers, parallel, transport, low_memory) as loaded:
+    with opened(model, backend, dtype, numbers, parallel, transport, low_memory) as loaded:
         for number in range(samples):
             pieces = loaded.stream(text, seed=seed + number, **options)
             sys.stdout.write(text)
@@ -254,21 +253,6 @@ def generate(
                 sys.stdout.write(piece)
                 sys.stdout.flush()
             sys.stdout.write("\n" if number == samples - 1 else "\n\n")
-
-
-def _opened(
-    model: str, backend: str, dtype: str, arithmetic: Any, parallel: bool, transport: str, low_memory: bool
-) -> AbstractContextManager[refimpl.Model]:
-    """The model, on this process alone or as rank 0 of the job that mpiexec started; the other ranks compute along and end."""
-    if parallel:
-        from refimpl import parallel_job
-
-        return parallel_job.opened(
-            model, backend=backend, dtype=dtype, arithmetic=arithmetic, transport=transport, low_memory=low_memory
-        )
-    if transport != "host":
-        raise ConfigError("there is nobody to exchange with", where="--transport", expected="--parallel beside it")
-    return nullcontext(refimpl.load(model, backend=backend, dtype=dtype, arithmetic=arithmetic, low_memory=low_memory))
 
 
 def _check_approximate(kinds: list[str] | None, arithmetic: bool) -> None:
@@ -317,7 +301,7 @@ def score(
     """Print the perplexity of each text in a file, and of all together; with --arithmetic, and its divergence from exact arithmetic."""
     _check_approximate(approximate, bool(arithmetic))
     variants = _variants(arithmetic or [], approximate, by_kind, report)
-    with _opened(
+    with opened(
         model,
         backend,
         dtype,

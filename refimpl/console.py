@@ -6,15 +6,35 @@ import importlib
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from refimpl.errors import ConfigError
+from refimpl.model import load
 
-__all__ = ["JsonOption", "ReportOption", "cores", "err", "out", "print_json", "separated", "validation_module"]
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from refimpl.model import Model
+
+__all__ = [
+    "JsonOption",
+    "LowMemoryOption",
+    "ParallelOption",
+    "ReportOption",
+    "TransportOption",
+    "cores",
+    "err",
+    "opened",
+    "out",
+    "print_json",
+    "separated",
+    "validation_module",
+]
 
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120  # a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
@@ -24,6 +44,18 @@ ReportOption = Annotated[
     typer.Option(
         "--report", help="Write index.html, report.json and junit.xml into this folder: new, or of an earlier report."
     ),
+]
+ParallelOption = Annotated[
+    bool,
+    typer.Option(
+        "--parallel", help="On all the ranks that mpiexec started, the model cut among them: see docs/parallel.md."
+    ),
+]
+TransportOption = Annotated[
+    str, typer.Option("--transport", help="How ranks on GPUs exchange arrays: host, cuda-aware or nccl.")
+]
+LowMemoryOption = Annotated[
+    bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -56,3 +88,28 @@ def validation_module(name: str) -> Any:
                 remedy='pip install python-flint mpmath array-api-strict   (the extra "validation")',
             ) from None
         raise
+
+
+def opened(
+    model: str,
+    backend: str,
+    dtype: str,
+    arithmetic: Any = None,
+    parallel: bool = False,
+    transport: str = "host",
+    low_memory: bool = False,
+    positions: int | None = None,
+) -> AbstractContextManager[Model]:
+    """The model, on this process alone or as rank 0 of the job that mpiexec started; the other ranks compute along and end."""
+    if parallel:
+        from refimpl import parallel_job
+
+        if positions is not None:
+            raise ConfigError("a model that is cut keeps its position table", where="--positions", got=positions)
+        return parallel_job.opened(
+            model, backend=backend, dtype=dtype, arithmetic=arithmetic, transport=transport, low_memory=low_memory
+        )
+    if transport != "host":
+        raise ConfigError("there is nobody to exchange with", where="--transport", expected="--parallel beside it")
+    options: dict[str, Any] = {"arithmetic": arithmetic, "low_memory": low_memory, "positions": positions}
+    return nullcontext(load(model, backend=backend, dtype=dtype, **options))

@@ -13,9 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-import refimpl
 from refimpl import fewshot, fewshot_classify
-from refimpl.console import JsonOption, err, out, print_json
+from refimpl.console import JsonOption, LowMemoryOption, ParallelOption, TransportOption, err, opened, out, print_json
 from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -123,6 +122,9 @@ def run(
     positions: PositionsOption = None,
     dtype: DtypeOption = "float32",
     backend: BackendOption = "auto",
+    low_memory: LowMemoryOption = False,
+    parallel: ParallelOption = False,
+    transport: TransportOption = "host",
     as_json: JsonOption = False,
 ) -> None:
     """Answer queries by a few-shot prompt: refimpl fewshot run word_translation 鱼 --model CPM."""
@@ -130,8 +132,10 @@ def run(
     asked = asked or [each.query for each in prompt.published]
     fewshot.texts(prompt, asked)
     way = _way(greedy, temperature, beams, samples, choice)
-    loaded = refimpl.load(model, backend=backend, dtype=dtype, positions=positions)
-    with _progress("answering", len(asked)) as advance:
+    with (
+        opened(model, backend, dtype, None, parallel, transport, low_memory, positions) as loaded,
+        _progress("answering", len(asked)) as advance,
+    ):
         if way == "choose":
             found = [_chosen(loaded, prompt, each, choice or [], mean, advance) for each in asked]
         elif way == "beams":
@@ -276,6 +280,9 @@ def classify(
     positions: PositionsOption = None,
     dtype: DtypeOption = "float32",
     backend: BackendOption = "auto",
+    low_memory: LowMemoryOption = False,
+    parallel: ParallelOption = False,
+    transport: TransportOption = "host",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object a line, the last one a summary.")
     ] = False,
@@ -284,18 +291,13 @@ def classify(
     chosen = fewshot_classify.read_task(task)
     chosen = chosen if labels is None else fewshot_classify.with_labels(chosen, labels)
     given, total = _examples(file)
-    loaded = refimpl.load(model, backend=backend, dtype=dtype, positions=positions)
-    found = fewshot_classify.classify(
-        loaded,
-        chosen,
-        given,
-        candidates=candidates,
-        seed=seed,
-        names="chinese" if chinese else "name",
-        length=length,
-    )
+    options: dict[str, Any] = {"candidates": candidates, "seed": seed, "length": length}
     count = labelled = correct = ties = 0
-    with _progress(f"classifying {chosen.name}", total) as advance:
+    with (
+        opened(model, backend, dtype, None, parallel, transport, low_memory, positions) as loaded,
+        _progress(f"classifying {chosen.name}", total) as advance,
+    ):
+        found = fewshot_classify.classify(loaded, chosen, given, names="chinese" if chinese else "name", **options)
         for count, each in enumerate(found, 1):
             labelled, correct = labelled + (each.truth is not None), correct + (each.correct is True)
             ties += each.tied

@@ -586,12 +586,14 @@ def _dialect(
     return chosen
 
 
-def _of_cpm(config: gpt2.GPT2Config, tokenizer: CPMTokenizer, ours: Checkpoint) -> gpt2.GPT2Config:
+def _of_cpm(config: gpt2.GPT2Config, tokenizer: Tokenizer | None, rows: int) -> gpt2.GPT2Config:
     """The configuration of a model that reads text as CPM-LM does: no start token, and <eod> ends a document unless another token does.
 
-    The embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    Its embedding must have a row for every id: as many, or as many as Megatron makes of them, which rounds up to a multiple of 128 for each rank.
+    With another tokenizer, or none, the configuration is as it was.
     """
-    rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+    if not isinstance(tokenizer, CPMTokenizer):
+        return config
     if rows != tokenizer.size and not any(rows == -(-tokenizer.size // step) * step for step in MEGATRON_MULTIPLES):
         raise ConfigError(
             "the vocabulary does not match the embedding",
@@ -815,8 +817,8 @@ def load(
         gpt2.named_dialect(convention or "openai")
         config = _config(folder, ours, scheme, heads, convention)
         tokenizer = open_tokenizer(folder, simplify if str(path) in EMBEDDED else None)
-        if isinstance(tokenizer, CPMTokenizer):
-            config = _of_cpm(config, tokenizer, ours)
+        rows = ours.info("token_embedding").shape[0] if "token_embedding" in ours else config.vocab_size
+        config = _of_cpm(config, tokenizer, rows)
         kind = "float16" if low_memory else dtype or "float32"
         weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:

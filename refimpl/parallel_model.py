@@ -17,6 +17,7 @@ An error of one rank is raised on all, with the words of the first rank that had
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -304,8 +305,12 @@ def load(
         _check_distinct(communicator, rows)
     prepare = simplify if str(path) in models.EMBEDDED else None
 
-    def finished() -> tuple[Any, dict[str, Any]]:
-        return (open_tokenizer(folder, prepare), models._defaults(folder)) if communicator.rank == 0 else (None, {})
+    def finished() -> tuple[Share, Any, dict[str, Any]]:
+        if communicator.rank:
+            return share, None, {}
+        tokenizer = open_tokenizer(folder, prepare)
+        config = models._of_cpm(share.config, tokenizer, share.config.vocab_size)
+        return dataclasses.replace(share, config=config), tokenizer, models._defaults(folder)
 
-    tokenizer, defaults = together(communicator, finished)
+    share, tokenizer, defaults = together(communicator, finished)
     return ParallelModel(share, chosen, tokenizer, defaults=defaults)

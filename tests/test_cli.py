@@ -124,7 +124,7 @@ def test_version():
 
 
 def test_validate_prints_a_table_writes_the_report_and_exits_zero(tmp_path):
-    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.copy_loss", "--report", tmp_path / "r")
+    result = _invoke("validate", "--only", "TAYLOR-1", "--only", "SYSTEMS.copy_labels", "--report", tmp_path / "r")
     assert result.exit_code == 0, result.output
     assert re.search(r"TAYLOR-1 +proved +20", result.stdout)
     assert "All hold: 2 checks" in result.stdout

@@ -377,6 +377,15 @@ def _answers() -> dict[str, Any]:
     return dict(weights_io.open(RECORDED / "cpm_zero_shot" / "answers.safetensors"))
 
 
+def test_the_recorded_files_are_those_of_the_provenance() -> None:
+    folder = RECORDED / "cpm_zero_shot"
+    hashes = json.loads((folder / "provenance.json").read_text("utf-8"))["sha256"]
+    files = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*") if path.name != "provenance.json"
+    }
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == hashes
+
+
 @pytest.mark.parametrize("task", ["tnews", "iflytek"])
 @pytest.mark.parametrize(("which", "candidates"), [("sampled", 4), ("all", None)])
 def test_losses_and_candidates_are_those_of_cpms_own_script(
@@ -578,7 +587,7 @@ def test_run_searches_samples_and_scores() -> None:
         model, fewshot.read("capitals").text("法国"), ["北京", "巴黎"], normalize="mean", end="\n"
     )
     assert [answer["score"] for answer in answers] == [expected.scores[index] for index in expected.order]
-    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2).stdout
+    shown = _invoke("run", "capitals", "--samples", 3, "--max-new-tokens", 2, "--low-memory", "--positions", 140).stdout
     assert len(shown.rstrip("\n").split("\n")) == 1 + 3
 
 
@@ -588,6 +597,8 @@ def test_run_searches_samples_and_scores() -> None:
         (("--greedy", "--beams", 2), ("contradict each other", "--beams, --greedy")),
         (("--choice", "a", "--temperature", 1), ("contradict each other", "--choice, --temperature")),
         (("--samples", 2, "--greedy"), ("only sampling has several samples", "2 with --greedy", "leave out --samples")),
+        (("--transport", "nccl"), ("nobody to exchange with", "--parallel")),
+        (("--parallel", "--positions", 200), ("keeps its position table", "--positions", "200")),
         (("--queries", "nowhere.txt"), ("the file cannot be read", "nowhere.txt")),
         (("--model", "nowhere"), ("no such model", "nowhere")),
     ],

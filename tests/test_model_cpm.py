@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 import refimpl
 import weights_io
-from refimpl import cli, errors, gpt2
+from refimpl import cli, errors, gpt2, parallel_decoder, parallel_model
+from refimpl.parallel_communicators import run_ranks
 from refimpl.text import CPMTokenizer
 from weights_io import published
 from weights_io.conversion import convert
@@ -139,6 +140,24 @@ def test_the_conversion_of_hugging_face(
     assert (loaded.config.bos_token_id, loaded.config.eos_token_id) == (None, 7)
     assert loaded.prompt_ids("今天 天气") == loaded.tokenizer.encode("今天 天气")
     assert loaded.generate("今天", max_new_tokens=3, temperature=0).startswith("今天")
+
+
+def test_two_ranks_read_text_as_one(model: Path) -> None:
+    """Rank 0 has the tokenizer, stops at <eod>, and refuses a vocabulary of another size for both."""
+
+    def one(communicator: Any) -> Any:
+        loaded = parallel_model.load(model, communicator, dtype="float64", heads=4)
+        if communicator.rank:
+            return parallel_decoder.follow(loaded.share)
+        with loaded:
+            return loaded.config, loaded.generate("今天 天气\n", max_new_tokens=5, temperature=0)
+
+    alone = _load(model, heads=4)
+    expected = alone.generate("今天 天气\n", max_new_tokens=5, temperature=0)
+    assert run_ranks(2, one)[0] == (alone.config, expected)
+    (model / "bpe_3w_new" / "chinese_vocab.model").write_bytes(pieces.trained(63))
+    with _refused("does not match the embedding", "63 pieces"):
+        run_ranks(2, one)
 
 
 def test_an_end_token_of_the_configuration_is_kept(model: Path, tmp_path: Path, vocabulary: bytes) -> None:
@@ -322,13 +341,13 @@ def test_an_embedding_that_megatron_padded_is_none(model: Path, vocabulary: byte
     from refimpl.model import _of_cpm
 
     tokenizer = CPMTokenizer(model)
-    config = gpt2.GPT2Config(128, 32, 24, 2, 4)
+    config = gpt2.GPT2Config(64, 32, 24, 2, 4)
     for rows, fits in ((128, True), (256, True), (512, True), (129, False), (384, False), (63, False)):
         if fits:
-            assert _of_cpm(dataclasses.replace(config, vocab_size=rows), tokenizer, {}).eos_token_id == 7  # type: ignore[arg-type]
+            assert _of_cpm(config, tokenizer, rows).eos_token_id == 7
         else:
             with _refused("does not match the embedding", f"{rows} pieces"):
-                _of_cpm(dataclasses.replace(config, vocab_size=rows), tokenizer, {})  # type: ignore[arg-type]
+                _of_cpm(config, tokenizer, rows)
 
 
 def test_a_prompt_beyond_the_position_table_may_be_read_with_a_longer_one(model: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import refimpl
-from refimpl import cli, errors, parallel_job
+from refimpl import console, errors, parallel_job
 
 ROOT = Path(__file__).parent.parent
 BESIDE = Path(sys.executable).with_name("mpiexec")
@@ -161,4 +161,4 @@ def test_what_many_ranks_do_not_have_is_refused(given: Any, words: str) -> None:
 
 def test_a_transport_needs_ranks() -> None:
     with pytest.raises(errors.ConfigError, match="nobody to exchange with"):
-        cli._opened("tang", "numpy", "float32", None, parallel=False, transport="nccl", low_memory=False)
+        console.opened("tang", "numpy", "float32", None, parallel=False, transport="nccl")

@@ -116,7 +116,7 @@ class Segmenter(NamedTuple):
             reached = {
                 letter: max(
                     (
-                        scores[last] + self.follow[last].get(letter, never) + self.emit[letter].get(character, never),
+                        scores[last] + self.follow[last][letter] + self.emit[letter].get(character, never),
                         last,
                     )
                     for last in self.before[letter]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 EOT, UNK = 0, 1
@@ -197,7 +198,17 @@ def plot(log: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=100, metadata={"Software": None})
 
 
-def training_record(work: Path) -> dict[str, object]:
+def training_record(work: Path, log: Path) -> dict[str, object]:
+    """What the run says of itself: train_numpy.py's where its checkpoint is there, otherwise train.py's."""
+    if (work / "checkpoint_numpy.safetensors").exists():
+        with safe_open(work / "checkpoint_numpy.safetensors", "numpy") as checkpoint:
+            said = json.loads(checkpoint.metadata()["refimpl.learning"])
+        with log.open(encoding="utf-8", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        assert int(last["step"]) == said["step"] == said["training"]["schedule"]["steps"]
+        settings = {name: value for name, value in said["training"].items() if name != "parameters"}
+        losses = {"last_train_loss": float(last["train_loss"]), "last_held_out_loss": float(last["held_out_loss"])}
+        return {"script": "train_numpy.py", "steps": said["step"], **losses, "settings": settings}
     saved = torch.load(work / "checkpoint.pt", weights_only=True)
     step, train_loss, held_out_loss, seconds = saved["rows"][-1]
     last = {"planned_steps": saved["steps"], "steps": step, "seconds": seconds}
@@ -206,7 +217,8 @@ def training_record(work: Path) -> dict[str, object]:
 
 
 def file_record(folder: Path) -> dict[str, object]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
+    made = {".json", ".safetensors"}  # by the training; stage.json comes after it
+    files = sorted(path for path in folder.iterdir() if path.suffix in made and path.name != "stage.json")
     return {f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files}
 
 
@@ -263,7 +275,7 @@ def main() -> None:
     }
     record = {
         "corpus": json.loads((args.work / "prepare.json").read_text(encoding="utf-8")),
-        "training": training_record(args.work) | {"hardware": args.hardware},
+        "training": training_record(args.work, args.out / "loss.csv") | {"hardware": args.hardware},
         "files": file_record(args.model),
         "evaluation_of_the_float16_weights": figures,
     }
