@@ -7,8 +7,9 @@ Two float16 shards of the true shape (32 layers, width 2,560, 32 heads, 30,000 t
 included:
 
 * load: `refimpl.load` to float32, in turn with its bound: reading the bytes of both files into memory that was touched before, and widening as many
-  float16 numbers into float32 in memory that was touched before, on as many threads. Checksums, checks for NaN and the first touch of ten gigabytes
-  are the load's alone. The files are in the page cache for both, if it holds them;
+  float16 numbers into float32 in memory that was touched before, on as many threads. Checksums, checks for NaN and fresh memory are the load's
+  alone. As much memory as the model takes is touched and given back before the load begins, and the time of that is reported apart: in a virtual
+  machine the first touch waits for the host, a second or more for each gigabyte. The files are in the page cache, if it holds them;
 * convert: to one safetensors file under Hugging Face's names;
 * decode: two processes, float32 and low memory, in turn: a few tokens after a prompt of 16, and, in the float32 process, the time of reading the same
   matrices once, the less of two ways: by one matrix-vector product each, and by sums on as many Python threads;
@@ -93,14 +94,14 @@ def write(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def reference(given: argparse.Namespace) -> dict[str, Any]:
-    """Reading the shards into touched memory, and widening as many numbers into touched memory."""
+    """Reading the shards into touched memory, widening as many numbers into touched memory; and touching as much memory as the model takes."""
     from refimpl.inference.widening import convert
 
     files = sorted((given.folder / SHARDS).rglob("*.pt"))
     count = sum(file.stat().st_size for file in files)
     half = np.full(BUFFER // 2, 0.01, np.float16)
     single = np.ones(half.size, np.float32)
-    began = time.perf_counter()
+    start, began = time.process_time(), time.perf_counter()
     for file in files:
         with file.open("rb", buffering=0) as source:
             while source.readinto(memoryview(half).cast("B")):  # type: ignore[attr-defined]
@@ -111,22 +112,26 @@ def reference(given: argparse.Namespace) -> dict[str, Any]:
     for done in range(0, count // 2, half.size):
         part = min(half.size, count // 2 - done)
         convert(half[:part], single[:part], given.threads)
-    return {"read": middle - began, "widen": time.perf_counter() - begun}
+    found = {"read": middle - began, "widen": time.perf_counter() - begun, "cpu": time.process_time() - start}
+    return found | {"touch": _touched(2 * count)}
+
+
+def _touched(nbytes: int) -> float:
+    """Seconds that it takes to write to every page of so much memory, which is given back."""
+    began = time.perf_counter()
+    np.empty(nbytes, np.uint8)[::4096] = 1
+    return time.perf_counter() - began
 
 
 def load(given: argparse.Namespace) -> dict[str, Any]:
     import refimpl
+    from refimpl import gpt2
 
-    before, began = status("VmHWM"), time.perf_counter()
+    _touched(4 * sum(int(np.prod(shape)) for shape in gpt2.GPT2Weights.shapes(config(given)).values()))
+    began, cpu = time.perf_counter(), time.process_time()
     model = refimpl.load(given.folder / SHARDS, backend="numpy", heads=given.heads)
-    seconds = time.perf_counter() - began
-    return {
-        "seconds": seconds,
-        "before": before,
-        "peak": status("VmHWM"),
-        "resident": status("VmRSS"),
-        "model": repr(model),
-    }
+    found = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+    return found | {"peak": status("VmHWM"), "resident": status("VmRSS"), "model": repr(model)}
 
 
 def convert(given: argparse.Namespace) -> dict[str, Any]:
@@ -159,9 +164,9 @@ class Decoding:
 
         self.given, self.rng = given, np.random.default_rng(1)
         folder, low = (given.folder / SHARDS), given.serve == "low"
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         self.model = refimpl.load(folder, backend="numpy", heads=given.heads, low_memory=low)
-        self.loaded = time.perf_counter() - began
+        self.loaded = {"load": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         assert self.model.make_decoder is not None
         self.session: Any = self.model.make_decoder()
         self.pool = ThreadPoolExecutor(given.threads)
@@ -179,7 +184,7 @@ class Decoding:
         return [int(i) for i in self.rng.integers(0, self.given.vocab, n)]
 
     def ready(self) -> dict[str, Any]:
-        return {"load": self.loaded, "bytes": sum(a.nbytes for a in self.matrices)} | self.memory()
+        return self.loaded | {"bytes": sum(a.nbytes for a in self.matrices)} | self.memory()
 
     def memory(self) -> dict[str, float]:
         return {"peak": status("VmHWM"), "anonymous": status("RssAnon"), "mapped": status("RssFile")}
@@ -189,27 +194,31 @@ class Decoding:
         return {}
 
     def prompt(self) -> dict[str, Any]:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         logits, self.state = self.session.start([self.ids(min(PROMPT, self.given.positions - 2 * TOKENS))])
-        return {"seconds": time.perf_counter() - began, "finite": bool(np.isfinite(logits).all())} | self.memory()
+        found = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        return found | {"finite": bool(np.isfinite(logits).all())} | self.memory()
 
     def tokens(self) -> dict[str, Any]:
         """Seconds a token, greedy."""
-        began, (token,) = time.perf_counter(), self.ids(1)
+        began, cpu, (token,) = time.perf_counter(), time.process_time(), self.ids(1)
         state = self.state
         for _ in range(TOKENS):
             logits, state = self.session.advance([[token]], state)
             token = int(np.argmax(logits))
-        return {"seconds": (time.perf_counter() - began) / TOKENS} | self.memory()
+        return {
+            "seconds": (time.perf_counter() - began) / TOKENS,
+            "cpu": (time.process_time() - cpu) / TOKENS,
+        } | self.memory()
 
     def products(self) -> dict[str, Any]:
         """One matrix-vector product with each matrix."""
         ones = np.ones((1, max(max(a.shape) for a in self.matrices)), np.float32)
         out = np.empty_like(ones)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         for a in self.matrices:
             np.matmul(ones[:, : a.shape[0]], a, out=out[:, : a.shape[1]])
-        return {"seconds": time.perf_counter() - began}
+        return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
     def sums(self) -> dict[str, Any]:
         """The sum of each matrix, on as many threads, each a part of every matrix."""
@@ -219,9 +228,9 @@ class Decoding:
         def part(k: int) -> float:
             return sum(float(np.add.reduce(a[a.size * k // threads : a.size * (k + 1) // threads])) for a in flat)
 
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         list(self.pool.map(part, range(threads)))
-        return {"seconds": time.perf_counter() - began}
+        return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
 
 def serve(given: argparse.Namespace) -> None:
@@ -284,6 +293,8 @@ def loads(given: argparse.Namespace) -> dict[str, Any]:
         "seconds": [found["seconds"] for _, found in rounds],
         "read": [bound["read"] for bound, _ in rounds],
         "widen": [bound["widen"] for bound, _ in rounds],
+        "touch": [bound["touch"] for bound, _ in rounds],
+        "cpu": [(found["cpu"], bound["cpu"]) for bound, found in rounds],
         "ratio": statistics.median(found["seconds"] / bound for (_, found), bound in zip(rounds, bounds, strict=True)),
         "peak": max(found["peak"] for _, found in rounds),
     }
@@ -298,7 +309,7 @@ def decodes(given: argparse.Namespace) -> dict[str, Any]:
         found = {kind: server("tokens")["seconds"] for kind, server in servers.items()}
         found["bound"] = min(servers["float32"](way)["seconds"] for way in ("products", "sums"))
         rounds.append(found)
-    prompts = {kind: [server("prompt") for _ in range(2)] for kind, server in servers.items()}
+    prompts = {kind: [server("prompt")] for kind, server in servers.items()}
     after = {kind: server("tokens") for kind, server in servers.items()}
     for server in servers.values():
         server.end()
@@ -370,7 +381,7 @@ def told(result: dict[str, Any]) -> str:
     lines = [f"{result['machine']}, {result['threads']} threads"]
     if "load" in result:
         each = result["load"]
-        best = ", ".join(f"{name} {min(each[name]):.1f} s" for name in ("seconds", "read", "widen"))
+        best = ", ".join(f"{name} {min(each[name]):.1f} s" for name in ("seconds", "read", "widen", "touch"))
         lines.append(f"load: {best}; {each['ratio']:.2f} x (read + widen); peak {each['peak']:.2f} GiB")
     if "convert" in result:
         lines.append(f"convert: {result['convert']['seconds']:.0f} s, peak {result['convert']['peak']:.2f} GiB")
