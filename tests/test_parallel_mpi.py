@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from refimpl import console, errors, parallel_job
 ROOT = Path(__file__).parent.parent
 BESIDE = Path(sys.executable).with_name("mpiexec")
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
-LONGEST = 120  # seconds, after which a job counts as one that hangs
+LONGEST = 240  # seconds, after which a job counts as one that hangs
 
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None, reason='no mpi4py or no mpiexec: the extra "mpi"'
@@ -143,6 +144,19 @@ def test_the_mpiexec_of_another_mpi_is_noticed(alone: pytest.MonkeyPatch) -> Non
     alone.setattr(parallel_job, "_mpi", lambda: Alone)
     with pytest.raises(errors.ConfigError, match=r"different MPIs(.|\n)*2 ranks(.|\n)*got: +1"):
         parallel_job.world()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("mitchell", "host", False), "no other arithmetic"),
+        ((None, "smoke", False), "unknown transport"),
+        ((None, "host", True), "low memory is for one process"),
+    ],
+)
+def test_what_many_ranks_do_not_have_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(errors.ConfigError, match=words):
+        parallel_job._check(*given)
 
 
 def test_a_transport_needs_ranks() -> None:
