@@ -89,7 +89,7 @@ class Task:
     def truth(self, example: Mapping[str, Any]) -> Label | None:
         """The true label of an example; None where it has none. Raises TextError for one that is not the task's."""
         values = [str(example[field]) for field in self.label_fields if example.get(field) is not None]
-        known = [label for value in values for label in self.labels if value in label]
+        known = [label for value in values for label in self.labels if value and value in label]
         if known or not values:
             return known[0] if known else None
         if self.otherwise is not None:
@@ -154,17 +154,21 @@ def _read(path: Path) -> Task:
             "the template does not name the label", where=path, expected="{label} once in template", got=got
         )
     labels = tuple(_label(path, entry) for entry in fields["labels"])
-    values = [label.value for label in labels]
-    if len(labels) < 2 or len(set(values)) < len(values):
-        raise ConfigError(
-            "a task needs labels that differ", where=f"{path}, labels", expected="two or more", got=values
-        )
+    values = _check_labels(labels, f"{path}, labels")
     if fields.get("otherwise", values[0]) not in values:
         raise ConfigError(
             "unknown label", where=f"{path}, otherwise", expected=", ".join(values), got=fields["otherwise"]
         )
     fields |= {name: tuple(fields[name]) for name in ("label_fields", "skip") if name in fields}
     return Task(**(fields | {"labels": labels}))
+
+
+def _check_labels(labels: Sequence[Label], where: object) -> list[str]:
+    """What data call the labels; ConfigError unless they are two or more, all different."""
+    values = [label.value for label in labels]
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise ConfigError("a task needs labels that differ", where=where, expected="two or more", got=values)
+    return values
 
 
 def _label(where: object, entry: Any) -> Label:
@@ -181,7 +185,8 @@ def _label(where: object, entry: Any) -> Label:
 def with_labels(task: Task, path: Path) -> Task:
     """The task with the labels of CLUE's labels.json, one object a line: `label`, and `label_desc` or `label_des`, which the prompt gets.
 
-    Raises TextError for a line that has no such fields.
+    Raises TextError for a line that has no such fields; ConfigError for fewer than two labels, for two that are equal, and where the label that
+    the task takes for unknown ones is not among them.
     """
     labels = []
     for number, entry in enumerate(examples(path), 1):
@@ -190,6 +195,10 @@ def with_labels(task: Task, path: Path) -> Task:
             expected, got = "label, and label_desc or label_des", ", ".join(entry)
             raise TextError("not a line of a labels.json", where=f"{path}, line {number}", expected=expected, got=got)
         labels.append(Label(str(entry["label"]), names[0]))
+    values = _check_labels(labels, path)
+    if task.otherwise is not None and task.otherwise not in values:
+        expected = f"{task.otherwise}, which the task {task.name} takes for any other label"
+        raise ConfigError("a label is missing", where=path, expected=expected, got=", ".join(values))
     return dataclasses.replace(task, labels=tuple(labels))
 
 
