@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -408,6 +409,13 @@ def _check_beams(beams: int, length_penalty: float) -> None:
         raise ConfigError("length_penalty must be finite", expected="a number; 0 ranks by Σ log p", got=length_penalty)
 
 
+def _check_power(length_penalty: float, longest: int) -> None:
+    most = math.log(sys.float_info.max) / math.log(max(longest, 2))
+    if abs(length_penalty) > most:
+        expected = f"at most {most:.0f} either way: {longest} to the power of it must be a number"
+        raise ConfigError("length_penalty is too large", expected=expected, got=length_penalty)
+
+
 def beam_search(
     decoder: Decoder,
     prompt: Sequence[int],
@@ -448,6 +456,7 @@ def beam_search(
     _check_beams(beams, length_penalty)
     ids, mask = _left_padded([prompt])
     limit, ended = _room(decoder, len(prompt), max_new_tokens), _ending(stop)
+    _check_power(length_penalty, limit)
     logits, state = decoder.start(ids, mask)
     alive, complete = [_Open([], 0.0)], list[Hypothesis]()
     for n in range(1, limit + 1):

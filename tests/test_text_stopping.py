@@ -293,6 +293,14 @@ def test_a_hypothesis_is_complete_with_the_token_that_completes_a_stop_text(
     assert ends
 
 
+@pytest.mark.parametrize("penalty", [400.0, -400.0])
+def test_a_length_penalty_whose_power_is_no_number_is_refused(penalty: float) -> None:
+    """8^400 is beyond float64, and 8^-400 is 0, by which nothing is divided."""
+    with pytest.raises(errors.ConfigError, match=r"length_penalty is too large(.|\n)*at most 341 either way: 8 to the"):
+        _table().beam_search("a", beams=2, max_new_tokens=8, length_penalty=penalty)
+    assert len(_table().beam_search("a", beams=2, max_new_tokens=8, length_penalty=penalty / 2)) == 2
+
+
 def test_a_stop_text_of_one_token_is_that_stop_token() -> None:
     """Where only one token holds the newline: the two ways give the same hypotheses, and so do greedy searches."""
     model = _table(2)
