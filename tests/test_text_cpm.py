@@ -317,6 +317,13 @@ def test_an_unknown_vocabulary_in_the_form_of_the_older_is_handled_as_that_one(t
     assert tiny.decode([3, 7, 1, 0]) == "\n<eod>⁇"
 
 
+def test_a_vocabulary_of_ones_own_that_has_the_line_feed_keeps_its_other_pieces(tmp_path: Path) -> None:
+    """With <cls> beside U+2583, of whatever score, there is nothing to put in its place."""
+    own = CPMTokenizer(pieces.written(tmp_path, "spiece.model", user_defined_symbols=["\u2583"]))
+    assert own._known("<cls>") == 4 if own.newline_id == 3 else own._known("<cls>") == 3
+    assert own.decode(own.encode("中文\n天气")) == "中文\n天气"
+
+
 def test_a_vocabulary_without_a_piece_for_the_line_feed_works_until_one_is_asked_for(tmp_path: Path) -> None:
     other = CPMTokenizer(pieces.written(tmp_path, "spiece.model", special=["<sep>", "<pad>"]))
     assert other.end_id is None

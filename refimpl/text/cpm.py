@@ -47,8 +47,9 @@ INSTALL = 'pip install sentencepiece "jieba>=0.42.1,<0.43"   (the extra "text")'
 
 # Records of a SentencePiece model: field 1 of the model, which holds a piece's text, score and kind.
 SPACE_PIECE = b"\n\x03" + SPACE.encode() + b"\x15"
+NEWLINE_PIECE = b"\n\x03" + NEWLINE.encode() + b"\x15"
 CLS_RECORD = b"\n\x0e\n\x05<cls>\x15\x00\x00\x00\x00\x18\x03"  # score 0, kind 3: control
-NEWLINE_RECORD = b"\n\x0c\n\x03" + NEWLINE.encode() + b"\x15\x00\x00\x00\xc0\x18\x01"  # score -2, kind 1: ordinary
+NEWLINE_RECORD = b"\n\x0c" + NEWLINE_PIECE + b"\x00\x00\x00\xc0\x18\x01"  # score -2, kind 1: ordinary
 END_CONTROL = b"\n\x0e\n\x05<eod>\x15\x00\x00\x00\x00\x18\x03"
 END_ORDINARY = END_CONTROL[:-1] + b"\x01"
 
@@ -173,7 +174,7 @@ def _content(path: Path) -> bytes:
 
 def _as_newer(data: bytes) -> bytes:
     """CPM's older model as the newer one; any other as it is."""
-    if SPACE_PIECE not in data or NEWLINE_RECORD in data or data.count(CLS_RECORD) != 1:
+    if SPACE_PIECE not in data or NEWLINE_PIECE in data or data.count(CLS_RECORD) != 1:
         return data
     return data.replace(CLS_RECORD, NEWLINE_RECORD).replace(END_CONTROL, END_ORDINARY)
 
