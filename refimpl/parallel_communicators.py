@@ -160,9 +160,11 @@ def _bytes(array: Array) -> Array:  # (...) -> uint8 (n,)
 class MPI(Exchange):
     """The ranks of an MPI communicator, `mpi4py.MPI.COMM_WORLD` for instance, which exchange NumPy or CuPy arrays as bytes.
 
-    Parameters ---------- communicator : of mpi4py staged : whether CuPy arrays go through the host; otherwise MPI must be CUDA-aware, and is given
-    their addresses on the device once all work on them
-        has ended
+    Parameters
+    ----------
+    communicator : of mpi4py
+    staged : whether CuPy arrays go through the host; otherwise MPI must be CUDA-aware, and is given their addresses on the device once all work on
+        them has ended
     """
 
     def __init__(self, communicator: Any, *, staged: bool = False) -> None:

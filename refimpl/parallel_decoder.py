@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl import gpt2, parallel
 from refimpl.inputs import check_mask, check_token_ids
+from refimpl.parallel_communicators import RankLostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +165,18 @@ class Leader:
 
     @contextmanager
     def _told(self, order: Order) -> Iterator[None]:
-        """Send an order, and compute along; an error on the way leaves the other ranks in the middle of it."""
+        """Send an order, and compute along; an error on the way leaves the other ranks in the middle of it.
+
+        Raises RankLostError where they would never receive it.
+        """
+        if not self.idle:
+            raise RankLostError(
+                "the other ranks do not wait for an order",
+                where="Leader",
+                expected="a model that is open, whose last step was finished, and one thread that uses it",
+                got="a model that was closed" if self.stopped else "a step that failed half-way, or is not finished",
+                remedy="read all that is wanted before the model is closed; after an error on the way, end the job",
+            )
         self.idle = False
         self.share.communicator.broadcast(order)
         yield

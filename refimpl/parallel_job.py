@@ -18,7 +18,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from refimpl import backend as backends
@@ -95,22 +95,39 @@ def _check(arithmetic: Any, transport: str, low_memory: bool) -> None:
         raise ConfigError("unknown transport", where="--transport", expected=expected, got=repr(transport))
 
 
-def _on_device(chosen: backends.Backend, joined: Any, transport: str) -> tuple[backends.Backend, Any]:
-    """The backend with this rank's device, and the communicator of that transport. What concerns GPUs has not been run on any."""
-    if chosen.name != "cupy":
-        if transport != "host":
-            expected, remedy = "--transport host", "--backend cupy"
-            raise ConfigError("this transport is between GPUs", where="--transport", expected=expected, remedy=remedy)
-        return chosen, communicators.MPI(joined)
+def _without_device(name: str, transport: str) -> backends.Backend:
+    """The backend, before it has a device."""
+    chosen = backends.get(name)
+    if chosen.name != "cupy" and transport != "host":
+        expected, remedy = "--transport host", "--backend cupy"
+        raise ConfigError("this transport is between GPUs", where="--transport", expected=expected, remedy=remedy)
+    return chosen
+
+
+def _own_device(chosen: backends.Backend, local: int) -> backends.Backend:
+    """The backend with the GPU of this rank, which is number `local` on its machine."""
     import cupy
 
-    local, count = joined.Split_type(_mpi().COMM_TYPE_SHARED).Get_rank(), cupy.cuda.runtime.getDeviceCount()
+    count = cupy.cuda.runtime.getDeviceCount()
     if local >= count:
         got, remedy = f"{count} GPUs, and a rank {local} on this machine", "start fewer ranks on this machine"
         raise BackendError("there are more ranks than GPUs", where="--parallel", got=got, remedy=remedy)
     device = cupy.cuda.Device(local)
     device.use()
-    chosen = dataclasses.replace(chosen, device=device)
+    return dataclasses.replace(chosen, device=device)
+
+
+def _on_device(name: str, joined: Any, transport: str) -> tuple[backends.Backend, Any]:
+    """The backend with this rank's device, and the communicator of that transport. What concerns GPUs has not been run on any.
+
+    What all ranks must do together is done between what one of them may refuse, never beside it: one that has refused would not come.
+    """
+    control = communicators.MPI(joined)
+    chosen = parallel_model.together(control, lambda: _without_device(name, transport))
+    if chosen.name != "cupy":
+        return chosen, control
+    local = joined.Split_type(_mpi().COMM_TYPE_SHARED).Get_rank()
+    chosen = parallel_model.together(control, lambda: _own_device(chosen, local))
     if transport != "nccl":
         return chosen, communicators.MPI(joined, staged=transport == "host")
     from cupyx import distributed
@@ -120,13 +137,17 @@ def _on_device(chosen: backends.Backend, joined: Any, transport: str) -> tuple[b
 
 
 def _abort(joined: Any, error: BaseException) -> None:
-    """Say what has happened on this rank, and end all of them."""
-    shown = str(error) if isinstance(error, RefimplError) else "".join(traceback.format_exception(error)).rstrip()
-    rank = f"rank {joined.Get_rank()} of {joined.Get_size()}"
-    sys.stdout.flush()
-    sys.stderr.write(f"error on {rank}, which ends the job: {shown}\n")
-    sys.stderr.flush()
-    joined.Abort(1)
+    """Say what has happened on this rank, as far as anybody reads it, and end all of them."""
+    try:
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it was closed
+            sys.stdout.flush()
+        shown = str(error) if isinstance(error, RefimplError) else "".join(traceback.format_exception(error)).rstrip()
+        rank = f"rank {joined.Get_rank()} of {joined.Get_size()}"
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"error on {rank}, which ends the job: {shown}\n")
+            sys.stderr.flush()
+    finally:
+        joined.Abort(1)
 
 
 def _loaded(
@@ -140,7 +161,7 @@ def _loaded(
         return backends.get(backend).name if control.rank == 0 else None  # "auto" says once what it chose
 
     chosen = control.broadcast(parallel_model.together(control, name))
-    device, communicator = parallel_model.together(control, lambda: _on_device(backends.get(chosen), joined, transport))
+    device, communicator = _on_device(chosen, joined, transport)
     return parallel_model.load(path, communicator, backend=device, dtype=dtype)
 
 
@@ -184,3 +205,5 @@ def opened(
         if not model.leader.stopped:
             _abort(joined, error)
         raise
+    if not model.leader.stopped:  # an error on the way was passed over: the other ranks wait for the rest of that step
+        _abort(joined, communicators.RankLostError("a step failed half-way, and the model was used no more"))

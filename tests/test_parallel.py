@@ -321,19 +321,91 @@ def test_a_rank_takes_the_gpu_of_its_number_on_its_machine(
 
     def joined(local: int) -> Any:
         here = types.SimpleNamespace(Get_rank=lambda: local)
-        return types.SimpleNamespace(Get_rank=lambda: 3, Get_size=lambda: 4, Split_type=lambda kind: here)
+        others = {"allgather": lambda value: [None, None, None, value], "Split_type": lambda kind: here}
+        return types.SimpleNamespace(Get_rank=lambda: 3, Get_size=lambda: 4, **others)
 
-    gpu = backends.Backend("cupy", None, None)
-    chosen, communicator = parallel_job._on_device(gpu, joined(1), transport)
+    monkeypatch.setattr(backends, "get", lambda name: backends.Backend(name, None, None))
+    chosen, communicator = parallel_job._on_device("cupy", joined(1), transport)
     assert (chosen.device.id, used, type(communicator).__name__) == (1, [1], kind)
     assert communicator.staged is (transport == "host")
     if transport == "nccl":
         assert communicator.backend == (4, 3, "nccl", True)
-    with _refused(errors.BackendError, "more ranks than GPUs", "2 GPUs, and a rank 2"):
-        parallel_job._on_device(gpu, joined(2), transport)
+    with _refused(parallel_model.RankError, "more ranks than GPUs", "2 GPUs, and a rank 2", "3 of 4"):
+        parallel_job._on_device("cupy", joined(2), transport)
     if transport != "host":
-        with _refused(errors.ConfigError, "between GPUs", "--transport host"):
-            parallel_job._on_device(backends.get("numpy"), joined(1), transport)
+        with _refused(parallel_model.RankError, "between GPUs", "--transport host"):
+            parallel_job._on_device("numpy", joined(1), transport)
+
+
+@pytest.mark.parametrize("what", ["no cupy", "no GPU"])
+def test_a_rank_that_has_no_gpu_leaves_no_other_in_what_all_do_together(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 of 2 refuses. Every exchange says what it is: no rank may be in one of which the other is not, and both hear of it."""
+
+    class Joined(_MPI):
+        def __init__(self, threads: Any) -> None:
+            super().__init__(threads)
+            self.allgather = lambda value: self._same("allgather", value)
+
+        def _same(self, call: str, value: Any) -> list[Any]:
+            told = self.threads.exchange((call, value))
+            assert {name for name, _ in told} == {call}
+            return [each for _, each in told]
+
+        def Split_type(self, kind: Any) -> Any:  # noqa: N802
+            ranks = self._same("Split_type", self.threads.rank)
+            return types.SimpleNamespace(Get_rank=lambda: ranks.index(self.threads.rank))
+
+    def get(name: str) -> backends.Backend:
+        if what == "no cupy" and threading.current_thread().name == "rank 1":
+            raise errors.BackendError("no cupy here")
+        return backends.Backend(name, None, None)
+
+    device = lambda number: types.SimpleNamespace(use=lambda: None)  # noqa: E731
+    cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1), Device=device)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))  # type: ignore[arg-type]
+    monkeypatch.setattr(backends, "get", get)
+    monkeypatch.setattr(parallel_job, "_mpi", lambda: types.SimpleNamespace(COMM_TYPE_SHARED=0))
+    words: list[str] = []
+
+    def one(threads: Any) -> None:
+        with pytest.raises(parallel_model.RankError) as caught:
+            parallel_job._on_device("cupy", Joined(threads), "host")
+        words.append(str(caught.value))
+
+    run_ranks(2, one)
+    assert len(set(words)) == 1
+    assert len(words) == 2
+    assert ("no cupy here" if what == "no cupy" else "more ranks than GPUs") in words[0]
+    assert "1 of 2" in words[0]
+
+
+def _nobody_reads(*given: object) -> None:
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_job_is_ended_even_where_nobody_reads_why(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    joined = types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 2, Abort=ended.append)
+    monkeypatch.setattr(sys, stream, types.SimpleNamespace(write=_nobody_reads, flush=_nobody_reads))
+    parallel_job._abort(joined, ZeroDivisionError("planted"))
+    assert ended == [1]
+
+
+def test_a_step_that_failed_and_was_passed_over_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    joined = types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 2, Abort=ended.append)
+    broken = parallel_decoder.Leader(None)  # type: ignore[arg-type]
+    broken.idle = False
+    model = contextlib.ExitStack()
+    model.leader = broken  # type: ignore[attr-defined]
+    monkeypatch.setattr(parallel_job, "world", lambda: joined)
+    monkeypatch.setattr(parallel_job, "_loaded", lambda *given: model)
+    with parallel_job.opened("tang"):
+        pass
+    assert ended == [1]
 
 
 # --- decoding and loading -------------------------------------------------------------------------------------------------------------
@@ -403,6 +475,24 @@ def test_what_rank_0_refuses_does_not_reach_the_others() -> None:
     )
 
 
+def test_a_model_that_was_closed_reads_nothing_more() -> None:
+    """The other ranks have gone: an order would wait for them for ever. A stream that was begun before cannot go on either."""
+
+    def one(communicator: Any) -> Any:
+        model = parallel_model.load("tang", communicator)
+        if communicator.rank:
+            return model.follow()
+        with model:
+            pieces = model.stream("明月", max_new_tokens=5, temperature=0)
+            next(pieces)
+        for use in (lambda: next(pieces), lambda: model.logits([[1]]), lambda: model.generate("明", max_new_tokens=2)):
+            with _refused(communicators.RankLostError, "do not wait for an order", "a model that was closed"):
+                use()
+        return None
+
+    run_ranks(2, one)
+
+
 def test_a_step_that_fails_half_way_is_not_followed_by_an_order() -> None:
     """The others are in the middle of it: only ending the job ends them, and closing the model must not hang."""
     shares = [parallel.share(models.weights(SIX, systems.NUMPY, "float64"), SIX, rank, 2) for rank in range(2)]
@@ -422,6 +512,8 @@ def test_a_step_that_fails_half_way_is_not_followed_by_an_order() -> None:
         leader.stop()
         assert not leader.idle
         assert not leader.stopped
+        with _refused(communicators.RankLostError, "do not wait for an order", "failed half-way"):
+            leader.start([[1, 2]])
         communicator._barrier.abort()
         return None
 
