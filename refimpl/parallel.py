@@ -17,10 +17,13 @@ Both are made by a `Communicator`. A sum is made in the order of the ranks, ((0 
 bits, and every run. 16-bit floats are added up in float32 and rounded once, after the bias, as in one matrix product
 (`number_system.rounded_once`).
 
-*Rounding.* Let y = Σ_{k<n} x_k w_k + b in floating point with unit roundoff u, the products made exactly or rounded, the n terms added in any order
-whatever. Every product takes part in at most n - 1 additions, so |fl(y) - y| <= γ_{n+1} (Σ |x_k w_k| + |b|), γ_m = m u/(1 - m u) (Higham, section
-3.1: a bound for all orders at once). R ranks add the same n products in another order: partial sums, then these. Hence the layer on R ranks and on
-one differ by at most 2 γ_{n+1} (Σ |x_k w_k| + |b|), and nothing else differs: claim GPT2-5.
+*Rounding.* Let y = Σ_{k<n} x_k w_k + b in floating point with unit roundoff u, (n + 1) u < 1, without underflow or overflow: the products made
+exactly or rounded, added in any order whatever, and then b. A product is rounded at most once itself, in at most n - 1 additions to the others,
+and in that of b: n + 1 times; so |fl(y) - y| <= γ_{n+1} (Σ |x_k w_k| + |b|), γ_m = m u/(1 - m u) (Higham, section 3.1: a bound for all orders at
+once). R ranks add the same n products in another order: partial sums, then these. Hence the layer on R ranks and on one differ by at most
+2 γ_{n+1} (Σ |x_k w_k| + |b|): claim GPT2-5.sum. A layer whose columns are cut makes the same sums; a library may take another order for another
+width, within the same bound. Nothing else differs: claim GPT2-5. (Where products underflow, one that is rounded and one that is not, as in a
+fused multiplication and addition, may differ by more: half the least positive number for each product.)
 
 The layers themselves are not defined again: `refimpl.gpt2.block` runs on the share, in which the two layers whose rows are cut are `SummedLinear`.
 

@@ -331,9 +331,9 @@ def _cut_layers(layers: list[tuple[Any, Any, Any]], ranks: int) -> list[list[Any
 
 
 def _on_basis(n: int, m: int, ranks: int) -> bool:
-    """Whether the cut layer is the whole one for each unit input with each unit matrix, and for a bias."""
+    """Whether the cut layer is the whole one for each unit input with each unit matrix, and for each unit bias."""
     unit, zeros = np.eye(n), np.zeros((n, m))
-    layers = [(unit, zeros, np.arange(1.0, m + 1))]
+    layers = [(unit, zeros, bias) for bias in np.eye(m)]
     for place in np.ndindex(n, m):
         weight = zeros.copy()
         weight[place] = 1.0
@@ -367,8 +367,8 @@ def _order_multiple(setting: Setting, dtype: str, n: int, m: int, ranks: int) ->
 
 @claim(
     "GPT2-5.sum",
-    "a layer whose rows are cut, Σ_r x_r W_r + b, is the layer x W + b; in floats the two differ by at most 2 γ_{n+1} (Σ |x_k w_kj| + |b_j|), "
-    "γ_m = m u/(1 - m u), and all ranks have the same bits",
+    "a layer whose rows are cut, Σ_r x_r W_r + b, is the layer x W + b; in floats without underflow or overflow the two differ by at most "
+    "2 γ_{n+1} (Σ |x_k w_kj| + |b_j|), γ_m = m u/(1 - m u), and all ranks have the same bits",
     source="the sums of GPT2-5; N. Higham, Accuracy and stability of numerical algorithms, section 3.1; derived in refimpl.parallel",
     method="both sides are bilinear in x and W and affine in b: equality on the basis, where floats are exact, is equality everywhere; the bound is "
     "derived, and held against random layers with terms of 2^-24 to 2^24 in exact rationals",
