@@ -15,6 +15,8 @@ import copy
 import dataclasses
 import functools
 import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -36,6 +38,7 @@ from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from refimpl.number_system import Array
     from refimpl.text import Tokenizer
@@ -617,8 +620,8 @@ def _array(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
     if not _is_real(info.dtype):
         raise ConfigError("a parameter must hold floating-point numbers", where=f"{info.file}, {name}", got=info.dtype)
     out = np.empty(info.shape, dtype, order="F" if info.layout == "strided" else "C")
-    finite, threads = [], blas_threads() or 1
-    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place, threads)))
+    finite: list[bool] = []
+    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place)))
     return out, all(finite)
 
 
@@ -636,7 +639,7 @@ def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
     if ours.metadata.get("ranks", 1) > 1:  # all of them: one array that is mapped keeps its whole file in memory
         return _array(ours, name, dtype)
     array = ours[name]
-    return array, is_finite(array, blas_threads() or 1)
+    return array, is_finite(array)
 
 
 def _arrays(
@@ -652,16 +655,28 @@ def _arrays(
     for name, theirs in explanation.clashes.items():
         raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
     source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
-    arrays, finite = {}, set()
-    for name in ours:
-        if ours.info(name).shape == wanted.get(name):
-            array, good = read(ours, name, dtype)
-            arrays[name] = made(array)
-            finite |= {name} if good else set()
-        elif name in wanted or name != "output_embedding":
-            arrays[name] = _outline(ours.info(name), dtype)
+    fitting = [name for name in ours if ours.info(name).shape == wanted.get(name)]
+    others = [name for name in ours if name not in fitting and (name in wanted or name != "output_embedding")]
+    arrays, finite = {name: _outline(ours.info(name), dtype) for name in others}, set()
+    for name, (array, good) in _together(lambda name: read(ours, name, dtype), fitting):
+        arrays[name] = made(array)
+        finite |= {name} if good else set()
     strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
     return _Found(arrays | strangers, source | {name: name for name in strangers}, finite)
+
+
+def _together(function: Callable[[str], Any], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each name and the function's value, in order; so many at a time as products have threads, and no more results wait than that."""
+    threads = blas_threads() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[str, Future[Any]]] = deque()
+        for name in names:
+            waiting.append((name, pool.submit(function, name)))
+            if len(waiting) > threads:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for name, result in waiting:
+            yield name, result.result()
 
 
 class _Found(NamedTuple):
