@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 from refimpl.errors import ConfigError
-from refimpl.inference import threads
-from refimpl.inference.widening import PIECE, convert, shifted, widen
+from refimpl.inference import threads, widening
+from refimpl.inference.widening import convert, shifted, widen
 
+PIECE = 4096  # in place of the million numbers: many pieces of small arrays
 ALL = np.arange(65536, dtype=np.uint16).view(np.float16)
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widening, "PIECE", PIECE)
 
 
 def _meant(pattern: int) -> int:
