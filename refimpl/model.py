@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -84,13 +83,13 @@ class Model:
     defaults : sampling options that came with the model
     arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
         plain arrays in either case, and so are the logits: what is done with them is exact
-    make_decoder : what makes the decoder that reads texts where there is no arithmetic, such as a session of `refimpl.inference.gpt2`; None: the
-        definition's, `refimpl.gpt2.CachedDecoder`
+    make_decoder : what makes, of the model's weights, config and dialect, the decoder that reads texts where there is no arithmetic, such as
+        `refimpl.inference.gpt2.Session`; None: the definition's, `refimpl.gpt2.CachedDecoder`
     low_memory : whether the weights are float16 and all that is computed with them float32: `logits` too are those of a session
     """
 
     arithmetic: Arithmetic | None = None
-    make_decoder: Callable[[], decoding.Decoder] | None = None
+    make_decoder: Callable[[Any, Any, Any], decoding.Decoder] | None = None
     low_memory: bool = False
 
     def __init__(
@@ -103,7 +102,7 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
         arithmetic: str | Arithmetic | None = None,
-        make_decoder: Callable[[], decoding.Decoder] | None = None,
+        make_decoder: Callable[[Any, Any, Any], decoding.Decoder] | None = None,
         low_memory: bool = False,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
@@ -113,7 +112,8 @@ class Model:
         self.dialect: Any = dialect
         self.defaults = defaults or {}
         self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
-        self.make_decoder, self.low_memory = make_decoder, low_memory
+        _check_one_arithmetic(low_memory, arithmetic, "Model(low_memory=True)")
+        self.make_decoder, self.low_memory = make_decoder or (Session if low_memory else None), low_memory
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
@@ -137,9 +137,7 @@ class Model:
         ConfigError
             for an unknown name of an arithmetic or a kind.
         """
-        if self.low_memory and arithmetic is not None:
-            remedy = "load without low_memory"
-            raise ConfigError("low memory has one arithmetic", where="with_arithmetic", got=arithmetic, remedy=remedy)
+        _check_one_arithmetic(self.low_memory, arithmetic, "with_arithmetic")
         other = copy.copy(self)
         other.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic, kinds)
         return other
@@ -190,7 +188,7 @@ class Model:
 
     def _decoder(self) -> decoding.Decoder:
         if self.arithmetic is None and self.make_decoder is not None:
-            return self.make_decoder()
+            return self.make_decoder(self.weights, self.config, self.dialect)
         decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
         return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
@@ -435,6 +433,12 @@ class Model:
         targets = xp.asarray(window[first:], device=device_of(logits))
         picked = xp.take_along_axis(probabilities, targets[:, None], axis=-1)
         return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
+
+
+def _check_one_arithmetic(low_memory: bool, arithmetic: str | Arithmetic | None, where: str) -> None:
+    if low_memory and arithmetic is not None:
+        remedy = "load without low_memory"
+        raise ConfigError("low memory has one arithmetic", where=where, got=arithmetic, remedy=remedy)
 
 
 def _continuation(ids: list[int], ends: list[int], rule: StopText, tokenizer: Tokenizer) -> Continuation:
@@ -834,7 +838,7 @@ def load(
         dialect=meant,
         defaults=_defaults(folder),
         arithmetic=numbers,
-        make_decoder=functools.partial(Session, weights, config, meant) if fast else None,
+        make_decoder=Session if fast else None,
         low_memory=low_memory,
     )
 
