@@ -21,7 +21,7 @@ The bits of an answer depend on the number of threads, and on nothing else that 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,9 @@ from refimpl import gpt2
 from refimpl.activation import gelu
 from refimpl.errors import ConfigError, DtypeError
 from refimpl.inference.in_place import Memory, blocks, heads_of, normalized, softmax, tanh_gelu
-from refimpl.inference.threads import blas_threads, products_on
+from refimpl.inference.threads import blas_threads, products_on, usual_threads
 from refimpl.inference.widening import shifted, widen
+from refimpl.number_system import whole_number
 from refimpl.parameters import Linear, Norm, is_positive
 from refimpl.trees import leaves, mapped
 
@@ -114,7 +115,7 @@ class Session:
     ) -> None:
         _check(weights, threads)
         self.config, self.dialect = config, gpt2.named_dialect(dialect)
-        self.threads = threads or blas_threads()
+        self.threads = usual_threads() if threads is None else whole_number(threads)
         self.half = weights.token_embedding.dtype == np.float16
         self.dtype = np.dtype(np.float32) if self.half else weights.token_embedding.dtype
         self.weights = weights._replace(
@@ -187,8 +188,8 @@ class Session:
             return self._head(x)[0], state
 
     def _room(self, length: int, before: int) -> int:
-        """Places of a cache that begins with `length` of them: half as many more, no more than the position table lets be used."""
-        return min(max(length + ROOM, length * 3 // 2), self.config.n_positions - before + 1)
+        """Places of a cache that begins with `length` of them: half as many more, none that no position is left for."""
+        return max(length, min(max(length + ROOM, length * 3 // 2), self.config.n_positions - before + 1))
 
     def _continued(self, state: State | None, batch: int, n: int) -> State:
         """The state to write to: one whose cache has room for n more, and holds nothing of another state there."""
@@ -345,7 +346,15 @@ class Session:
         def part(k: int) -> None:
             self._widened(x, weight, out, bounds[k], bounds[k + 1], f"panel {k}")
 
-        list((self._pool.map if self._pool else map)(part, range(self._parts)))
+        if self._pool is None:
+            part(0)
+            return
+        running = [self._pool.submit(part, k) for k in range(self._parts)]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            wait(running)  # none goes on writing to memory that the next call will use
 
     def _widened(self, x: Any, weight: Any, out: Any, begin: int, end: int, name: str) -> None:
         """Some columns of the product with a float16 matrix, panel by panel."""
@@ -391,7 +400,9 @@ def _check(weights: gpt2.GPT2Weights, threads: int | None) -> None:
         raise ConfigError(
             "a session computes on NumPy", where="Session(weights)", got=", ".join(strangers), remedy=remedy
         )
-    dtypes = {array.dtype.name for array in arrays}
+    dtypes = {
+        array.dtype.name if array.dtype.isnative else f"{array.dtype.name} in foreign byte order" for array in arrays
+    }
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32", "float64"}:
         expected = "float16, float32 or float64, all parameters the same"
         raise DtypeError("a session computes in float32 or float64", expected=expected, got=", ".join(sorted(dtypes)))
