@@ -776,7 +776,7 @@ def load(
         are made; None: by the array library
     low_memory : of a GPT-2 whose file has float16 parameters, on NumPy: keep them as they are, mapped from the file where it has them whole, and
         widen them to float32 a panel at a time wherever they are used (`refimpl.inference.gpt2`): half the memory, slower decoding. A file with
-        other parameters is refused, not rounded
+        other parameters is refused, not rounded. A file that is mapped must stay as it is for as long as the model is used
 
     Returns
     -------
@@ -826,6 +826,8 @@ def load(
         kind = "float16" if low_memory else dtype or "float32"
         weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:
+        if low_memory:  # what is made of the table is not rounded to float16
+            weights = weights._replace(position_embedding=weights.position_embedding.astype(np.float32))
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
     meant = _dialect(convention, scheme, config, folder)

@@ -315,6 +315,13 @@ def test_low_memory_maps_what_its_file_has_whole(tmp_path: Path, recorded_folder
     whole = refimpl.load(tmp_path / "float16", backend="numpy")
     assert not any(_is_mapped(array) for array in leaves(whole.weights))
     assert _apart([model.logits(IDS)], [whole.logits(IDS)]) <= 2.0**-18
+    ids, longer = np.arange(40)[None] % 7, model.config.n_positions + 8
+    low, wide = (
+        refimpl.load(tmp_path / "float16", backend="numpy", low_memory=b, positions=longer) for b in (True, False)
+    )
+    assert (
+        _apart([low.logits(ids)], [wide.logits(ids)]) <= 2.0**-18
+    )  # positions that are made are not rounded to float16
     with pytest.raises(ConfigError, match=r"(?s)for float16 files.*got: +float32.*--dtype float16"):
         refimpl.load(tmp_path / "float32", low_memory=True)
     with weights_io.open(tmp_path / "float16") as checkpoint:

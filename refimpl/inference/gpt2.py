@@ -95,7 +95,9 @@ class Session:
 
     Parameters
     ----------
-    weights : NumPy arrays in any memory order: float32 or float64, computed with as they are; or float16, computed with in float32 (see the module)
+    weights : NumPy arrays in any memory order: float32 or float64, computed with as they are; or float16, computed with in float32 (see the module),
+        with a position table in float16 or float32. float16 matrices must be finite, as those of `refimpl.load` are, and this is not looked at:
+        infinity and NaN would count as numbers from 65,536 on
     config, dialect : as in `refimpl.gpt2`
     threads : of products and of widening; None: as many as NumPy's products have now. The number is set while a call runs, and put back
 
@@ -224,7 +226,7 @@ class Session:
 
     def _rows(self, table: Any, ids: Any) -> Any:  # (rows, d), int (batch, n) -> (n, batch, d)
         found = np.take(table, ids.T, axis=0)
-        if not self.half:
+        if found.dtype == self.dtype:
             return found
         wide = np.empty(found.shape, self.dtype)
         widen(found.reshape(-1, found.shape[-1]), wide.reshape(-1, found.shape[-1]))
@@ -400,9 +402,13 @@ def _check(weights: gpt2.GPT2Weights, threads: int | None) -> None:
         raise ConfigError(
             "a session computes on NumPy", where="Session(weights)", got=", ".join(strangers), remedy=remedy
         )
-    dtypes = {
-        array.dtype.name if array.dtype.isnative else f"{array.dtype.name} in foreign byte order" for array in arrays
-    }
+    named = [_dtype_name(array) for array in leaves(weights._replace(position_embedding=None))]
+    dtypes, positions = set(named), _dtype_name(weights.position_embedding)
+    dtypes |= set() if (dtypes, positions) == ({"float16"}, "float32") else {positions}
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32", "float64"}:
         expected = "float16, float32 or float64, all parameters the same"
         raise DtypeError("a session computes in float32 or float64", expected=expected, got=", ".join(sorted(dtypes)))
+
+
+def _dtype_name(array: Any) -> str:
+    return array.dtype.name if array.dtype.isnative else f"{array.dtype.name} in foreign byte order"
