@@ -170,7 +170,7 @@ class Decoding:
         self.model = refimpl.load(folder, backend="numpy", heads=given.heads, low_memory=low)
         self.loaded = {"load": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         assert self.model.make_decoder is not None
-        self.session: Any = self.model.make_decoder()
+        self.session: Any = self.model._decoder()
         self.pool = ThreadPoolExecutor(given.threads)
         weights = self.model.weights
         self.matrices = [
