@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -36,6 +37,7 @@ from refimpl.text.stopping import StopText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from refimpl.number_system import Array
     from refimpl.text import Tokenizer
@@ -84,13 +86,13 @@ class Model:
     defaults : sampling options that came with the model
     arithmetic : Arithmetic in which `logits`, `stream`, `generate` and `score` run the network, or None: the array library's own. The weights are
         plain arrays in either case, and so are the logits: what is done with them is exact
-    make_decoder : what makes the decoder that reads texts where there is no arithmetic, such as a session of `refimpl.inference.gpt2`; None: the
-        definition's, `refimpl.gpt2.CachedDecoder`
+    make_decoder : what makes, of the model's weights, config and dialect, the decoder that reads texts where there is no arithmetic, such as
+        `refimpl.inference.gpt2.Session`; None: the definition's, `refimpl.gpt2.CachedDecoder`
     low_memory : whether the weights are float16 and all that is computed with them float32: `logits` too are those of a session
     """
 
     arithmetic: Arithmetic | None = None
-    make_decoder: Callable[[], decoding.Decoder] | None = None
+    make_decoder: Callable[[Any, Any, Any], decoding.Decoder] | None = None
     low_memory: bool = False
 
     def __init__(
@@ -103,7 +105,7 @@ class Model:
         dialect: str | gpt2.Dialect = "openai",
         defaults: dict[str, Any] | None = None,
         arithmetic: str | Arithmetic | None = None,
-        make_decoder: Callable[[], decoding.Decoder] | None = None,
+        make_decoder: Callable[[Any, Any, Any], decoding.Decoder] | None = None,
         low_memory: bool = False,
     ) -> None:
         self.weights: Any = weights  # of another type in an `refimpl.encoder.Encoder`
@@ -113,7 +115,8 @@ class Model:
         self.dialect: Any = dialect
         self.defaults = defaults or {}
         self.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic)
-        self.make_decoder, self.low_memory = make_decoder, low_memory
+        _check_one_arithmetic(low_memory, arithmetic, "Model(low_memory=True)")
+        self.make_decoder, self.low_memory = make_decoder or (Session if low_memory else None), low_memory
 
     def __repr__(self) -> str:
         count = sum(math.prod(array.shape) for array in self.weights.named().values())
@@ -137,9 +140,7 @@ class Model:
         ConfigError
             for an unknown name of an arithmetic or a kind.
         """
-        if self.low_memory and arithmetic is not None:
-            remedy = "load without low_memory"
-            raise ConfigError("low memory has one arithmetic", where="with_arithmetic", got=arithmetic, remedy=remedy)
+        _check_one_arithmetic(self.low_memory, arithmetic, "with_arithmetic")
         other = copy.copy(self)
         other.arithmetic = None if arithmetic is None else named_arithmetic(arithmetic, kinds)
         return other
@@ -190,7 +191,7 @@ class Model:
 
     def _decoder(self) -> decoding.Decoder:
         if self.arithmetic is None and self.make_decoder is not None:
-            return self.make_decoder()
+            return self.make_decoder(self.weights, self.config, self.dialect)
         decoder = gpt2.CachedDecoder(self._number(self.weights), self.config, self.dialect)
         return decoder if self.arithmetic is None else PlainDecoder(decoder)
 
@@ -437,6 +438,12 @@ class Model:
         return [float(value) for value in self.backend.to_numpy(picked)[:, 0]]
 
 
+def _check_one_arithmetic(low_memory: bool, arithmetic: str | Arithmetic | None, where: str) -> None:
+    if low_memory and arithmetic is not None:
+        remedy = "load without low_memory"
+        raise ConfigError("low memory has one arithmetic", where=where, got=arithmetic, remedy=remedy)
+
+
 def _continuation(ids: list[int], ends: list[int], rule: StopText, tokenizer: Tokenizer) -> Continuation:
     """The text of new ids up to the stop text, or the stop token, which may be the last of them."""
     by_token = bool(ids) and ids[-1] in ends
@@ -617,8 +624,8 @@ def _array(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
     if not _is_real(info.dtype):
         raise ConfigError("a parameter must hold floating-point numbers", where=f"{info.file}, {name}", got=info.dtype)
     out = np.empty(info.shape, dtype, order="F" if info.layout == "strided" else "C")
-    finite, threads = [], blas_threads() or 1
-    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place, threads)))
+    finite: list[bool] = []
+    ours.read_into(name, out, lambda place, array: finite.append(convert(array, place)))
     return out, all(finite)
 
 
@@ -636,7 +643,7 @@ def _kept(ours: Checkpoint, name: str, dtype: str) -> tuple[Any, bool]:
     if ours.metadata.get("ranks", 1) > 1:  # all of them: one array that is mapped keeps its whole file in memory
         return _array(ours, name, dtype)
     array = ours[name]
-    return array, is_finite(array, blas_threads() or 1)
+    return array, is_finite(array)
 
 
 def _arrays(
@@ -652,16 +659,28 @@ def _arrays(
     for name, theirs in explanation.clashes.items():
         raise ConfigError("two tensors claim one parameter", where=name, got=", ".join(theirs))
     source = {name: ", ".join(piece.name for piece in pieces) for name, pieces in explanation.pieces.items()}
-    arrays, finite = {}, set()
-    for name in ours:
-        if ours.info(name).shape == wanted.get(name):
-            array, good = read(ours, name, dtype)
-            arrays[name] = made(array)
-            finite |= {name} if good else set()
-        elif name in wanted or name != "output_embedding":
-            arrays[name] = _outline(ours.info(name), dtype)
+    fitting = [name for name in ours if ours.info(name).shape == wanted.get(name)]
+    others = [name for name in ours if name not in fitting and (name in wanted or name != "output_embedding")]
+    arrays, finite = {name: _outline(ours.info(name), dtype) for name in others}, set()
+    for name, (array, good) in _together(lambda name: read(ours, name, dtype), fitting):
+        arrays[name] = made(array)
+        finite |= {name} if good else set()
     strangers = {name: _outline(checkpoint.info(name), dtype) for name in explanation.unexplained}
     return _Found(arrays | strangers, source | {name: name for name in strangers}, finite)
+
+
+def _together(function: Callable[[str], Any], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each name and the function's value, in order; so many at a time as products have threads, and no more results wait than that."""
+    threads = blas_threads() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[str, Future[Any]]] = deque()
+        for name in names:
+            waiting.append((name, pool.submit(function, name)))
+            if len(waiting) > threads:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for name, result in waiting:
+            yield name, result.result()
 
 
 class _Found(NamedTuple):
@@ -772,7 +791,7 @@ def load(
         are made; None: by the array library
     low_memory : of a GPT-2 whose file has float16 parameters, on NumPy: keep them as they are, mapped from the file where it has them whole, and
         widen them to float32 a panel at a time wherever they are used (`refimpl.inference.gpt2`): half the memory, slower decoding. A file with
-        other parameters is refused, not rounded
+        other parameters is refused, not rounded. A file that is mapped must stay as it is for as long as the model is used
 
     Returns
     -------
@@ -822,6 +841,8 @@ def load(
         kind = "float16" if low_memory else dtype or "float32"
         weights = _weights(checkpoint, ours, explanation, config, kind, chosen.asarray, low_memory)
     if positions is not None:
+        if low_memory:  # what is made of the table is not rounded to float16
+            weights = weights._replace(position_embedding=weights.position_embedding.astype(np.float32))
         weights = extend(weights, to=positions)
         config = dataclasses.replace(config, n_positions=positions)
     meant = _dialect(convention, scheme, config, folder)
@@ -834,7 +855,7 @@ def load(
         dialect=meant,
         defaults=_defaults(folder),
         arithmetic=numbers,
-        make_decoder=functools.partial(Session, weights, config, meant) if fast else None,
+        make_decoder=Session if fast else None,
         low_memory=low_memory,
     )
 

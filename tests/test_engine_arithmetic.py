@@ -24,7 +24,7 @@ from systems import HOST, NUMPY, rounded, to_balls
 from typer.testing import CliRunner
 
 import refimpl
-from refimpl import arithmetic, bert, cli, comparison, comparison_plot, errors, gpt2, mitchell
+from refimpl import arithmetic, bert, cli, comparison, comparison_plot, console, errors, gpt2, mitchell
 from refimpl.arithmetic import CENTRE, FORMS, KINDS, PRODUCTS, Arithmetic, ArithmeticArray, named_arithmetic, plain
 from refimpl.number_system import kind_of_products, namespace, products_of
 from refimpl.parameters import Linear
@@ -780,7 +780,7 @@ def test_generate_in_an_arithmetic_is_the_library_call(tang: refimpl.Model, monk
     assert done.stdout == tang.with_arithmetic("mitchell").generate(opening, **few) + "\n"
     assert done.stdout != tang.generate(opening, **few) + "\n"
     asked: list[Any] = []
-    monkeypatch.setattr(refimpl, "load", lambda path, **options: asked.append(options["arithmetic"]) or tang)
+    monkeypatch.setattr(console, "load", lambda path, **options: asked.append(options["arithmetic"]) or tang)
     kinds = ("--approximate", "head", "--approximate", "attention")
     for arguments in (("--arithmetic", "mitchell-corrected", *kinds), ()):
         assert _invoke("generate", opening, "--max-new-tokens", 1, *arguments).exit_code == 0

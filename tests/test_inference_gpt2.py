@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import mmap
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,20 @@ def test_a_state_can_be_continued_more_than_once() -> None:
     assert all(np.array_equal(end, alone) for end in ends)
 
 
+def test_padding_may_be_longer_than_the_position_table() -> None:
+    """Positions count real tokens: rows of such a state can be selected and continued, before and behind what they share."""
+    model, told = weights(TINY, NUMPY, "float64"), []
+    for decoder in (Session(model, TINY), gpt2.CachedDecoder(model, TINY)):
+        _, state = decoder.start(
+            [[0] * 14 + [3, 4], [0] * 13 + [1, 2, 5]], [[False] * 14 + [True] * 2, [False] * 13 + [True] * 3]
+        )
+        first, _ = decoder.advance([[1], [2]], decoder.select(state, [1, 0]))
+        _, state = decoder.start([[3, 4]])
+        _, state = decoder.read([[0] * 12] * 2, decoder.select(state, [0, 0]), [[False] * 12] * 2)
+        told.append([first, decoder.advance([[1], [2]], decoder.select(state, [1, 0]))[0]])
+    assert _apart(*told) <= 1e-13
+
+
 def test_beams_share_their_prompt_and_find_what_the_definition_finds() -> None:
     model = weights(SMALL, NUMPY, "float64")
     session, prompt = Session(model, SMALL), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
@@ -186,6 +202,12 @@ def test_the_bits_are_the_same_at_every_run_with_as_many_threads(dtype: str) -> 
 
 
 @needs_threads
+def test_the_number_of_threads_may_be_any_whole_number() -> None:
+    session = Session(weights(SMALL, NUMPY, "float64"), SMALL, threads=np.int64(3))  # type: ignore[arg-type]
+    assert np.array_equal(session.start(IDS)[0], Session(session.weights, SMALL, threads=3).start(IDS)[0])
+
+
+@needs_threads
 def test_products_have_the_threads_of_the_session_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With panels each of Python's threads makes its own products on one thread."""
     seen: list[int | None] = []
@@ -196,6 +218,26 @@ def test_products_have_the_threads_of_the_session_while_it_runs(monkeypatch: pyt
         seen.clear()
         Session(model, SMALL, threads=3).start(IDS)
         assert set(seen) == counts
+
+
+@needs_threads
+def test_a_panel_that_fails_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception leaves no thread behind that writes to the memory of the next call; and the session answers as before."""
+    half = mapped(lambda a: a.astype(np.float16), weights(SMALL, NUMPY, "float64"))
+    session, meant, done = Session(half, SMALL, threads=2), Session(half, SMALL, threads=2).start(IDS)[0], []
+
+    def failing(x: Any, weight: Any, out: Any, begin: int, end: int, name: str) -> None:
+        if begin == 0:
+            raise RuntimeError
+        time.sleep(0.05)
+        done.append(begin)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "_widened", failing)
+        with pytest.raises(RuntimeError):
+            session.start(IDS)
+        assert len(done) == 1
+    assert np.array_equal(session.start(IDS)[0], meant)
 
 
 def test_a_large_activation_overflows_to_what_the_definition_has() -> None:
@@ -218,6 +260,8 @@ def test_what_a_session_cannot_do_is_refused() -> None:
         Session(model._replace(token_embedding=model.token_embedding.astype(np.float16)), SMALL)
     with pytest.raises(ConfigError, match="whole number from 1"):
         Session(model, SMALL, threads=0)
+    with pytest.raises(DtypeError, match="foreign byte order"):
+        Session(mapped(lambda a: a.astype(a.dtype.newbyteorder()), model), SMALL)
     with pytest.raises(ConfigError, match="unknown dialect"):
         Session(model, SMALL, "latin")
     session = Session(model, SMALL)
@@ -271,6 +315,13 @@ def test_low_memory_maps_what_its_file_has_whole(tmp_path: Path, recorded_folder
     whole = refimpl.load(tmp_path / "float16", backend="numpy")
     assert not any(_is_mapped(array) for array in leaves(whole.weights))
     assert _apart([model.logits(IDS)], [whole.logits(IDS)]) <= 2.0**-18
+    ids, longer = np.arange(40)[None] % 7, model.config.n_positions + 8
+    low, wide = (
+        refimpl.load(tmp_path / "float16", backend="numpy", low_memory=b, positions=longer) for b in (True, False)
+    )
+    assert (
+        _apart([low.logits(ids)], [wide.logits(ids)]) <= 2.0**-18
+    )  # positions that are made are not rounded to float16
     with pytest.raises(ConfigError, match=r"(?s)for float16 files.*got: +float32.*--dtype float16"):
         refimpl.load(tmp_path / "float32", low_memory=True)
     with weights_io.open(tmp_path / "float16") as checkpoint:
@@ -308,3 +359,18 @@ def test_on_numpy_a_session_reads_texts_unless_there_is_an_arithmetic() -> None:
     assert isinstance(model._decoder(), Session)
     assert not isinstance(model.with_arithmetic("exact")._decoder(), Session)
     assert refimpl.load("tang", backend="numpy", dtype="float16").make_decoder is None
+
+
+def test_a_model_reads_with_the_weights_configuration_and_dialect_it_has() -> None:
+    """Not with those it was loaded with; and in low memory without being told how to decode."""
+    model = refimpl.load("tang", backend="numpy", dtype="float64")
+    model.weights = mapped(lambda a: a * 1.5, model.weights)
+    model.dialect = "bert4keras"
+    for same in (model, copy.copy(model)):
+        found = same._decoder().start([[5, 0, 7]])[0]
+        assert _apart([found], [same.logits([[5, 0, 7]])[:, -1]]) <= 1e-13
+    half = mapped(lambda a: a.astype(np.float16), model.weights)
+    low = refimpl.Model(half, model.config, model.backend, low_memory=True)
+    assert np.array_equal(low._decoder().start([[5, 7]])[0], Session(half, model.config).start([[5, 7]])[0])
+    with pytest.raises(ConfigError, match="low memory has one arithmetic"):
+        refimpl.Model(half, model.config, model.backend, low_memory=True, arithmetic="mitchell")

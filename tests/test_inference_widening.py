@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
 from refimpl.errors import ConfigError
-from refimpl.inference import threads
-from refimpl.inference.widening import PIECE, convert, shifted, widen
+from refimpl.inference import threads, widening
+from refimpl.inference.widening import convert, shifted, widen
 
+PIECE = 4096  # in place of the million numbers: many pieces of small arrays
 ALL = np.arange(65536, dtype=np.uint16).view(np.float16)
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widening, "PIECE", PIECE)
 
 
 def _meant(pattern: int) -> int:
@@ -92,3 +99,27 @@ def test_threads_of_products_are_put_back(monkeypatch: pytest.MonkeyPatch) -> No
     assert threads.blas_threads() is None
     with threads.products_on(None), pytest.raises(ConfigError, match="not OpenBLAS's"), threads.products_on(2):
         pass
+
+
+def test_two_threads_put_back_what_was_before_both() -> None:
+    """The second block begins while the first runs, and would end after it: it waits, and what is usual is known meanwhile."""
+    before = threads.blas_threads()
+    if before is None:
+        pytest.skip("NumPy's products are not OpenBLAS's")
+    inside, seen = threading.Event(), list[Any]()
+
+    def other() -> None:
+        inside.wait()
+        seen.append(threads.usual_threads())
+        with threads.products_on(before + 2):
+            seen.append(threads.blas_threads())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with threads.products_on(before + 1):
+        inside.set()
+        thread.join(0.1)
+        seen.append(threads.blas_threads())
+    thread.join()
+    assert seen == [before, before + 1, before + 2]
+    assert threads.blas_threads() == before

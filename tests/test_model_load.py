@@ -715,7 +715,7 @@ def test_beam_search_is_that_of_decoding(make: Any) -> None:
     found = model.beam_search("春", beams=3, max_new_tokens=4, length_penalty=0.5)
     assert model.make_decoder is not None
     expected = decoding.beam_search(
-        model.make_decoder(), [1, VOCABULARY["春"]], beams=3, max_new_tokens=4, length_penalty=0.5, stop=[2]
+        model._decoder(), [1, VOCABULARY["春"]], beams=3, max_new_tokens=4, length_penalty=0.5, stop=[2]
     )
     assert found == expected
 

@@ -104,7 +104,7 @@ def test_progress_is_told_before_each_check(monkeypatch):
     assert told == [("X-1", 0, 2), ("X-1", 1, 2)]
 
 
-FEW = ["TAYLOR-1", "MITCHELL-6.h", "SYSTEMS.copy_loss", "PARITY.filters"]
+FEW = ["TAYLOR-1", "MITCHELL-6.h", "SYSTEMS.copy_labels", "PARITY.filters"]
 
 
 def test_several_processes_find_the_same():

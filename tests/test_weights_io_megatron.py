@@ -124,6 +124,8 @@ def test_tensors_are_written_where_they_belong_without_being_joined(canonical: b
             checkpoint.read_into(name, out, put)
             assert np.array_equal(out, checkpoint[name].view(np.uint16)), name
             assert times.min() == times.max() == 1
+        with _refused(weights_io.WeightsError, "another shape", "(2,"):
+            checkpoint.read_into(name, np.empty((2, *checkpoint.info(name).shape), np.float16))
     if ranks > 1:
         parts[1]["module/position_embeddings.weight"].view(np.uint16)[0, 0] ^= 1
         with _refused(weights_io.FormatError, "differs between them", "ranks 0 and 1"):

@@ -83,9 +83,12 @@ class Checkpoint(Mapping[str, Any]):
         """Write a tensor to `out`, an array of its shape, part by part as the parts lie in their files: nothing is joined or turned before.
 
         `put(part of out, array)` writes each part, which makes it the place for another dtype or order; every element is written once. The same
-        is checked as on reading the tensor.
+        is checked as on reading the tensor; WeightsError for an array of another shape.
         """
         info = self.info(name)
+        if tuple(out.shape) != tuple(info.shape):
+            what, where = "the array has another shape than the tensor", "read_into(out)"
+            raise WeightsError(what, where=where, field=repr(name), expected=info.shape, got=out.shape)
         with _enough_memory(info):
             if self._into is None:
                 put(out, self._read(info))

@@ -21,7 +21,7 @@ The bits of an answer depend on the number of threads, and on nothing else that 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,9 @@ from refimpl import gpt2
 from refimpl.activation import gelu
 from refimpl.errors import ConfigError, DtypeError
 from refimpl.inference.in_place import Memory, blocks, heads_of, normalized, softmax, tanh_gelu
-from refimpl.inference.threads import blas_threads, products_on
+from refimpl.inference.threads import blas_threads, products_on, usual_threads
 from refimpl.inference.widening import shifted, widen
+from refimpl.number_system import whole_number
 from refimpl.parameters import Linear, Norm, is_positive
 from refimpl.trees import leaves, mapped
 
@@ -94,7 +95,9 @@ class Session:
 
     Parameters
     ----------
-    weights : NumPy arrays in any memory order: float32 or float64, computed with as they are; or float16, computed with in float32 (see the module)
+    weights : NumPy arrays in any memory order: float32 or float64, computed with as they are; or float16, computed with in float32 (see the module),
+        with a position table in float16 or float32. float16 matrices must be finite, as those of `refimpl.load` are, and this is not looked at:
+        infinity and NaN would count as numbers from 65,536 on
     config, dialect : as in `refimpl.gpt2`
     threads : of products and of widening; None: as many as NumPy's products have now. The number is set while a call runs, and put back
 
@@ -114,7 +117,7 @@ class Session:
     ) -> None:
         _check(weights, threads)
         self.config, self.dialect = config, gpt2.named_dialect(dialect)
-        self.threads = threads or blas_threads()
+        self.threads = usual_threads() if threads is None else whole_number(threads)
         self.half = weights.token_embedding.dtype == np.float16
         self.dtype = np.dtype(np.float32) if self.half else weights.token_embedding.dtype
         self.weights = weights._replace(
@@ -187,8 +190,8 @@ class Session:
             return self._head(x)[0], state
 
     def _room(self, length: int, before: int) -> int:
-        """Places of a cache that begins with `length` of them: half as many more, no more than the position table lets be used."""
-        return min(max(length + ROOM, length * 3 // 2), self.config.n_positions - before + 1)
+        """Places of a cache that begins with `length` of them: half as many more, none that no position is left for."""
+        return max(length, min(max(length + ROOM, length * 3 // 2), self.config.n_positions - before + 1))
 
     def _continued(self, state: State | None, batch: int, n: int) -> State:
         """The state to write to: one whose cache has room for n more, and holds nothing of another state there."""
@@ -223,7 +226,7 @@ class Session:
 
     def _rows(self, table: Any, ids: Any) -> Any:  # (rows, d), int (batch, n) -> (n, batch, d)
         found = np.take(table, ids.T, axis=0)
-        if not self.half:
+        if found.dtype == self.dtype:
             return found
         wide = np.empty(found.shape, self.dtype)
         widen(found.reshape(-1, found.shape[-1]), wide.reshape(-1, found.shape[-1]))
@@ -345,7 +348,15 @@ class Session:
         def part(k: int) -> None:
             self._widened(x, weight, out, bounds[k], bounds[k + 1], f"panel {k}")
 
-        list((self._pool.map if self._pool else map)(part, range(self._parts)))
+        if self._pool is None:
+            part(0)
+            return
+        running = [self._pool.submit(part, k) for k in range(self._parts)]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            wait(running)  # none goes on writing to memory that the next call will use
 
     def _widened(self, x: Any, weight: Any, out: Any, begin: int, end: int, name: str) -> None:
         """Some columns of the product with a float16 matrix, panel by panel."""
@@ -391,7 +402,13 @@ def _check(weights: gpt2.GPT2Weights, threads: int | None) -> None:
         raise ConfigError(
             "a session computes on NumPy", where="Session(weights)", got=", ".join(strangers), remedy=remedy
         )
-    dtypes = {array.dtype.name for array in arrays}
+    named = [_dtype_name(array) for array in leaves(weights._replace(position_embedding=None))]
+    dtypes, positions = set(named), _dtype_name(weights.position_embedding)
+    dtypes |= set() if (dtypes, positions) == ({"float16"}, "float32") else {positions}
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32", "float64"}:
         expected = "float16, float32 or float64, all parameters the same"
         raise DtypeError("a session computes in float32 or float64", expected=expected, got=", ".join(sorted(dtypes)))
+
+
+def _dtype_name(array: Any) -> str:
+    return array.dtype.name if array.dtype.isnative else f"{array.dtype.name} in foreign byte order"

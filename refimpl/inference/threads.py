@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from refimpl.errors import ConfigError
@@ -17,7 +18,7 @@ from refimpl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["blas_threads", "products_on"]
+__all__ = ["blas_threads", "products_on", "usual_threads"]
 
 NAMES = (
     "scipy_openblas_{}_num_threads64_",
@@ -25,6 +26,10 @@ NAMES = (
     "scipy_openblas_{}_num_threads",
     "openblas_{}_num_threads",
 )
+
+_running = threading.RLock()  # held while a block has its number
+_changing = threading.Lock()  # held while the number is set
+_put_back: list[int] = []  # what it was, outermost block first
 
 
 @functools.cache
@@ -50,9 +55,17 @@ def blas_threads() -> int | None:
     return None if functions is None else int(functions[0]())
 
 
+def usual_threads() -> int | None:
+    """The number that products have where no block of `products_on` runs, in this thread or another; None where it cannot be known."""
+    with _changing:
+        return _put_back[0] if _put_back else blas_threads()
+
+
 @contextlib.contextmanager
 def products_on(threads: int | None) -> Iterator[None]:
     """While the block runs, NumPy's products have so many threads, in the whole process; None changes nothing.
+
+    Blocks of several threads run one after the other: none changes the number under another, or puts back what another had set.
 
     Raises
     ------
@@ -60,15 +73,21 @@ def products_on(threads: int | None) -> Iterator[None]:
         where the number cannot be set.
     """
     functions = _functions()
-    if threads is None or (functions is not None and blas_threads() == threads):
+    if threads is None:
         yield
         return
     if functions is None:
         remedy = "leave threads out, and set the number as that library wants it"
         raise ConfigError("NumPy's products are not OpenBLAS's", where="threads", got=threads, remedy=remedy)
-    before = int(functions[0]())
-    functions[1](threads)
-    try:
-        yield
-    finally:
-        functions[1](before)
+    with _running:
+        with _changing:
+            _put_back.append(int(functions[0]()))
+            if threads != _put_back[-1]:
+                functions[1](threads)
+        try:
+            yield
+        finally:
+            with _changing:
+                before = _put_back.pop()
+                if threads != before:
+                    functions[1](before)

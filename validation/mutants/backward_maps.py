@@ -426,7 +426,7 @@ _LOSS = (
     _loss_bug(
         "softmax without maximum",
         "unshifted-exp",
-        dtypes=("float16", "float32"),
+        dtypes=("float32",),
         weights=lambda x: _softmax(x, shift=False),
     ),
     _loss_bug("p kept in bfloat16", "low-precision", dtypes=LONG, weights=lambda x: in_bfloat16(_softmax(x))),
