@@ -20,6 +20,7 @@ Reference: HDF5 File Format Specification, version 3.0. Keras' conventions as in
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -325,6 +326,7 @@ class _Reader:
         self._linked = {id(dataset) for dataset in datasets.values() if named[id(dataset)] > 1}
         self._located: dict[int, int] = {}  # bytes of an index and of its chunks, by the index's address
         self._total = 0  # of those
+        self._locating = threading.Lock()  # tensors may be read at the same time, and none may lose another's bytes
         self._kept: dict[int, Stored] = {}  # the chunks of datasets with several names, by the index's address
 
     def __call__(self, info: TensorInfo) -> Any:
@@ -351,10 +353,11 @@ class _Reader:
     def _locate(self, dataset: Dataset, chunks: Chunks, name: str) -> Stored:
         """The chunks of a dataset; what all datasets have in the file is disjoint, so together it is not more than the file."""
         address = chunks.address or 0
-        others = self._total - self._located.get(address, 0)
-        space = self._space.again(others)
-        stored = locate(space, dataset, chunks, name)
-        self._total, self._located[address] = space.claimed, space.claimed - others
+        with self._locating:
+            others = self._total - self._located.get(address, 0)
+            space = self._space.again(others)
+            stored = locate(space, dataset, chunks, name)
+            self._total, self._located[address] = space.claimed, space.claimed - others
         return stored
 
 
