@@ -41,11 +41,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 SHARDS, CONVERTED = "shards", "converted"
 BUFFER = 1 << 28  # bytes of the touched memory that is read into, and half of what is widened into
-KEEPING = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 36),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
-    "MALLOC_ARENA_MAX": "1",
-}  # glibc: what is freed stays
+# glibc: what is freed stays with the process
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(1 << 36), "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_ARENA_MAX": "1"}
 PROMPT, SHORT, TOKENS = 1000, 16, 3
 
 

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "is_finite", "shifted", "widen"]
 
-PIECE = (
-    1 << 20
-)  # numbers of a piece: 4 MiB as float32, in the last-level cache; with smaller ones threads of Python wait for each other
+# Numbers of a piece: 4 MiB as float32, in the last-level cache; with smaller ones threads of Python wait for each other.
+PIECE = 1 << 20
 PLACES = 13
 SIGN_AND_REST = np.int32(-0x70000001)  # 0x8fffffff: without bits 28 to 30
 SCALE = np.float32(2.0**112)
