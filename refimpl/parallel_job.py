@@ -6,7 +6,8 @@ Three things may go wrong, and none may leave a rank waiting for ever:
 
 * what all ranks come to know together (`refimpl.parallel_model.together`): rank 0 prints it, all exit with 2;
 * what rank 0 finds before or after a step (a prompt that is too long): it lets the others go, prints it and exits with 2;
-* anything else, on any rank, between or within exchanges: that rank prints it and aborts the job (MPI_Abort), which ends all the others.
+* anything else, on any rank, between or within exchanges: that rank prints it and aborts the job (MPI_Abort), which ends all the others. mpiexec
+  drops what a rank has printed and it has not passed on when the job is aborted, so the rank waits a second before it does.
 
 A rank that is killed, or dies of a signal, cannot say anything: mpiexec notices, ends the others, says which signal it was, and exits with its
 number.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import time
 import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,7 @@ __all__ = ["TRANSPORTS", "opened", "world"]
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # where MPICH's and Open MPI's mpiexec say how many ranks they started
 STARTED = (*SIZES, "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")  # what a started rank has one of
+PATIENCE = 1.0  # seconds for mpiexec to pass on what was printed
 TRANSPORTS = {
     "host": "through the hosts' memory; on GPUs, arrays are copied there and back",
     "cuda-aware": "MPI is given addresses on GPUs: it must have been built for that",
@@ -146,6 +149,7 @@ def _abort(joined: Any, error: BaseException) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"error on {rank}, which ends the job: {shown}\n")
             sys.stderr.flush()
+            time.sleep(PATIENCE)
     finally:
         joined.Abort(1)
 
