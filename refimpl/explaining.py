@@ -126,8 +126,8 @@ def text_ids(model: Model, text: str) -> list[int]:
 
 def _rows(model: Model, stage: Stage, batch: tuple[int, ...]) -> tuple[list[list[int]], int]:
     """The texts of a batch, and how many targets they have: unknown characters are none."""
-    rows = [text_ids(model, stage.texts[number]) for number in batch]
-    return rows, sum(token != model.unknown_id for ids in rows for token in ids[1:])
+    rows, unknown = [text_ids(model, stage.texts[number]) for number in batch], model.unknown_id
+    return rows, sum(token != unknown for ids in rows for token in ids[1:])
 
 
 def _text_loss(weights: gpt2.GPT2Weights, model: Model, ids: Sequence[int], count: int) -> tuple[Array, Pullback]:

@@ -49,6 +49,7 @@ __all__ = ["EMBEDDED", "Continuation", "Model", "PlainDecoder", "Score", "load"]
 EMBEDDED: dict[str, Path] = {"tang": Path(__file__).parent / "embedded" / "tang"}
 DTYPES = ("float16", "float32", "float64")
 BUILT = ("gpt2", "bert", "nezha")
+AHEAD = 16  # parameters that are read and wait: more than a layer of GPT-2 has, of which four are large, so that threads do not wait for these
 MEGATRON_MULTIPLES = tuple(128 * ranks for ranks in (1, 2, 4, 8, 16))  # of rows of an embedding that was padded
 
 
@@ -179,10 +180,7 @@ class Model:
     @property
     def unknown_id(self) -> int | None:
         """The id of characters outside the vocabulary; None where the tokenizer has no such token."""
-        if isinstance(self.tokenizer, CPMTokenizer):
-            return self.tokenizer.unknown_id
-        unknown = getattr(self.tokenizer, "unknown", None)
-        return None if unknown is None else self.tokenizer.vocabulary[unknown]  # type: ignore[union-attr]
+        return getattr(self.tokenizer, "unknown_id", None)
 
     def prompt_ids(self, text: str) -> list[int]:
         """The ids that a text begins with: the start token where the model has one, then the text's own."""
@@ -407,7 +405,8 @@ class Model:
         values = [
             value for window, first in _windows(ids, self.config.n_positions) for value in self._scored(window, first)
         ]
-        return Score(len(values), sum(identity == self.unknown_id for identity in ids[1:]), -math.fsum(values), values)
+        unknown = self.unknown_id
+        return Score(len(values), sum(identity == unknown for identity in ids[1:]), -math.fsum(values), values)
 
     def windows(self, text: str, *, end: bool = False) -> list[tuple[list[int], int]]:
         """Token ids of a text in the windows that `score` reads, and the index in each from which tokens are scored. Errors as `score`."""
@@ -670,13 +669,13 @@ def _arrays(
 
 
 def _together(function: Callable[[str], Any], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Each name and the function's value, in order; so many at a time as products have threads, and no more results wait than that."""
+    """Each name and the function's value, in order; so many at a time as products have threads, and at most `AHEAD` wait."""
     threads = blas_threads() or 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[str, Future[Any]]] = deque()
         for name in names:
             waiting.append((name, pool.submit(function, name)))
-            if len(waiting) > threads:
+            if len(waiting) > AHEAD:
                 first, result = waiting.popleft()
                 yield first, result.result()
         for name, result in waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import itertools
 import json
@@ -11,7 +12,9 @@ import mmap
 import os
 import random
 import re
+import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -760,6 +763,21 @@ def test_crc32c_gives_the_published_values(data: bytes, crc: int) -> None:
     assert checksum.crc32c(data) == crc == build.crc32c(data)
     assert checksum.crc32c(np.frombuffer(data, np.uint8)) == crc
     assert checksum.crc32c(data[5:], checksum.crc32c(data[:5])) == crc
+
+
+@pytest.mark.parametrize("taken_by", ["isal", "zlib"])
+def test_crc32_gives_the_published_values(taken_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check value of CRC-32/ISO-HDLC, by both libraries; a machine without the first takes the second."""
+    if taken_by == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)
+        monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    fresh = importlib.util.spec_from_file_location("fresh_checksum", checksum.__file__)
+    module = importlib.util.module_from_spec(fresh)
+    fresh.loader.exec_module(module)
+    assert module._crc32.__module__.startswith(taken_by)
+    data = np.random.default_rng(0).integers(0, 256, 100_001, np.uint8)
+    assert module.crc32(b"123456789") == 0xCBF43926
+    assert module.crc32(data) == zlib.crc32(data) == module.crc32(data[5:], module.crc32(data[:5]))
 
 
 def test_masking_is_that_of_the_format() -> None:

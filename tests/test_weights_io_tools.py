@@ -565,6 +565,22 @@ def test_a_mapping_goes_with_the_last_array_of_it(tmp_path: Path) -> None:
     assert source._mapping() is None  # type: ignore[misc]
 
 
+def test_who_always_holds_an_array_of_a_file_does_not_hold_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two readers at a time: one array is always in use, and no mapping serves more than a few."""
+    monkeypatch.setattr("weights_io.source.SHARE", 100 * 8)
+    opened = _checkpoint(tmp_path / "a.safetensors", {f"t{i}": np.full(30, i, np.float64) for i in range(64)})
+    (source,) = opened._sources
+    mappings, held = {}, []
+    for i in range(64):
+        held = [*held[-1:], opened[f"t{i}"]]
+        mappings[id(source._mapping)] = source._mapping
+    assert len(mappings) == 22  # three arrays of 240 bytes each, the last one
+    assert [mapping() is not None for mapping in mappings.values()] == [False] * 20 + [True] * 2  # type: ignore[misc]
+    assert [float(array[0]) for array in held] == [62.0, 63.0]
+
+
 def test_too_little_memory_for_a_tensor_is_said(tmp_path: Path) -> None:
     """A file of four terabytes that takes no room on the disk, in the other byte order, so that it cannot be mapped."""
     header = b"{'descr': '>f4', 'fortran_order': False, 'shape': (1099511627776,), }"

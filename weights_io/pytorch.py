@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -31,6 +30,7 @@ import numpy as np
 from refimpl.files import replace_file
 from weights_io import pickle_machine, pytorch_tensors, pytorch_tree
 from weights_io.arrays import as_bytes
+from weights_io.checksum import crc32
 from weights_io.errors import FormatError, UnsupportedError, WeightsError
 from weights_io.folders import unique_names
 from weights_io.limits import OWN, Limits
@@ -339,10 +339,10 @@ def save_items(path: Path, items: list[Pending], metadata: Mapping[str, str], *,
                 writer.add(f"archive/{name}", len(content), [content])
         for key, item in enumerate(items):
             raw = as_bytes(item.get())
-            crc = zlib.crc32(raw, crc)
+            crc = crc32(raw, crc)
             writer.add(f"archive/data/{key}", item.nbytes, [raw])
         writer.add("archive/version", 2, [b"3\n"])
-        number = f"{zlib.crc32(pickled):020d}{crc:020d}".encode()
+        number = f"{crc32(pickled):020d}{crc:020d}".encode()
         writer.add("archive/.data/serialization_id", len(number), [number])
         writer.close()
 

@@ -27,6 +27,8 @@ RULES = {
     "file.changed": "A file stays as it was when it was opened.",
 }
 
+SHARE = 1 << 28  # bytes that a mapping serves: each takes a file descriptor
+
 
 class Source:
     """A regular file, open for reading.
@@ -54,6 +56,7 @@ class Source:
             raise WeightsError("not a regular file", where=path)
         self.size, self._modified = status.st_size, status.st_mtime_ns
         self._mapping: weakref.ref[mmap.mmap] | None = None
+        self._served = 0  # bytes of arrays that were made from it
 
     def close(self) -> None:
         """Close the file; arrays that were mapped from it stay valid, and nothing more can be read."""
@@ -112,7 +115,8 @@ class Source:
     def map(self, offset: int, length: int, field: object = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """uint8 (length,): a read-only view of the mapped file, nothing copied; FormatError (file.truncated) as `read`.
 
-        Arrays that are in use share one mapping of the file; when the last of them goes, it goes too.
+        Arrays that are in use share mappings of the file; when the last array of one goes, it goes too, and the pages that were read through it.
+        A mapping serves `SHARE` bytes, or a 64th of the file: who reads a large file by several arrays at a time never lets go of the last.
         """
         self._check(offset, length, field)
         self._unchanged()
@@ -120,17 +124,18 @@ class Source:
             empty = np.empty(0, np.uint8)
             empty.flags.writeable = False
             return empty
-        return np.frombuffer(self._mapped(), np.uint8, length, offset)
+        return np.frombuffer(self._mapped(length), np.uint8, length, offset)
 
-    def _mapped(self) -> mmap.mmap:
+    def _mapped(self, length: int) -> mmap.mmap:
         mapped = self._mapping() if self._mapping else None
-        if mapped is None:
+        self._served += length
+        if mapped is None or self._served > max(SHARE, self.size // 64):
             try:
                 mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:  # ValueError: the file has become shorter
                 got = f"{type(error).__name__}: {error}"
                 raise WeightsError("the file cannot be mapped", where=self.path, got=got) from None
-            self._mapping = weakref.ref(mapped)
+            self._mapping, self._served = weakref.ref(mapped), length
         return mapped
 
     def integer(self, offset: int, width: int, field: object = None, *, signed: bool = False) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from weights_io.arrays import read_only
+from weights_io.checksum import crc32
 from weights_io.errors import FormatError, UnsupportedError, WeightsError
 
 if TYPE_CHECKING:
@@ -522,7 +523,7 @@ class Archive:
             return read_only(self.unpacked(name, aligned))
         array: Any = self.source.map(member.offset, member.size, repr(name))
         if verify and name not in self._verified:
-            self._check(member, zlib.crc32(array))
+            self._check(member, crc32(array))
         return array
 
     def head(self, name: str, length: int) -> bytes:
@@ -550,7 +551,7 @@ class Archive:
             if at + len(part) > member.size:
                 raise self._not_deflate(member, f"more than {member.size} bytes")
             array[at : at + len(part)] = np.frombuffer(part, np.uint8)
-            at, crc = at + len(part), zlib.crc32(part, crc)
+            at, crc = at + len(part), crc32(part, crc)
         if at != member.size:
             raise self._not_deflate(member, f"{at} bytes")
         self._check(member, crc)
@@ -686,7 +687,7 @@ class ZipWriter:
         self._write(self._local(0, short, raw, extra, begin) + raw + extra)
         crc, written = 0, 0
         for chunk in chunks:
-            crc, written = zlib.crc32(chunk, crc), written + memoryview(chunk).nbytes
+            crc, written = crc32(chunk, crc), written + memoryview(chunk).nbytes
             self._write(chunk)
         if written != size:
             raise WeightsError("a member has another size than announced", where=repr(name), expected=size, got=written)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["convert", "is_finite", "shifted", "widen"]
 
@@ -88,9 +88,9 @@ def _finite(piece: Any) -> bool:
     return bool(np.isfinite(piece).all())
 
 
-def is_finite(array: Any, threads: int = 1) -> bool:  # float16, float32 or float64 (n,) or (n, m)
+def is_finite(array: Any) -> bool:  # float16, float32 or float64 (n,) or (n, m)
     """Whether all numbers are; looked at in the order in which they lie in memory."""
-    return _in_parts(lambda part: all(_finite(piece) for (piece,) in _pieces(part)), threads, array)
+    return all(_finite(piece) for (piece,) in _pieces(array))
 
 
 def convert(array: Any, out: Any, threads: int = 1) -> bool:  # any float (...), float (...) -> written
@@ -100,16 +100,11 @@ def convert(array: Any, out: Any, threads: int = 1) -> bool:  # any float (...),
     """
     if out.ndim > 2:
         return False not in [convert(source, part, threads) for source, part in zip(array, out, strict=True)]
-    return _in_parts(_converted, threads, out, array)
-
-
-def _in_parts(function: Callable[..., bool], threads: int, first: Any, *others: Any) -> bool:
-    """Whether the function is true of the arrays; called on as many parts of large ones as there are threads, cut as the first lies in memory."""
-    lengthwise = first.ndim < 2 or first.strides[0] >= first.strides[1]
-    length = first.shape[0 if lengthwise else 1] if first.ndim else 1
-    if threads == 1 or length < threads or first.size < 2 * PIECE:
-        return function(first, *others)
+    lengthwise = out.ndim < 2 or out.strides[0] >= out.strides[1]
+    length = out.shape[0 if lengthwise else 1] if out.ndim else 1
+    if threads == 1 or length < threads or out.size < 2 * PIECE:
+        return _converted(out, array)
     bounds = [length * i // threads for i in range(threads + 1)]
     places = [np.s_[a:b] if lengthwise else np.s_[:, a:b] for a, b in itertools.pairwise(bounds)]
     with ThreadPoolExecutor(threads) as pool:
-        return all([*pool.map(lambda place: function(first[place], *(other[place] for other in others)), places)])
+        return all([*pool.map(lambda place: _converted(out[place], array[place]), places)])

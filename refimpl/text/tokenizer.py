@@ -99,10 +99,15 @@ class CharacterTokenizer:
         """The same for texts that have been prepared: to prepare a text a second time may change it."""
         return CharacterTokenizer(self.vocabulary, self.special, self.unknown)
 
+    @property
+    def unknown_id(self) -> int:
+        """The id of characters outside the vocabulary."""
+        return self.vocabulary[self.unknown]
+
     def encode(self, text: str) -> list[int]:
         """One id a character of the prepared text; special tokens written out in it are characters like any others."""
         prepared = self._prepare(text) if self._prepare else text
-        unknown = self.vocabulary[self.unknown]
+        unknown = self.unknown_id
         return [self.vocabulary.get(character, unknown) for character in prepared]
 
     def decode(self, ids: Iterable[int]) -> str:

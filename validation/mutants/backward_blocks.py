@@ -95,18 +95,6 @@ def _inner(p: Any, p_bar: Any) -> Any:
     return (p * p_bar).sum(-1, keepdims=True)
 
 
-def _causal(n: int) -> Any:
-    return np.tril(np.ones((n, n), bool))
-
-
-def _all(n: int) -> Any:
-    return np.ones((n, n), bool)
-
-
-def _visible(mask: Any) -> Any:
-    return mask[:, None, None, :]
-
-
 def _layer(
     x: Any,
     mask: Any,
@@ -119,7 +107,7 @@ def _layer(
     triangle: Any,
     activation: Any,
     slope: Any,
-    visible: Any = _visible,
+    visible: Any = steps.keys,
     norms: dict[str, Any] | None = None,
     forward: dict[str, Any] | None = None,
     added: Any = lambda scores, earlier: scores + earlier,
@@ -204,13 +192,13 @@ def _layer(
 
 
 def _gpt2(x: Any, mask: Any, *rest: Any, heads: int, eps: float, **replaced: Any) -> Any:
-    chosen = {"pre": True, "triangle": _causal, "activation": steps.gelu, "slope": _tanh_slope} | replaced
+    chosen = {"pre": True, "triangle": steps.causal, "activation": steps.gelu, "slope": _tanh_slope} | replaced
     found = _layer(x, mask, 0, rest, heads, eps, **chosen)
     return joined(found[name] for name in ("x", *PARAMETERS))
 
 
 def _bert(x: Any, mask: Any, previous_scores: Any, *rest: Any, heads: int, eps: float, **replaced: Any) -> Any:
-    chosen = {"pre": False, "triangle": _all, "activation": steps.erf_gelu, "slope": _erf_slope} | replaced
+    chosen = {"pre": False, "triangle": steps.every, "activation": steps.erf_gelu, "slope": _erf_slope} | replaced
     found = _layer(x, mask, previous_scores, rest, heads, eps, **chosen)
     return joined(found[name] for name in ("x", "previous_scores", *PARAMETERS))
 
@@ -288,7 +276,7 @@ def _common(of: Any) -> tuple[Mutant, ...]:
         ),
         of("biases get nothing", "gradient-dropped", finish=_without(*(n for n in PARAMETERS if n.endswith("bias")))),
         of("cotangents at padding", "mask-ignored", seen=_padded, at_padding=lambda bar, mask: bar),
-        of("padding seen", "mask-ignored", seen=_padded, visible=lambda mask: _visible(np.ones_like(mask))),
+        of("padding seen", "mask-ignored", seen=_padded, visible=lambda mask: steps.keys(np.ones_like(mask))),
         of("P kept in bfloat16", "low-precision", dtypes=LONG, saved=in_bfloat16),
     )
 
@@ -297,8 +285,8 @@ _of_gpt2 = family("gpt2_block.vjp", _gpt2)
 _GPT2 = (
     *_common(_of_gpt2),
     _of_gpt2("slope of the erf form", "erf-for-tanh", dtypes=LONG, slope=_erf_slope),
-    _of_gpt2("not causal", "future-leak", triangle=_all),
-    _of_gpt2("sees the next token", "future-leak", triangle=lambda n: np.tril(_all(n), 1)),
+    _of_gpt2("not causal", "future-leak", triangle=steps.every),
+    _of_gpt2("sees the next token", "future-leak", triangle=lambda n: np.tril(steps.every(n), 1)),
     _of_gpt2("post-LN", "norm-placement", pre=False),
     _of_gpt2("float32 throughout", "low-precision", dtypes=("float64",), entire=in_float32(_gpt2)),
     _of_gpt2("answers float64", "dtype-leak", dtypes=NARROW, entire=leaking(_gpt2)),
@@ -308,7 +296,7 @@ _of_bert = family("bert_block.vjp", _bert)
 _BERT = (
     *_common(_of_bert),
     _of_bert("slope of the tanh form", "tanh-for-erf", dtypes=LONG, slope=_tanh_slope),
-    _of_bert("causal", "mask-alignment", triangle=_causal),
+    _of_bert("causal", "mask-alignment", triangle=steps.causal),
     _of_bert("pre-LN", "norm-placement", pre=True),
     _of_bert(
         "previous scores not added in the recomputed forward",

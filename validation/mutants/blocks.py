@@ -31,18 +31,6 @@ def _post(x: Any, norm: Any, layer: Any) -> Any:
     return norm(x + layer(x))
 
 
-def _causal(n: int) -> Any:
-    return np.tril(np.ones((n, n), bool))
-
-
-def _every(n: int) -> Any:
-    return np.ones((n, n), bool)
-
-
-def _keys(mask: Any) -> Any:
-    return mask[:, None, None, :]
-
-
 def _added(scores: Any, previous: Any, divisor: float) -> Any:
     return scores / divisor + previous
 
@@ -75,7 +63,7 @@ def _layer(
     around: Any,
     triangle: Any,
     activation: Any,
-    visible: Any = _keys,
+    visible: Any = steps.keys,
     norm: Any = steps.norm,
     linear: Any = steps.linear,
     parts: Any = steps.parts,
@@ -115,12 +103,12 @@ def _dotted(name: str) -> str:
 
 
 def _gpt2(x: Any, mask: Any, *parameters: Any, heads: int, eps: float, **replaced: Any) -> Any:
-    chosen = {"around": _pre, "triangle": _causal, "activation": steps.gelu} | replaced
+    chosen = {"around": _pre, "triangle": steps.causal, "activation": steps.gelu} | replaced
     return _layer(x, mask, 0, parameters, heads, eps, **chosen)
 
 
 def _bert(x: Any, mask: Any, previous_scores: Any, *parameters: Any, heads: int, eps: float, **replaced: Any) -> Any:
-    chosen = {"around": _post, "triangle": _every, "activation": steps.erf_gelu} | replaced
+    chosen = {"around": _post, "triangle": steps.every, "activation": steps.erf_gelu} | replaced
     return _layer(x, mask, previous_scores, parameters, heads, eps, **chosen)
 
 
@@ -187,8 +175,8 @@ def _common(of: Any) -> tuple[Mutant, ...]:
         of("output weight of attention transposed", "transposed", linear=steps.transposed_output),
         of("missing 1/√w", "missing-scale", seen=_is_long, divisor=lambda width, heads: 1),
         of("1/√d for 1/√w", "wrong-scale", seen=_is_long, divisor=lambda width, heads: math.sqrt(width)),
-        of("padding not masked", "mask-ignored", seen=_is_padded, visible=lambda mask: _keys(np.ones_like(mask))),
-        of("padding alone seen", "mask-inverted", visible=lambda mask: _keys(~mask)),
+        of("padding not masked", "mask-ignored", seen=_is_padded, visible=lambda mask: steps.keys(np.ones_like(mask))),
+        of("padding alone seen", "mask-inverted", visible=lambda mask: steps.keys(~mask)),
         of("a mask of -10 that is added", "additive-mask", weigh=_plus_large),
         of("weights masked after the softmax", "mask-after-softmax", weigh=_afterwards),
         of("scores summed in bfloat16", "low-precision-accumulation", dtypes=LONG, product=_sum_in_bfloat16),
@@ -208,10 +196,10 @@ _GPT2 = (
     ),
     _of_gpt2("post-LN", "norm-placement", around=_post),
     _of_gpt2("residual from the norm", "norm-placement", around=lambda x, norm, layer: (y := norm(x)) + layer(y)),
-    _of_gpt2("not causal", "future-leak", seen=_is_long, triangle=_every),
-    _of_gpt2("sees the next token", "future-leak", seen=_is_long, triangle=lambda n: np.tril(_every(n), 1)),
-    _of_gpt2("does not see itself", "mask-off-by-one", triangle=lambda n: np.tril(_every(n), -1)),
-    _of_gpt2("sees itself and later", "mask-transposed", seen=_is_long, triangle=lambda n: _causal(n).T),
+    _of_gpt2("not causal", "future-leak", seen=_is_long, triangle=steps.every),
+    _of_gpt2("sees the next token", "future-leak", seen=_is_long, triangle=lambda n: np.tril(steps.every(n), 1)),
+    _of_gpt2("does not see itself", "mask-off-by-one", triangle=lambda n: np.tril(steps.every(n), -1)),
+    _of_gpt2("sees itself and later", "mask-transposed", seen=_is_long, triangle=lambda n: steps.causal(n).T),
     _of_gpt2("in float32", "low-precision", dtypes=("float64",), entire=in_float32(_gpt2)),
     _of_gpt2("answers in float64", "dtype-leak", dtypes=("float16", "bfloat16", "float32"), entire=leaking(_gpt2)),
 )
@@ -222,7 +210,7 @@ _BERT = (
     _of_bert("tanh GELU", "tanh-for-erf", dtypes=LONG, activation=steps.gelu),
     _of_bert("pre-LN", "norm-placement", around=_pre),
     _of_bert("residual around the norm", "norm-placement", around=lambda x, norm, layer: x + norm(layer(x))),
-    _of_bert("causal", "mask-alignment", seen=_is_long, triangle=_causal),
+    _of_bert("causal", "mask-alignment", seen=_is_long, triangle=steps.causal),
     _of_bert(
         "previous scores not added",
         "scores-not-accumulated",

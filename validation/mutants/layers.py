@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "attend",
+    "causal",
     "erf_gelu",
+    "every",
     "gelu",
+    "keys",
     "linear",
     "merge",
     "norm",
@@ -95,6 +98,21 @@ def parts_by_head(qkv: Any, heads: int) -> Any:
 def root(width: int, heads: int) -> float:
     """√w."""
     return math.sqrt(width // heads)
+
+
+def causal(n: int) -> Any:  # -> bool (n, n)
+    """Keys at or before the query."""
+    return np.tril(np.ones((n, n), bool))
+
+
+def every(n: int) -> Any:  # -> bool (n, n)
+    """All keys."""
+    return np.ones((n, n), bool)
+
+
+def keys(mask: Any) -> Any:  # bool (b, n) -> bool (b, 1, 1, n)
+    """Keys that are no padding."""
+    return mask[:, None, None, :]
 
 
 def attend(q: Any, k: Any, v: Any, seen: Any, divisor: float) -> Any:
