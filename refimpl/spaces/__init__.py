@@ -1,0 +1,1 @@
+"""SPACES: extract sentences, then generate a summary that copies from them."""
