@@ -14,7 +14,16 @@ from refimpl.number_system import Array, device_of, namespace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["as_array", "check_mask", "check_positions", "check_selected", "check_some_token", "check_token_ids", "rows", "rows_vjp"]
+__all__ = [
+    "as_array",
+    "check_mask",
+    "check_positions",
+    "check_selected",
+    "check_some_token",
+    "check_token_ids",
+    "rows",
+    "rows_vjp",
+]
 
 
 def as_array(name: str, values: Any, like: Array) -> Array:

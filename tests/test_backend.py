@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import re
 import types
 from typing import Any
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import refimpl
 from refimpl import backend, errors
 
 STEPS = ["CuPy is installed", "NVIDIA driver", "CUDA device", "NVRTC compiles a kernel", "cuBLAS multiplies"]
@@ -250,9 +252,6 @@ def test_a_seed_is_that_of_numpys_default_generator() -> None:
 
 def test_a_backend_and_a_model_on_it_can_be_pickled() -> None:
     """What a pool of processes needs; the array library itself is a module, which cannot be."""
-    import pickle
-
-    import refimpl
 
     model = refimpl.load("tang", backend="numpy")
     again = pickle.loads(pickle.dumps(model))

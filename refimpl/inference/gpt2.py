@@ -152,7 +152,7 @@ class Session:
         return self._last(self._reading(token_ids, None, cache), cache)
 
     def select(self, cache: State, rows: list[int]) -> State:
-        """The state of the given rows, which may repeat; what they have in common from one prompt is not copied. TokenError for a row there is not."""
+        """The state of the given rows, which may repeat; what they share is not copied. TokenError for a row there is not."""
         batch = len(cache.allowed)
         rows = check_selected(rows, batch)
         if rows == list(range(batch)):
