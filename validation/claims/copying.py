@@ -276,11 +276,12 @@ def _reached(setting: Setting, source: Tokens, letters: int, depth: int) -> Iter
 
 @claim(
     "COPY-2.steps",
-    "from state 0, whatever the tags and whichever allowed tokens are taken: after every step the last s tokens, s the state, occur contiguously in the "
-    "source; s is 0 after O, 1 after B, and under I one more than before or, where nothing continues, 1; in state 0 I is O or B, whichever scores more",
+    "from state 0, whatever the tags and whichever allowed tokens are taken: after every step the last s tokens, s the state, occur contiguously "
+    "in the source; s is 0 after O, 1 after B, and under I one more than before or, where nothing continues, 1; in state 0 I is O or B, whichever "
+    "scores more",
     source=SOURCE,
-    method="all sources of 1 to 3 tokens of 3 kinds and of 1 to 5 of 2 kinds, with one token beside them; all tags and all allowed tokens, 4 in a row: "
-    "every (tokens, state) that is reached, by a comparison with all substrings",
+    method="all sources of 1 to 3 tokens of 3 kinds and of 1 to 5 of 2 kinds, with one token beside them; all tags and all allowed tokens, 4 in a "
+    "row: every (tokens, state) that is reached, by a comparison with all substrings",
     expected="proved",
     cases=REACHED_STEPS,
 )
