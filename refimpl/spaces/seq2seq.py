@@ -86,6 +86,13 @@ class Seq2SeqConfig:
                 expected, got = f"0 <= {name} < vocab_size = {self.bert.vocab_size}", repr(getattr(self, name))
                 raise ConfigError("there is no such token", where="Seq2SeqConfig", expected=expected, got=got)
             object.__setattr__(self, name, token)
+        if self.bert.position_offset:
+            raise ConfigError(
+                "a target's positions follow its source's",
+                where="Seq2SeqConfig",
+                expected="position_offset = 0",
+                got=self.bert.position_offset,
+            )
         if self.bert.type_vocab_size == 1:
             expected = "type_vocab_size 2 or more, or 0 for none"
             raise ConfigError("source and target need a segment each", where="Seq2SeqConfig", expected=expected, got=1)
@@ -94,7 +101,7 @@ class Seq2SeqConfig:
     def context(self) -> int:
         """The longest sequence, source and target together."""
         rows = self.bert.max_position_embeddings
-        return UNBOUNDED if rows is None else rows - self.bert.position_offset
+        return UNBOUNDED if rows is None else rows
 
 
 class Seq2SeqWeights(NamedTuple):
