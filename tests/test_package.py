@@ -70,6 +70,7 @@ DEFINITIONS = (
     "path_kernel",
     "explaining",
     "learning/optimizers",
+    "learning/ema",
     "learning/losses",
     "spaces/seq2seq",
 )
@@ -259,6 +260,8 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
             "training",
             "models",
             "session",
+            "passes",
+            "unilm_session",
             "folders",
             "seq2seq",
         )
