@@ -118,13 +118,14 @@ def exponentials(logits: Any, targets: Any, counted: Any) -> tuple[Any, float]: 
 class Passes:
     """The passes over one part, forwards and backwards, in one thread's memory; what belongs to one model is in the classes made of it.
 
-    A part has `ids`, the tokens, and `shapes`, of each run of equal rows their number, their length, and what else `hidden` asks for.
+    A part has `ids`, the tokens, and `shapes`, of each run of equal rows their number, their length, and what else `hide` asks for.
     """
 
     part: Any
 
     def __init__(self, width: int, heads: int, memory: Memory, dropout: float) -> None:
         self.width, self.heads, self.memory, self.dropout = width, heads, memory, dropout
+        self._after = np.empty((0, 0))
 
     def begin_part(self, part: Any, dtype: Any, rng: np.random.Generator | None) -> None:
         """What the passes to come go over, and what dropout is drawn from."""
@@ -169,8 +170,14 @@ class Passes:
                 yield slice(start + block.start * length, start + block.stop * length), count, tuple(shape)
             start += rows * length
 
-    def hidden(self, *shape: int) -> Any:  # -> (length, length)
-        """-inf where a row of that shape does not see a key, 0 elsewhere."""
+    def after(self, length: int) -> Any:  # -> (length, length)
+        """-inf above the diagonal, 0 elsewhere."""
+        if len(self._after) < length or self._after.dtype != self.dtype:
+            self._after = np.triu(np.full((length, length), -np.inf, self.dtype), 1)
+        return self._after[:length, :length]
+
+    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """-inf where rows of that shape do not see a key."""
         raise NotImplementedError
 
     def attend(self, i: int, qkv: Any, mixed: Any) -> list[Any]:  # (tokens, 3d) -> (tokens, d), written
@@ -182,7 +189,7 @@ class Passes:
             weights = np.matmul(
                 q, k.swapaxes(-1, -2), out=self.array((i, "weights", number), rows, heads, length, length)
             )
-            weights += self.hidden(*shape)
+            self.hide(weights, *shape)
             softmax(weights)
             np.matmul(weights, v, out=heads_of(mixed[tokens], rows, length, heads, 1)[0])
             found.append(weights)

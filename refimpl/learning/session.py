@@ -147,9 +147,9 @@ class _Run(Passes):
         x += self.branch(active, layer.feed_forward_out, kept[1])
         self.seen.append(_Seen(z, deviation, qkv, attention, mixed, y, y_deviation, inner, gate, active, kept))
 
-    def hidden(self, *shape: int) -> Any:  # -> (length, length)
-        """-inf above the diagonal, 0 elsewhere."""
-        return np.triu(np.full((shape[0], shape[0]), -np.inf, self.dtype), 1)
+    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """-inf where the key is after the query."""
+        scores += self.after(*shape)
 
     # the loss
 

@@ -194,12 +194,11 @@ class _Run(Passes):
         )
         return after
 
-    def hidden(self, *shape: int) -> Any:  # -> (length, length)
-        """-inf where the key is after the query and not in the source, 0 elsewhere."""
+    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """-inf where the key is after the query and in the target."""
         length, source = shape
-        after = np.triu(np.full((length, length), -np.inf, self.dtype), 1)
-        after[:, :source][:source] = 0
-        return after
+        scores[..., :source, source:] = -np.inf
+        scores[..., source:, source:] += self.after(length - source)
 
     def head(self, x: Any) -> _Head:
         """h = LN(GELU(W x + b))."""
