@@ -159,8 +159,8 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_with_dropout_the_gradient_is_that_of_the_loss_with_what_was_dropped() -> None:
-    """The derivative along a direction, by central differences with the same draws: h² |L'''| and the roundoff of L over h, 1e-10 and 1e-11."""
-    model, h = _weights(SMALL), 1e-5
+    """The derivative along a direction, by central differences with the same draws: h² |L'''|, 10⁻⁸ and less, and the roundoff of L over h, 10⁻¹⁰."""
+    model, h = _weights(SMALL), 3e-6
     session, along = UniLMSession(SMALL, k=V, dropout=0.3, threads=2), _weights(SMALL, seed=8)
 
     def at(by: float) -> float:
@@ -240,11 +240,16 @@ def test_what_a_session_does_not_compute_is_refused() -> None:
         session(model, [batch._replace(labels=batch.segments)])
     flipped = batch._replace(real=batch.real[:, ::-1], segments=0 * batch.segments)
     back = batch._replace(segments=batch.real - batch.segments)
-    for wrong in (flipped, back, batch._replace(real=batch.real & False)):
+    places, untold = np.arange(batch.real.shape[1]), 0 * batch.segments
+    hole = batch._replace(real=batch.real & (places != 9), segments=untold)
+    short = batch._replace(real=batch.real & (places < 5))
+    empty = batch._replace(real=batch.real & (np.arange(6) != 2)[:, None], segments=untold)
+    for wrong in (flipped, back, hole, short, empty):
         with pytest.raises(ShapeError, match=r"reads no such batch[\s\S]*a source \(segment 0\), then a target"):
             session(model, [wrong])
-    with pytest.raises(TokenError, match="nothing is trained"):
-        session(model, [batch._replace(segments=0 * batch.segments)])
+    for nothing in (batch._replace(segments=0 * batch.segments), _batch([(4, 1), (3, 1)])):
+        with pytest.raises(TokenError, match="nothing is trained"):
+            session(model, [nothing])
     with pytest.raises(ShapeError, match=r"position table[\s\S]*max_position_embeddings = 16"):
         session(model, [_batch([(13, 4)])])
     with pytest.raises(TokenError, match=r"token 0, which the dialect hides"):
