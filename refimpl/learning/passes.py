@@ -4,7 +4,8 @@ The tokens of all rows are the rows of one matrix, so that every linear map is o
 whose n × n weights stay in the cache, all heads in one call. A step is cut between rows into parts of about as many tokens, each computed by a thread
 with its own memory; gradients are added in the parts' order: the same bits at every run with as many threads.
 
-* GELU(x) = x σ(2z), whose logistic function is kept for the slope σ(2z)(1 + 2xz'(1 - σ(2z)));
+* of GELU(x) = x σ(2z), in the form "tanh", the logistic function is kept for the slope σ(2z)(1 + 2xz'(1 - σ(2z))); of xΦ(x) the normal distribution
+  function, for Φ(x) + x exp(-x²/2)/√(2π);
 * the cross-entropy goes in place over blocks of tokens, whose exponentials are not divided by their sums;
 * rows of Σ_s P_is P̄_is are Σ_w y_iw ȳ_iw, which are shorter; embeddings get their cotangents by a sparse product.
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import ConfigError
-from refimpl.inference.in_place import blocks, heads_of, softmax, tanh_gelu
+from refimpl.inference.in_place import blocks, exact_gelu, heads_of, softmax, tanh_gelu
 from refimpl.parameters import Linear
 from refimpl.trees import mapped
 
@@ -36,7 +37,6 @@ __all__ = [
     "TOKENS",
     "Passes",
     "added_in_order",
-    "check_activation",
     "check_options",
     "cuts",
     "each_part",
@@ -65,28 +65,46 @@ def normalized_back(bar: Any, z: Any, scale: Any) -> Any:  # (tokens, d) -> (tok
     return bar
 
 
-def gelu(x: Any, bias: Any, gate: Any, active: Any) -> None:  # (tokens, inner); all three written
-    """x + bias, σ(2z) and GELU in place, block by block."""
+def _tanh_slope(bar: Any, x: Any, gate: Any, work: Any) -> None:  # (...); all but x written
+    """bar · σ(2z) (1 + 2 x z' (1 - σ(2z))), with 2z' = 2√(2/π) (1 + 3 · 0.044715 x²)."""
+    slope = 2 * math.sqrt(2 / math.pi)
+    np.multiply(x, x, out=work)
+    work *= slope * 3 * 0.044715
+    work += slope
+    work *= x
+    bar *= gate
+    np.subtract(1, gate, out=gate)
+    work *= gate
+    work += 1
+    bar *= work
+
+
+def _exact_slope(bar: Any, x: Any, gate: Any, work: Any) -> None:  # (...); bar and work are written
+    """bar · (Φ(x) + x exp(-x²/2)/√(2π))."""
+    np.multiply(x, x, out=work)
+    work *= -0.5
+    np.exp(work, out=work)
+    work *= 1 / math.sqrt(2 * math.pi)
+    work *= x
+    work += gate
+    bar *= work
+
+
+_FORMS = {"tanh": (tanh_gelu, _tanh_slope), "none": (exact_gelu, _exact_slope)}
+
+
+def gelu(form: str, x: Any, bias: Any, gate: Any, active: Any) -> None:  # (tokens, inner); all three written
+    """x + bias, σ(2z) or Φ(x) of it, and GELU in place, block by block."""
     for block in blocks(len(x), x.shape[-1], HIDDEN):
         x[block] += bias
-        tanh_gelu(x[block], gate[block], active[block])
+        _FORMS[form][0](x[block], gate[block], active[block])
 
 
-def gelu_back(bar: Any, x: Any, gate: Any, work: Any) -> None:  # (tokens, inner); bar is multiplied by the slope
-    """x̄ = σ(2z) (1 + 2 x z' (1 - σ(2z))) ȳ, with 2z' = 2√(2/π) (1 + 3 · 0.044715 x²)."""
-    slope = 2 * math.sqrt(2 / math.pi)
+def gelu_back(form: str, bar: Any, x: Any, gate: Any, work: Any) -> None:  # (tokens, inner); all but x written
+    """x̄ = GELU'(x) ȳ in the place of ȳ, block by block."""
     for block in blocks(len(x), x.shape[-1], HIDDEN):
-        u, g, b = x[block], gate[block], bar[block]
-        w = work[: len(u)]
-        np.multiply(u, u, out=w)
-        w *= slope * 3 * 0.044715
-        w += slope
-        w *= u
-        b *= g
-        np.subtract(1, g, out=g)
-        w *= g
-        w += 1
-        b *= w
+        rows = x[block]
+        _FORMS[form][1](bar[block], rows, gate[block], work[: len(rows)])
 
 
 def rows_summed(bar: Any, ids: Any, count: int) -> Any:  # (tokens, d), int (tokens,) -> (count, d)
@@ -212,12 +230,6 @@ class Passes:
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------------------
-
-
-def check_activation(activation: str, remedy: str) -> None:
-    """Raise ConfigError unless the GELU is the form that the passes compute."""
-    if activation != "tanh":
-        raise ConfigError("a fast session has one GELU", expected='"tanh"', got=activation, remedy=remedy)
 
 
 def check_options(where: str, dropout: float, threads: int) -> None:

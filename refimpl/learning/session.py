@@ -30,7 +30,6 @@ from refimpl.learning.passes import (
     TOKENS,
     Passes,
     added_in_order,
-    check_activation,
     check_options,
     cuts,
     each_part,
@@ -143,7 +142,7 @@ class _Run(Passes):
         folded = _fold(layer.feed_forward_norm, layer.feed_forward_in, self.ones)
         inner, gate, active = (self.array((i, name), tokens, config.inner) for name in ("inner", "gate", "active"))
         np.matmul(y, folded.weight, out=inner)
-        gelu(inner, folded.bias, gate, active)
+        gelu(config.activation, inner, folded.bias, gate, active)
         x += self.branch(active, layer.feed_forward_out, kept[1])
         self.seen.append(_Seen(z, deviation, qkv, attention, mixed, y, y_deviation, inner, gate, active, kept))
 
@@ -200,7 +199,7 @@ class _Run(Passes):
     def layer_back(self, layer: Block, seen: _Seen, bar: Any) -> Block:  # bar is written
         work = self.array("gelu", max(1, HIDDEN // self.config.inner), self.config.inner)
         out, inner_bar = self.branch_back(bar, seen.active, layer.feed_forward_out, seen.kept[1], "inner")
-        gelu_back(inner_bar, seen.x, seen.gate, work)
+        gelu_back(self.config.activation, inner_bar, seen.x, seen.gate, work)
         feed, into = self.norm_back(
             layer.feed_forward_norm, layer.feed_forward_in, self.ones, seen.y, seen.y_deviation, inner_bar, bar
         )
@@ -230,18 +229,17 @@ class Session:
 
     Parameters
     ----------
-    config : the model's sizes; the activation must be "tanh"
+    config : the model's sizes
     dropout : p, 0 <= p < 1: the part of the numbers that are dropped in training
     threads : parts in which a step is computed
 
     Raises
     ------
     ConfigError
-        for another activation, or options out of range.
+        for options out of range.
     """
 
     def __init__(self, config: gpt2.GPT2Config, *, dropout: float = 0.0, threads: int = 1) -> None:
-        check_activation(config.activation, "use refimpl.learning.GPT2Gradient")
         check_options("Session", dropout, threads)
         self.config, self.dropout, self.threads = config, dropout, threads
         self._runs = [_Run(config, Memory(), dropout) for _ in range(threads)]

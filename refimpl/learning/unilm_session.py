@@ -34,7 +34,6 @@ from refimpl.learning.passes import (
     TOKENS,
     Passes,
     added_in_order,
-    check_activation,
     check_options,
     cuts,
     each_part,
@@ -185,7 +184,7 @@ class _Run(Passes):
         deviation = self.norm(added, layer.attention_norm, z, y, self.options.eps)
         inner, gate, active = (self.array((i, name), tokens, self.config.inner) for name in ("inner", "gate", "active"))
         np.matmul(y, layer.feed_forward_in.weight, out=inner)
-        gelu(inner, layer.feed_forward_in.bias, gate, active)
+        gelu(self.config.activation, inner, layer.feed_forward_in.bias, gate, active)
         added = self.branch(active, layer.feed_forward_out, kept[1])
         added += y
         out_deviation = self.norm(added, layer.feed_forward_norm, out, after, self.options.eps)
@@ -205,7 +204,7 @@ class _Run(Passes):
         inner, gate, active, words = self.named_arrays("head", "inner", "gate", "active", "words")
         head: MaskedLM = self.weights.masked_lm  # type: ignore[assignment]
         np.matmul(x, head.transform.weight, out=inner)
-        gelu(inner, head.transform.bias, gate, active)
+        gelu(self.config.activation, inner, head.transform.bias, gate, active)
         deviation = self.norm(active, head.norm, active, words, self.options.head_eps)
         return _Head(inner, gate, active, deviation, words)
 
@@ -329,7 +328,7 @@ class _Run(Passes):
         """The cotangents of the head's transform and norm, and of its input."""
         part: MaskedLM = self.weights.masked_lm  # type: ignore[assignment]
         norm = self.norm_back(part.norm, head.active, head.deviation, bar)
-        gelu_back(bar, head.inner, head.gate, self.work(self.width))
+        gelu_back(self.config.activation, bar, head.inner, head.gate, self.work(self.width))
         (x_bar,) = self.named_arrays("back", "x")
         np.matmul(bar, part.transform.weight.T, out=x_bar)
         return Linear(x.T @ bar, bar.sum(axis=0)), norm, x_bar
@@ -337,7 +336,7 @@ class _Run(Passes):
     def layer_back(self, layer: Block, seen: _Seen, bar: Any) -> Block:  # bar is written
         norm = self.norm_back(layer.feed_forward_norm, seen.out, seen.out_deviation, bar)
         out, inner_bar = self.branch_back(bar, seen.active, layer.feed_forward_out, seen.kept[1], "inner")
-        gelu_back(inner_bar, seen.inner, seen.gate, self.work(self.config.inner))
+        gelu_back(self.config.activation, inner_bar, seen.inner, seen.gate, self.work(self.config.inner))
         into = self.linear_back(layer.feed_forward_in.weight, seen.y, inner_bar, bar)
         attention_norm = self.norm_back(layer.attention_norm, seen.z, seen.deviation, bar)
         projected, mixed_bar = self.branch_back(bar, seen.mixed, layer.attention_output, seen.kept[0], "mixed")
@@ -382,7 +381,6 @@ def _first(logits: Any, places: Any, k: int) -> Any:  # (m · vocab,), int (c,) 
 
 def _check_kind(config: BertConfig) -> None:
     """Raise ConfigError for a BERT that is not computed here."""
-    check_activation(config.activation, REMEDY)
     wrong = [] if config.max_position_embeddings else ["relative positions (NEZHA)"]
     wrong += [] if config.residual_attention == "none" else ["residual attention"]
     if wrong:
@@ -399,7 +397,7 @@ class UniLMSession:
 
     Parameters
     ----------
-    config : the generator's (`refimpl.spaces.seq2seq.Seq2SeqConfig`): activation "tanh", a position table, no residual attention
+    config : the generator's (`refimpl.spaces.seq2seq.Seq2SeqConfig`): a position table, no residual attention
     k : how many logits of a token the sequence loss is taken over; from the vocabulary's size on it is the cross-entropy
     copy_weight : of the copy loss
     dropout : p, 0 <= p < 1: the part of the numbers that are dropped in training
@@ -408,7 +406,7 @@ class UniLMSession:
     Raises
     ------
     ConfigError
-        for another activation or kind of BERT, or options out of range.
+        for another kind of BERT, or options out of range.
     """
 
     def __init__(
@@ -511,7 +509,7 @@ class UniLMSession:
             if array.dtype.kind not in "iub" or np.any((array < 0) | (array >= below)):
                 expected, got = f"whole numbers from 0 to {below - 1}", f"{array.dtype} {array}"
                 raise TokenError(f"{name} out of range", where="batches", expected=expected, got=got)
-        segments, real = batch.segments, batch.real
+        segments, real = batch.segments, batch.real.astype(np.bool_)
         limit, longest = self.config.max_position_embeddings or 0, int(real.sum(axis=1).max())
         if longest > limit:
             expected = f"at most max_position_embeddings = {limit} tokens"
