@@ -263,7 +263,7 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
             "seq2seq",
         )
     }  # on the host
-    no_definitions |= {"spaces/__init__", "spaces/seq2seq_folder"}
+    no_definitions |= {"spaces/__init__", "spaces/published", "spaces/seq2seq_folder"}
     engine = ROOT / "refimpl"
     files = [path for folder in (engine, engine / "learning", engine / "spaces") for path in folder.glob("*.py")]
     found = {path.relative_to(engine).with_suffix("").as_posix() for path in files}
