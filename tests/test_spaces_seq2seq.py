@@ -144,10 +144,19 @@ def test_a_state_can_be_continued_twice():
     """What one continuation writes no other sees, bit for bit."""
     reading = Session(_weights(BERT), BERT).reading(SOURCE)
     _, state = reading.start([[2], [2]])
-    (first, _), _ = reading.advance([[5], [6]], state)
+    _, later = reading.advance([[5], [6]], state)
+    (first, _), _ = reading.advance([[7], [7]], later)
     reading.advance([[9], [9]], state)
-    (again, _), _ = reading.advance([[5], [6]], state)
+    (again, _), _ = reading.advance([[7], [7]], later)
     assert np.array_equal(first, again)
+
+
+def test_a_hidden_token_is_seen_where_it_stands_first():
+    config, source = CONFIGS["nezha"], [0, 5, 0, 3]
+    weights = _weights(config)
+    whole = seq2seq.logits(weights, config, [[*source, 2, 5]], [[0] * 4 + [1, 1]])
+    for decoder in (Seq2SeqDecoder(weights, config, source), Session(weights, config).reading(source)):
+        assert _apart(decoder.start([[2, 5]])[0], [part[:, -1] for part in whole]) <= 1e-13
 
 
 def test_a_longer_table_and_relative_positions_go_on():
@@ -386,6 +395,9 @@ def test_orders_of_numpy_one():
     assert order_of_partition([1.0, 3, 2, 3], 3) == [0, 1, 2, 3]
     first = [85, 86, 82, 89, 88, 78, 84, 83, 87, 81, 80, 79, 77, 76, 74, 75, 73, 72, 70, 71, 69, 68, 67, 66]
     assert order_of_partition([float(i) for i in range(90, 0, -1)], 20)[:24] == first
+    rough = [float((85 - i) * 7 + i * i * 11 % 17) for i in range(85)]
+    first = [78, 82, 84, 80, 81, 83, 79, 77, 76, 75, 74, 73, 71, 72, 70, 68, 69, 67, 66, 64]
+    assert order_of_partition(rough, 17)[:20] == first
     with pytest.raises(ConfigError, match=r"no such rank(.|\n)*kth < 2"):
         order_of_partition([1.0, 2.0], 2)
 
