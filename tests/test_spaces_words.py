@@ -271,13 +271,21 @@ def test_han_characters_are_those_of_unicode_when_bert_was_written() -> None:
             assert wordpiece.is_han(chr(code)) == (named and not later), hex(code)
 
 
-@given(st.integers(2, 12), st.integers(1, 12), st.integers(3, 24))
-def test_of_two_parts_the_longer_is_cut_one_token_at_a_time(first: int, second: int, room: int) -> None:
-    expected = [first, second]
-    while sum(expected) > room:
-        expected[0 if expected[0] > expected[1] else 1] -= 1
-    assert framing._kept([first, second], room) == expected
-    assert framing._kept([first], room) == [min(first, room)]
+def test_of_two_parts_the_longer_is_cut_one_token_at_a_time() -> None:
+    for first, second, room in itertools.product(range(2, 9), range(1, 9), range(3, 18)):
+        expected = [first, second]
+        while sum(expected) > room:
+            expected[0 if expected[0] > expected[1] else 1] -= 1
+        assert framing._kept([first, second], room) == expected
+        assert framing._kept([first], room) == [min(first, room)]
+
+
+@pytest.mark.parametrize("white", [*" \n\r\t\u3000\xa0\u2028\u2029"])
+def test_white_space_separates_words_and_control_characters_do_not(white: str) -> None:
+    tokenizer = WordTokenizer(TINY)
+    assert tokenizer.tokens(tokenizer.encode(f"ab{white}b")) == ["a", "##b", "b"]
+    for nothing in "\x00\x1c\x85\u200b\ufeff\ufffd":
+        assert tokenizer.encoded(f"a{nothing}b") == framing.Encoded([9, 12], [(0, 1), (2, 3)])
 
 
 def test_no_text_becomes_a_special_token() -> None:
