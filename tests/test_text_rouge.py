@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import subprocess
 import sys
@@ -233,15 +232,7 @@ def fresh():
 def test_the_claims_can_fail(identifier, name, replacement, monkeypatch):
     original = getattr(rouge, name)
     monkeypatch.setattr(rouge, name, lambda *a, **k: replacement(original, *a, **k))
-    if identifier.endswith(
-        ("published", "sentences")
-    ):  # a search through all, which ends with the first counterexample
-        monkeypatch.setattr(claims.itertools, "product", _few(claims.itertools.product))
     assert not CLAIMS[identifier].holds(CLAIMS[identifier].check(SETTING))
-
-
-def _few(product):
-    return lambda *a, **k: itertools.islice(product(*a, **k), 400)
 
 
 @pytest.mark.parametrize(

@@ -232,13 +232,13 @@ def _subsequences(setting: Setting) -> Outcome:
     "ROUGE-3.sentences",
     "the same of a reference of several sentences, in the packages rouge",
     source=LIN,
-    method="a sentence of each is compared at a time; all pairs of up to 4 units a, b, c and 5 with one mark among them",
+    method="a sentence of each is compared at a time; all pairs of up to 2 units a, b, c and 5 with one mark among them",
     expected="refuted",
     cases=1,
 )
 def _across_sentences(setting: Setting) -> Outcome:
     cases = 0
-    for h in (s for n in range(1, 5) for s in itertools.product("abc", repeat=n)):
+    for h in (s for n in (1, 2) for s in itertools.product("abc", repeat=n)):
         for y in itertools.product("abc", repeat=4):
             for place, last in itertools.product(range(1, 4), "abc"):
                 whole = (*y[:place], ".", *y[place:], last)
@@ -279,13 +279,13 @@ def _monotone(setting: Setting) -> Outcome:
     "ROUGE-4.published",
     "the same of ROUGE-L in the packages rouge, of one sentence",
     source=LIN,
-    method="a longer common subsequence may have fewer different units; all of up to 6 units a, b, c against up to 6",
+    method="a longer common subsequence may have fewer different units; all of up to 3 units a, b, c with one more, against up to 4",
     expected="refuted",
     cases=1,
 )
 def _not_monotone(setting: Setting) -> Outcome:
     cases = 0
-    for n in range(2, 7):
+    for n in range(2, 5):
         for h, y in itertools.product(itertools.product("abc", repeat=n - 1), itertools.product("abc", repeat=n)):
             before = rouge.rouge(h, y).rouge_l.recall
             for letter in "abc":
