@@ -49,6 +49,17 @@ def test_ties_go_to_the_first():
         (1, 1),
     ]  # the first of the summary is matched first, and bounds the second
     assert match(["丙", "丁"], ["甲"]) == [(0, 0)]
+    metrics = [rouge.main_metric(x, "甲丙乙丙乙") for x in ("甲乙甲丙", "丙乙丙甲")]
+    assert metrics[0] == metrics[1]  # the second has the larger bound, and is compared first
+    assert match(["甲乙甲丙", "丙乙丙甲"], ["甲丙乙丙乙"]) == [(0, 0)]
+
+
+def test_few_pairs_are_compared(monkeypatch):
+    compared, original = [], rouge.compare
+    monkeypatch.setattr(rouge, "compare", lambda *given: compared.append(given) or original(*given))
+    texts = [f"第{k}条，{chr(0x4E00 + k) * 3}{chr(0x4F00 + 7 * k)}归原告所有" for k in range(200)]
+    assert match(texts, [texts[k][3:] for k in (3, 77, 120)]) == [(0, 3), (1, 77), (2, 120)]
+    assert len(compared) == 3
 
 
 def test_nothing_is_matched_with_nothing():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refimpl import backend, copying
-from refimpl.errors import ConfigError
+from refimpl.errors import ConfigError, TextError
 from refimpl.text import rouge
 from validation import checks
 from validation.claims import CLAIMS, Setting
@@ -178,6 +178,12 @@ def test_characters_need_no_jieba():
 def test_rouge_refuses(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+@every_dialect
+def test_token_ids_are_no_units(dialect):
+    with pytest.raises(TextError, match=r"units must be strings(.|\n)*a sequence of str(.|\n)*got: +7"):
+        rouge.rouge("ab", ["a", 7], dialect=dialect)
 
 
 # --- claims and parity ------------------------------------------------------------------------------------------------------------------

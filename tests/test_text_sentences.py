@@ -54,6 +54,9 @@ def test_short_parts_are_joined_up_to_the_length():
     assert split(text, 5) == ["一二。三。", "四五六。", "七，", "八九十。"]
     assert split(text, 6, "。") == ["一二。三。", "四五六。", "七，八九十。"]
     assert split(text, 100) == [text]
+    assert split("，a", 2) == ["，a"]  # as long as may be: not cut
+    assert split("一二三，四，五六", 4) == ["一二三，", "四，", "五六"]  # the last part counts as if it had a mark
+    assert split("甲，乙：丙丁戊", 4) == ["甲，乙：", "丙丁戊"]  # the colon is tried before the comma
     assert split(text, 1, "") == [text]
 
 
