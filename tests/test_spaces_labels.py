@@ -154,6 +154,14 @@ def test_their_recorded_metrics(judgments, dictionary, unit):
     assert worst == 0
 
 
+def test_the_second_dictionary_takes_no_part_in_them(judgments, shared, dictionary):
+    path = shared("spaces").parent.parent / "data" / "spaces" / "user_dict_2.txt"
+    both, changed = dictionary.with_words(path.read_text("utf-8").splitlines()), 0
+    for text, summary, recorded in judgments:
+        changed += extractive_labels(text, summary, unit="word", segmenter=both).score != recorded["metrics"]["main"]
+    assert changed == 18
+
+
 CHANGED = {"rouge-1.0.1": 0, "rouge-1.0.0": 5, "rouge-0.3.2": 11, "rouge-score": 7}
 MAINS = {  # by dialect, of matching and of metric: the mean in words, and in characters
     "rouge-1.0.1": (0.6116, 0.7016),

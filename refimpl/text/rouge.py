@@ -37,7 +37,7 @@ so do all dialects here. "rouge-score" is the definition of Lin for one sequence
 For every dialect 0 <= p, r, f <= 1, and p and r change places with h and y, but for (5), where of two longest common subsequences the other
 may be taken then. f of a text with itself is 1 in "rouge-score" where there is an N-gram, and 1 / (1 + ε/2) in (2).
 
-References: C.-Y. Lin, "ROUGE: a package for automatic evaluation of summaries" (2004); the packages rouge 1.0.1, 1.0.0 and 0.3.2 (P.-A. Cuturier)
+References: C.-Y. Lin, "ROUGE: a package for automatic evaluation of summaries" (2004); the packages rouge 1.0.1, 1.0.0 and 0.3.2
 and rouge-score 0.1.2. (5) is computed from the bits of H. Hyyrö, "Bit-parallel LCS-length computation revisited" (2004).
 """
 
