@@ -321,7 +321,7 @@ def _identity(setting: Setting) -> Outcome:
 
 @claim(
     "ROUGE-6",
-    "the bound on the main metric by which a matching passes over pairs is one, and has the order of the overlaps of ROUGE-L",
+    "the bound on the main metric by which a matching passes over pairs of sentences is one",
     source="refimpl.text.rouge.at_most",
     method=METHOD,
     expected="proved",
