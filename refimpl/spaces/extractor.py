@@ -146,7 +146,10 @@ class ExtractorWeights(NamedTuple):
         Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
         the arrays had in their file, for that message.
         """
-        check_weights(arrays, cls.shapes(config), source or {})
+        remedy = (
+            "check that the configuration belongs to these weights (input_size, hidden_size, kernel_size, dilations)"
+        )
+        check_weights(arrays, cls.shapes(config), source or {}, remedy=remedy)
 
         def layer(at: str) -> GatedLayer:
             norm = Norm.from_named(arrays, f"{at}norm.")
