@@ -55,6 +55,7 @@ __all__ = [
     "ExtractorConfig",
     "ExtractorWeights",
     "GatedLayer",
+    "check_dialect",
     "choose",
     "dialects",
     "extractor_loss",
@@ -361,6 +362,13 @@ def _check_choice(p: Array, threshold: Any, otherwise: Any) -> None:
 # --- the loss ---------------------------------------------------------------------------------------------------------------------------
 
 
+def check_dialect(dialect: object) -> None:
+    """Raise ConfigError unless it is one of `dialects`."""
+    if dialect not in dialects:
+        known = ", ".join(dialects)
+        raise ConfigError("unknown dialect", where="extractor_loss", expected=known, got=repr(dialect))
+
+
 def _counted(logits: Array, labels: Array, mask: Array | None, dialect: Any, total: Any) -> tuple[Array, int]:
     """Which places count, bool (...), and N; raises what `extractor_loss` raises."""
     check_floating("logits", logits, "extractor_loss")
@@ -371,9 +379,7 @@ def _counted(logits: Array, labels: Array, mask: Array | None, dialect: Any, tot
         if given is not None and tuple(given.shape) != shape:
             what, got = f"the {name} must have the shape of the logits", tuple(given.shape)
             raise ShapeError(what, where=f"extractor_loss({name})", expected=shape, got=got)
-    if dialect not in dialects:
-        known = ", ".join(dialects)
-        raise ConfigError("unknown dialect", where="extractor_loss", expected=known, got=repr(dialect))
+    check_dialect(dialect)
     counted = xp.ones(shape, dtype=xp.bool, device=device_of(logits)) if mask is None else mask
     places = math.prod(shape) if dialect == "published" else int(xp.sum(xp.astype(counted, xp.int64)))
     return counted, _total(places if total is None else total)
