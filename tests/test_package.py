@@ -251,7 +251,17 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
     no_definitions |= {"encoder", "projections", "sentence_transformers"}  # the second are drawn on the host
     no_definitions |= {
         f"learning/{name}"
-        for name in ("__init__", "schedules", "data", "checkpoints", "training", "models", "session", "folders", "extractor")
+        for name in (
+            "__init__",
+            "schedules",
+            "data",
+            "checkpoints",
+            "training",
+            "models",
+            "session",
+            "folders",
+            "extractor",
+        )
     }  # on the host
     no_definitions |= {"spaces/__init__", "spaces/extractor_file"}
     engine = ROOT / "refimpl"

@@ -261,6 +261,7 @@ def _given(
     return _Given(_real(vectors, mask), mask, factors)
 
 
+@rounded_once
 def _real(x: Array, mask: Array | None) -> Array:  # (..., n, d), bool (..., n) -> (..., n, d)
     """x, 0 at padding."""
     return x if mask is None else namespace(x, mask).where(mask[..., None], x, exact(0, x))
@@ -309,8 +310,7 @@ def sentence_probabilities(
     weights: ExtractorWeights, config: ExtractorConfig, vectors: Array, mask: Array | None = None
 ) -> Array:  # (..., n, in), bool (..., n) -> (..., n)
     """p = σ(z); exactly 0 at padding. Arguments and errors as `sentence_logits`."""
-    p = sigmoid(sentence_logits(weights, config, vectors, mask))
-    return p if mask is None else namespace(p, mask).where(mask, p, exact(0, p))
+    return _real(sigmoid(sentence_logits(weights, config, vectors, mask))[..., None], mask)[..., 0]
 
 
 def choose(
@@ -492,8 +492,7 @@ def sentence_probabilities_vjp(
     """z̄ = σ(z) σ(-z) p̄, back through `sentence_logits_vjp`. Arguments and errors as `sentence_logits`."""
     z, back = sentence_logits_vjp(weights, config, vectors, mask)
     p, back_of_sigmoid = sigmoid_vjp(z)
-    p = p if mask is None else namespace(p, mask).where(mask, p, exact(0, p))
-    return p, lambda p_bar: back(*back_of_sigmoid(p_bar))
+    return _real(p[..., None], mask)[..., 0], lambda p_bar: back(*back_of_sigmoid(p_bar))
 
 
 @vjp_of(extractor_loss, "logits")
