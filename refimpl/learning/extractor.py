@@ -190,17 +190,20 @@ class ExtractorGradient:
     def _of(
         self, weights: ExtractorWeights, batch: SentenceBatch, total: int, rng: np.random.Generator | None
     ) -> tuple[Array, ExtractorWeights]:
-        xp, device, dtype = namespace(weights.projection), device_of(weights.projection), weights.projection.dtype
-        vectors, labels, counted = (xp.asarray(part, device=device) for part in batch)
-        dropout = [xp.asarray(factor, dtype=dtype, device=device) for factor in self._factors(batch, rng)] or None
-        z, back = sentence_logits_vjp(weights, self.config, xp.astype(vectors, dtype), counted, dropout=dropout)
+        xp, device = namespace(weights.projection), device_of(weights.projection)
+        dtype = str(weights.projection.dtype).rpartition(".")[
+            2
+        ]  # its name on the host, which rounds before arrays are moved
+        host = [batch.vectors.astype(dtype), batch.labels, batch.counted, *self._factors(batch, dtype, rng)]
+        vectors, labels, counted, *dropout = (xp.asarray(part, device=device) for part in host)
+        z, back = sentence_logits_vjp(weights, self.config, vectors, counted, dropout=dropout or None)
         loss, back_of_loss = extractor_loss_vjp(z, labels, counted, total=total)
         return loss, back(*back_of_loss(xp.ones_like(loss)))[0]
 
-    def _factors(self, batch: SentenceBatch, rng: np.random.Generator | None) -> list[Any]:
+    def _factors(self, batch: SentenceBatch, dtype: str, rng: np.random.Generator | None) -> list[Any]:
         """Equation (2)'s d for every place, as NumPy arrays; none where nothing is dropped."""
         if rng is None or not self.dropout:
             return []
         widths = [self.config.input_size, *[self.config.hidden_size] * (len(self.config.dilations) + 1)]
         drawn = (rng.random((*batch.counted.shape, width), np.float32) for width in widths)
-        return [(d >= np.float32(self.dropout)) / (1 - self.dropout) for d in drawn]
+        return [(d >= np.float32(self.dropout)).astype(dtype) / np.asarray(1 - self.dropout, dtype) for d in drawn]
