@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.claims import copying, favor, gpt2, mitchell, path_kernel, positions, realformer, sparse, taylor
+from validation.claims import copying, favor, gpt2, mitchell, path_kernel, positions, realformer, rouge, sparse, taylor
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "path_kernel",
     "positions",
     "realformer",
+    "rouge",
     "select",
     "sparse",
     "taylor",
