@@ -418,6 +418,9 @@ def test_rows_that_all_ended_too_early_are_reported():
         ("COPY-2.generate", copying, "select_states", lambda f, states, rows: f(states, [0] * len(rows))),
         ("COPY-2.generate", copying, "_continues", lambda f, x, y, m: f(x, y, m - 1)),
         ("COPY-2.generate", seq2seq, "places_of", lambda f, x, ids, tags: f(x, ids, [t and 1 for t in tags])),
+        ("SEQ2SEQ-1", bert, "_continuing", lambda f, *a: (given := f(*a))._replace(seen=given.seen | True)),
+        ("SEQ2SEQ-2", bert, "unilm_mask", lambda f, segments: f(segments) | (segments[:, None, None, :] == 1)),
+        ("SEQ2SEQ-2", bert, "unilm_mask", lambda f, segments: f(segments) & (segments[:, None, :, None] == 0)),
         ("COPY-2.generate.published", seq2seq, "published_search", lambda f, *a, **k: f(*a, **k, carried=True)),
     ],
 )

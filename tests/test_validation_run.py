@@ -339,7 +339,7 @@ def test_no_check_gets_lost():
         "PARITY.neural_tangents REALFORMER-6 REALFORMER-6.network"
     )
     expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-2.steps COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
-    expected += " COPY-2.generate COPY-2.generate.published PARITY.spaces_decoding"
+    expected += " COPY-2.generate COPY-2.generate.published SEQ2SEQ-1 SEQ2SEQ-2 PARITY.spaces_decoding"
     expected += " ROUGE-1 ROUGE-2 ROUGE-2.published ROUGE-3 ROUGE-3.sentences ROUGE-4 ROUGE-4.published ROUGE-5 ROUGE-6 CUT-1 MATCH-1 MATCH-2"
     expected += " PARITY.rouge PARITY.spaces_labels"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
