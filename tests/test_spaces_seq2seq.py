@@ -606,6 +606,14 @@ def test_a_folder_holds_the_model_bit_for_bit(name, tmp_path):
         )
 
 
+def test_float16_in_a_folder_is_widened_exactly(tmp_path):
+    half = mapped(lambda a: a.astype(np.float16), _weights(BERT))
+    save_seq2seq(tmp_path, half, BERT)
+    found, _ = load_seq2seq(tmp_path, backend="numpy")
+    assert all(np.array_equal(a.astype(np.float32), b) for a, b in zip(leaves(half), leaves(found), strict=True))
+    assert {array.dtype for array in leaves(found)} == {np.dtype(np.float32)}
+
+
 def _change(folder, **fields):
     path = folder / "config.json"
     given = json.loads(path.read_text()) | fields
