@@ -73,6 +73,7 @@ DEFINITIONS = (
     "learning/ema",
     "learning/losses",
     "spaces/seq2seq",
+    "spaces/extractor",
 )
 
 
@@ -264,9 +265,11 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
             "unilm_session",
             "folders",
             "seq2seq",
+            "extractor",
         )
     }  # on the host
-    no_definitions |= {"spaces/__init__", "spaces/seq2seq_folder"}
+    no_definitions |= {"spaces/__init__", "spaces/extractor_file", "spaces/published", "spaces/seq2seq_folder"}
+    no_definitions |= {"spaces/labels", "spaces/words"}  # of texts, on the host
     engine = ROOT / "refimpl"
     files = [path for folder in (engine, engine / "learning", engine / "spaces") for path in folder.glob("*.py")]
     found = {path.relative_to(engine).with_suffix("").as_posix() for path in files}
