@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +22,11 @@ from refimpl.trees import leaves, mapped
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class _Nothing(NamedTuple):
+    ids: list[int]
+
 
 V = 23
 BERT = BertConfig(V, 12, 2, 3, intermediate_size=20, max_position_embeddings=16, activation="tanh")
@@ -144,7 +149,7 @@ def test_of_equal_logits_those_of_lower_index_are_kept() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    """Logits of hundreds, whose exponentials are beyond float32."""
+    """Logits and scores of attention of hundreds, whose exponentials are beyond float32."""
     model = _weights(SMALL, "float32")
     head = model.bert.masked_lm
     assert head is not None
@@ -152,12 +157,35 @@ def test_large_logits_do_not_overflow() -> None:
         bert=model.bert._replace(masked_lm=head._replace(norm=head.norm._replace(scale=head.norm.scale * 100)))
     )
     wide = mapped(lambda a: a.astype(np.float64), sharp)
+    steep = mapped(lambda a: a * np.float32(30 if a.shape == (12, 36) else 1), model)
+    exact = mapped(lambda a: a.astype(np.float64), steep)
+    (loss, meant), (same, found) = Seq2SeqGradient(SMALL)(exact, BATCHES), UniLMSession(SMALL)(exact, BATCHES)
+    assert abs(loss - same) <= 1e-12 * loss
+    assert _apart(found, meant) <= 1e-10
+    assert np.isfinite(UniLMSession(SMALL)(steep, BATCHES)[0])
     for k in (10, V):
         loss, meant = Seq2SeqGradient(SMALL, k=k)(wide, BATCHES)
         same, found = UniLMSession(SMALL, k=k)(sharp, BATCHES)
         assert loss > 100
         assert abs(loss - same) <= 1e-5 * loss
         assert _apart(found, meant) <= 1e-3  # logits of hundreds are known to 2^-16 of 1
+
+
+@pytest.mark.parametrize("shift", [0, 39, -39, 200, -200])
+def test_weights_of_attention_do_not_depend_on_what_all_scores_have_more(shift: float) -> None:
+    """A source of 4 and a target of 3 tokens: what is not seen has weight 0, and the others' sum is 1 and is that of no shift to 2⁻¹⁶."""
+    run = UniLMSession(SMALL)._runs[0]
+    run.begin_part(_Nothing([]), np.dtype(np.float32), None)
+    scores = np.random.default_rng(0).normal(0, 1, (2, 3, 7, 7)).astype(np.float32)
+    plain, found = scores.copy(), scores + np.float32(shift)
+    run.weigh(plain, 7, 4)
+    run.weigh(found, 7, 4)
+    seen = np.tril(np.ones((7, 7), np.bool_))
+    seen[:4, :4] = True
+    assert np.all(found[..., ~seen] == 0)
+    assert np.all(found[..., seen] > 0)
+    assert np.max(np.abs(found.sum(axis=-1) - 1)) <= 2.0**-20
+    assert np.max(np.abs(found - plain)) <= 2.0**-16  # a score near 200 is known to 2⁻¹⁷
 
 
 def test_with_dropout_the_gradient_is_that_of_the_loss_with_what_was_dropped() -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refimpl.errors import ConfigError
-from refimpl.inference.in_place import blocks, exact_gelu, heads_of, softmax, tanh_gelu
+from refimpl.inference.in_place import blocks, exact_gelu, heads_of, tanh_gelu
 from refimpl.parameters import Linear
 from refimpl.trees import mapped
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HIDDEN",
+    "SAFE",
     "TOKENS",
     "Passes",
     "added_in_order",
@@ -50,7 +51,9 @@ __all__ = [
 TOKENS = 256  # whose logits are computed at a time
 WEIGHTS = 131072  # attention weights of a block of rows
 HIDDEN = 65536  # numbers of a block for GELU
-SAFE = 40.0  # logits within ± this need no shift: exp(40) · 2²³ tokens are finite in float32
+SAFE = (
+    40.0  # logits within ± this need no shift: exp(±40) are normal numbers in float32, and 2²³ of them finite together
+)
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ def exponentials(logits: Any, targets: Any, counted: Any) -> tuple[Any, float]: 
 class Passes:
     """The passes over one part, forwards and backwards, in one thread's memory; what belongs to one model is in the classes made of it.
 
-    A part has `ids`, the tokens, and `shapes`, of each run of equal rows their number, their length, and what else `hide` asks for.
+    A part has `ids`, the tokens, and `shapes`, of each run of equal rows their number, their length, and what else `weigh` asks for.
     """
 
     part: Any
@@ -194,8 +197,8 @@ class Passes:
             self._after = np.triu(np.full((length, length), -np.inf, self.dtype), 1)
         return self._after[:length, :length]
 
-    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
-        """-inf where rows of that shape do not see a key."""
+    def weigh(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """The weights of attention in rows of that shape: softmax over the keys that are seen."""
         raise NotImplementedError
 
     def attend(self, i: int, qkv: Any, mixed: Any) -> list[Any]:  # (tokens, 3d) -> (tokens, d), written
@@ -207,8 +210,7 @@ class Passes:
             weights = np.matmul(
                 q, k.swapaxes(-1, -2), out=self.array((i, "weights", number), rows, heads, length, length)
             )
-            self.hide(weights, *shape)
-            softmax(weights)
+            self.weigh(weights, *shape)
             np.matmul(weights, v, out=heads_of(mixed[tokens], rows, length, heads, 1)[0])
             found.append(weights)
         return found

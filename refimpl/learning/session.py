@@ -21,7 +21,7 @@ import numpy as np
 
 from refimpl import gpt2
 from refimpl.errors import ShapeError
-from refimpl.inference.in_place import Memory, blocks, normalized
+from refimpl.inference.in_place import Memory, blocks, normalized, softmax
 from refimpl.inputs import check_token_ids
 from refimpl.learning.models import counted_targets
 from refimpl.learning.optimizers import check_parameters
@@ -146,9 +146,10 @@ class _Run(Passes):
         x += self.branch(active, layer.feed_forward_out, kept[1])
         self.seen.append(_Seen(z, deviation, qkv, attention, mixed, y, y_deviation, inner, gate, active, kept))
 
-    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
-        """-inf where the key is after the query."""
+    def weigh(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """Softmax over the keys up to the query."""
         scores += self.after(*shape)
+        softmax(scores)
 
     # the loss
 

@@ -26,11 +26,12 @@ import numpy as np
 from refimpl.bert import BertConfig, BertWeights, MaskedLM, named_dialect
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.gradients import zeros
-from refimpl.inference.in_place import Memory, blocks, normalized
+from refimpl.inference.in_place import Memory, blocks, normalized, softmax
 from refimpl.inputs import check_token_ids
 from refimpl.learning.optimizers import check_parameters
 from refimpl.learning.passes import (
     HIDDEN,
+    SAFE,
     TOKENS,
     Passes,
     added_in_order,
@@ -193,11 +194,17 @@ class _Run(Passes):
         )
         return after
 
-    def hide(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
-        """-inf where the key is after the query and in the target."""
+    def weigh(self, scores: Any, *shape: int) -> None:  # (rows, heads, length, length), written
+        """Softmax over the keys of the source and those up to the query; scores that are all within ±40 are not shifted."""
         length, source = shape
-        scores[..., :source, source:] = -np.inf
+        safe = scores.max() <= SAFE and scores.min() >= -SAFE
+        pass
         scores[..., source:, source:] += self.after(length - source)
+        if not safe:
+            softmax(scores)
+            return
+        np.exp(scores, out=scores)
+        scores *= 1 / (scores @ np.ones((length, 1), self.dtype))
 
     def head(self, x: Any) -> _Head:
         """h = LN(GELU(W x + b))."""
