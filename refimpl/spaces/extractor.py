@@ -9,20 +9,20 @@
 (3) sees (k-1) Σ r/2 = 17 sentences on either side, and no further. N is the number of sentences; padding has no influence on anything. In training
 x is multiplied by dropout's zeros and 1/(1-rate) in L + 2 places: the vectors, x_0, and every x_l.
 
-The published program trains with Keras 2.3.1, whose loss is the dialect "published" of (5): p is kept within c = 1e-7 of 0 and 1, where ℓ is then
-constant and nothing is learned, and N is the number of all places, padding included, whose ℓ are 0: shorter texts in a batch make the loss, and
-the step, smaller. It takes vectors that are all zeros for padding (`real_sentences`); here the mask says what is padding.
+In the dialect "published" of (5), N is the number of all places, padding included, as the released program trains with Keras 2.3.1: the mask makes
+ℓ 0 at padding, and the mean is over everything, so that a batch of shorter texts weighs less. Nothing is clipped: TensorFlow 1.14, which Keras
+hands σ(z), goes back to z. The program takes vectors that are all zeros for padding (`real_sentences`); here the mask says what is padding.
 
 References: J. Su, "SPACES: extract-generate long text summarization" (in Chinese), Scientific Spaces 8046 (2021), and extract_model.py and
-extract_vectorize.py of github.com/bojone/SPACES at a545db3; Keras 2.3.1, `losses.binary_crossentropy`, `utils/losses_utils.py` and
-`engine/training.py`; X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010), eq. (16).
+extract_vectorize.py of github.com/bojone/SPACES at a545db3; Keras 2.3.1, engine/training.py and utils/losses_utils.py; TensorFlow 1.14,
+`keras.backend.binary_crossentropy`; X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010),
+equation (16).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refimpl import bert
@@ -70,7 +70,6 @@ __all__ = [
 ]
 
 dialects = ("corrected", "published")
-CLIP = 1e-7  # by which the published loss keeps probabilities from 0 and 1
 THRESHOLD = 0.2  # of the published program
 
 
@@ -359,58 +358,26 @@ def _check_choice(p: Array, threshold: Any, otherwise: Any) -> None:
 # --- the loss ---------------------------------------------------------------------------------------------------------------------------
 
 
-class _Counted(NamedTuple):
-    """What a loss is of."""
-
-    margins: (
-        Array  # (...): z where a sentence is to be kept, else -z; kept within the limits, and 0 where nothing counts
-    )
-    moving: Array  # bool (...): what counts and is within the limits
-    counted: Array  # bool (...)
-    total: int
-
-
-def _counted(
-    logits: Array, labels: Array, mask: Array | None, dialect: str, clip: float | None, total: int | None
-) -> _Counted:
-    """Everything that `extractor_loss` adds up; raises what it raises."""
+def _counted(logits: Array, labels: Array, mask: Array | None, dialect: Any, total: Any) -> tuple[Array, int]:
+    """Which places count, bool (...), and N; raises what `extractor_loss` raises."""
     check_floating("logits", logits, "extractor_loss")
-    shape, limit = tuple(logits.shape), _clip(dialect, clip)
+    shape, xp = tuple(logits.shape), namespace(logits, labels)
     for name, given in (("labels", labels), ("mask", mask)):
         if given is not None:
             check_boolean(f"extractor_loss({name})", given)
         if given is not None and tuple(given.shape) != shape:
             what, got = f"the {name} must have the shape of the logits", tuple(given.shape)
             raise ShapeError(what, where=f"extractor_loss({name})", expected=shape, got=got)
-    xp = namespace(logits, labels)
-    counted = xp.ones(shape, dtype=xp.bool, device=device_of(logits)) if mask is None else mask
-    margins = xp.where(counted, xp.where(labels, logits, -logits), exact(0, logits))
-    places = math.prod(shape) if dialect == "published" else int(xp.sum(xp.astype(counted, xp.int64)))
-    within, moving = _within(margins, limit) if limit else (margins, counted)
-    return _Counted(within, moving & counted, counted, _total(places, total))
-
-
-def _within(margins: Array, limit: float) -> tuple[Array, Array]:  # (...) -> (...), bool (...)
-    """The margins of probabilities from c to 1 - c, those outside as the nearest, and which are inside."""
-    xp, ratio = namespace(margins), (1 - Fraction(limit)) / Fraction(limit)
-    edge = exact(ratio, margins).log() if is_ball(margins) else math.log(ratio)
-    low, high = below(margins + edge, 0), below(edge - margins, 0)
-    return xp.where(low, -edge, xp.where(high, edge, margins)), ~(low | high)
-
-
-def _clip(dialect: Any, clip: Any) -> float:
     if dialect not in dialects:
-        expected, got = ", ".join(dialects), repr(dialect)
-        raise ConfigError("unknown dialect", where="extractor_loss", expected=expected, got=got)
-    limit = (CLIP if dialect == "published" else 0.0) if clip is None else clip
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < 0.5:
-        got = repr(clip)
-        raise ConfigError("there is no such clip", where="extractor_loss", expected="0 <= clip < 1/2", got=got)
-    return float(limit)
+        known = ", ".join(dialects)
+        raise ConfigError("unknown dialect", where="extractor_loss", expected=known, got=repr(dialect))
+    counted = xp.ones(shape, dtype=xp.bool, device=device_of(logits)) if mask is None else mask
+    places = math.prod(shape) if dialect == "published" else int(xp.sum(xp.astype(counted, xp.int64)))
+    return counted, _total(places if total is None else total)
 
 
-def _total(places: int, total: Any) -> int:
-    n = whole_number(places if total is None else total)
+def _total(total: Any) -> int:
+    n = whole_number(total)
     if n is None:
         where, expected = "extractor_loss(total)", "a whole number of sentences, or None"
         raise ConfigError("a mean is over a number of sentences", where=where, expected=expected, got=repr(total))
@@ -419,34 +386,28 @@ def _total(places: int, total: Any) -> int:
     return n
 
 
-def _losses(margins: Array) -> Array:  # (...) -> (...)
-    """log(1 + exp(-m)), on floats as max(-m, 0) + log(1 + exp(-|m|)): no term cancels, none overflows."""
-    xp = namespace(margins)
-    if is_ball(margins):
-        return xp.log1p(xp.exp(-margins))
-    return xp.maximum(-margins, xp.zeros_like(margins)) + xp.log1p(xp.exp(-xp.abs(margins)))
+def _losses(logits: Array, labels: Array) -> Array:  # (...), bool (...) -> (...)
+    """log(1 + exp(-m)), m = z where a label is true and -z elsewhere; on floats max(-m, 0) + log(1 + exp(-|m|)): nothing cancels or overflows."""
+    xp = namespace(logits, labels)
+    against = xp.where(labels, -logits, logits)
+    if is_ball(logits):
+        return xp.log1p(xp.exp(against))
+    return xp.maximum(against, xp.zeros_like(against)) + xp.log1p(xp.exp(-xp.abs(against)))
 
 
 @rounded_once
 def extractor_loss(
-    logits: Array,
-    labels: Array,
-    mask: Array | None = None,
-    *,
-    dialect: str = "corrected",
-    clip: float | None = None,
-    total: int | None = None,
+    logits: Array, labels: Array, mask: Array | None = None, *, dialect: str = "corrected", total: int | None = None
 ) -> Array:  # (...), bool (...), bool (...) -> ()
-    """L = 1/N Σ_s log(1 + exp(-m_s)), m_s = z_s for sentences to be kept, -z_s for others; the mean binary cross-entropy of σ(z).
+    """L = 1/N Σ_s log(1 + exp(-m_s)), m_s = z_s for sentences to be kept, -z_s for others: the mean binary cross-entropy of σ(z).
 
     Parameters
     ----------
     logits : array, (...), floating or balls
-    labels : boolean array, (...), true at sentences that are to be kept; at padding they are not looked at
-    mask : boolean array, (...), true at sentences, false at padding; None: all are real
-    dialect : "corrected": N is the number of sentences. "published": N is the number of all places, and the clip is 1e-7, as Keras 2.3.1 has it
-    clip : 0 <= c < 1/2, in place of the dialect's: |m| is at most log((1-c)/c), which is σ(z) at least c and at most 1 - c; 0 for not
-    total : N, where a batch is computed in pieces; None: of this piece
+    labels : boolean array, (...), true at sentences that are to be kept
+    mask : boolean array, (...), true at sentences and false at padding, whose logits and labels are not looked at; None: all are real
+    dialect : "corrected": N is the number of sentences; "published": of all places, padding included, as Keras 2.3.1 counts
+    total : N instead, where a batch is computed in pieces
 
     Returns
     -------
@@ -456,11 +417,10 @@ def extractor_loss(
     ------
     DtypeError, ShapeError, ConfigError
         if the logits are not floating or labels and mask not boolean, shapes differ, no sentence counts, or options make no sense.
-    UndecidedError
-        if balls do not decide what is clipped.
     """
-    given = _counted(logits, labels, mask, dialect, clip, total)
-    return counted_mean(_losses(given.margins), given.counted, given.total)
+    counted, n = _counted(logits, labels, mask, dialect, total)
+    kept = namespace(logits, counted).where(counted, logits, exact(0, logits))
+    return counted_mean(_losses(kept, labels), counted, n)
 
 
 # --- backwards --------------------------------------------------------------------------------------------------------------------------
@@ -529,19 +489,15 @@ def sentence_probabilities_vjp(
 
 @vjp_of(extractor_loss, "logits")
 def extractor_loss_vjp(
-    logits: Array,
-    labels: Array,
-    mask: Array | None = None,
-    *,
-    dialect: str = "corrected",
-    clip: float | None = None,
-    total: int | None = None,
+    logits: Array, labels: Array, mask: Array | None = None, *, dialect: str = "corrected", total: int | None = None
 ) -> tuple[Array, Pullback]:  # (...), bool (...), bool (...) -> (), pullback
-    """z̄_s = -σ(-z_s) L̄/N for sentences to be kept, σ(z_s) L̄/N for others; exactly 0 at padding and where m is clipped. Arguments as the loss."""
-    given, xp = _counted(logits, labels, mask, dialect, clip, total), namespace(logits, labels)
+    """z̄_s = -σ(-z_s) L̄/N for sentences to be kept, σ(z_s) L̄/N for others; exactly 0 at padding. Arguments and errors as `extractor_loss`."""
+    counted, n = _counted(logits, labels, mask, dialect, total)
+    xp, zero = namespace(logits, counted), exact(0, logits)
+    kept = xp.where(counted, logits, zero)
 
     def pullback(loss_bar: Array) -> tuple[Array]:  # () -> (...)
-        slopes = sigmoid(-given.margins) * xp.reshape(loss_bar, (1,) * logits.ndim) / exact(given.total, logits)
-        return (xp.where(given.moving, xp.where(labels, -slopes, slopes), exact(0, logits)),)
+        slopes = xp.where(labels, -sigmoid(-kept), sigmoid(kept)) / exact(n, logits)
+        return (xp.where(counted, slopes * loss_bar, zero),)
 
-    return counted_mean(_losses(given.margins), given.counted, given.total), pullback
+    return counted_mean(_losses(kept, labels), counted, n), pullback
