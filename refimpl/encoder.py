@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refimpl.number_system import Array
     from refimpl.text import Framed, Tokenizer
 
-__all__ = ["Encoder", "Padded", "batches"]
+__all__ = ["Encoder", "Padded"]
 
 SCORES = (
     1 << 21
@@ -206,7 +206,7 @@ class Encoder(Model):
         rows = self.framed(texts, truncate=truncate)
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))  # little padding
         found: dict[int, Any] = {}
-        for batch in batches([len(rows[number].ids) for number in order]):
+        for batch in _batches([len(rows[number].ids) for number in order]):
             numbers = [order[place] for place in batch]
             found |= zip(numbers, self._pooled([rows[number] for number in numbers], choice), strict=True)
         vectors = [found[number] for number in range(len(rows))]
@@ -247,7 +247,7 @@ class Encoder(Model):
         self._decoder()
 
 
-def batches(lengths: Sequence[int]) -> Iterator[range]:
+def _batches(lengths: Sequence[int]) -> Iterator[range]:
     """Consecutive rows whose attention scores stay within SCORES a head; one row at least. The lengths are ascending."""
     first = 0
     for last, length in enumerate(lengths):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +22,7 @@ from refimpl.spaces.showing import Run, sentence_runs, summary_runs, visible
 from refimpl.spaces.summary import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from refimpl.spaces.documents import Document
     from refimpl.spaces.folder import Opened
@@ -88,7 +87,11 @@ def summarize(
     shown = _Shown(as_json, explain, output is not None and not (as_json or explain), _several(inputs, form))
     with ExitStack() as stack:
         page = _report(report, opened)
-        journal = stack.enter_context(Journal(output, opened.key, resume=resume, retry=retry, notify=_note)) if output else None
+        journal = (
+            stack.enter_context(Journal(output, opened.key, resume=resume, retry=retry, notify=_note))
+            if output
+            else None
+        )
         total = documents.count(inputs, form=form) if err.is_terminal else None
         bar = stack.enter_context(_bar(total))
         run = stack.enter_context(_workers(opened, workers, dask))
@@ -177,39 +180,45 @@ class _Bar:
         options: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "transient": True}
         self._progress = Progress(*columns, console=err, **options)
         self._task = self._progress.add_task("", total=total)
-        self._lock, self._over = threading.Lock(), not err.is_terminal
-        self._due = time.monotonic() + PATIENCE
+        self._lock, self._due, self._shown = threading.Lock(), False, False
         self._timer = threading.Timer(PATIENCE, self._begin)
         self._timer.daemon = True
-        if not self._over:
+        if err.is_terminal:
             self._timer.start()
 
     def _begin(self) -> None:
         with self._lock:
-            if not self._over:
-                self._progress.start()
+            self._due = True
+            self._show(True)
+
+    def _show(self, shown: bool) -> None:
+        if shown and self._due and not self._shown:
+            self._progress.start()
+            self._shown = True
+        elif not shown and self._shown:
+            self._progress.stop()
+            self._shown = False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Without the bar on the screen."""
         with self._lock:
-            self._progress.stop()
+            self._show(False)
             try:
                 yield
             finally:
-                if not self._over and time.monotonic() > self._due:
-                    self._progress.start()
+                self._show(True)
 
     def advance(self) -> None:
         """One document more."""
         self._progress.advance(self._task)
 
     def stop(self) -> None:
-        """Take it away."""
+        """Take it away for good."""
         self._timer.cancel()
         with self._lock:
-            self._over = True
-            self._progress.stop()
+            self._due = False
+            self._show(False)
 
 
 @contextmanager
@@ -295,7 +304,9 @@ def _coloured(runs: list[Run], style: str = "") -> Text:
 def _explain(summary: Summary) -> None:
     """Every sentence with its probability, the summary, its spans; what was copied has one colour here and there."""
     for sentence in summary.sentences:
-        head = Text(f"{sentence.probability:6.3f} {'+' if sentence.chosen else ' '} ", "bold" if sentence.chosen else "dim")
+        head = Text(
+            f"{sentence.probability:6.3f} {'+' if sentence.chosen else ' '} ", "bold" if sentence.chosen else "dim"
+        )
         out.print(head + _coloured(sentence_runs(summary, sentence), "" if sentence.chosen else "dim"), soft_wrap=True)
     out.print(Text("summary: ", "bold") + _coloured(summary_runs(summary)), soft_wrap=True)
     ended = "" if summary.ended == "stop" else "; ended by the limit of new tokens"
@@ -324,7 +335,9 @@ def _interrupted(shown: _Shown, journal: Journal | None) -> None:
 def _close(shown: _Shown, output: Path | None, page: Report | None) -> None:
     """Where the results are, and how many failed."""
     if page is not None:
-        out.print(f"Report: {escape(str(page.write()))}", highlight=False, soft_wrap=True) if not shown.as_json else page.write()
+        out.print(
+            f"Report: {escape(str(page.write()))}", highlight=False, soft_wrap=True
+        ) if not shown.as_json else page.write()
     whole = shown.done + shown.failed
     if shown.failed or shown.several:
         failed = f", {shown.failed} failed" if shown.failed else ""

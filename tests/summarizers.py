@@ -7,9 +7,15 @@ import signal
 import time
 from typing import NamedTuple
 
+import numpy as np
+
+from refimpl import bert
 from refimpl.errors import ConfigError, TextError
 from refimpl.inference.threads import blas_threads
+from refimpl.spaces import extractor, seq2seq
+from refimpl.spaces.summarizer import Settings, Summarizer
 from refimpl.spaces.summary import Sentence, SourceMap, Summary, Token, located, spans_of
+from refimpl.spaces.words import WordTokenizer
 
 
 def beginning(text: str) -> Summary:
@@ -47,3 +53,25 @@ class Beginnings(NamedTuple):
         if self.model == "dies":
             os._exit(3)
         return beginning
+
+
+ALPHABET = "甲乙丙丁原告被判决根据法院，。；：\n0123456789的一不是在人有我他这民事侵权责任赔偿诉讼请求驳回"
+
+
+def tiny(positions=48, seed=0, nezha=False, tags=(0.0, 3.0, 4.0), **settings):
+    """A summarizer of random weights that knows some characters, and prefers to copy."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(ALPHABET) - {"\n"})]
+    tokenizer = WordTokenizer({token: number for number, token in enumerate(tokens)})
+    sizes = bert.BertConfig(len(tokens), 12, 1, 2, max_position_embeddings=None if nezha else positions)
+    config, small = seq2seq.Seq2SeqConfig(sizes, 2, 3), extractor.ExtractorConfig(12, 6, 3, (1, 2))
+    rng = np.random.default_rng(seed)
+    shapes = [seq2seq.Seq2SeqWeights.shapes(config), extractor.ExtractorWeights.shapes(small)]
+    drawn = [
+        {name: rng.normal(float(name.endswith("scale")), 0.5, shape).astype("float32") for name, shape in each.items()}
+        for each in shapes
+    ]
+    drawn[0]["tags.bias"] = np.asarray(tags, "float32")
+    weights = seq2seq.Seq2SeqWeights.from_named(drawn[0], config)
+    given = {"max_new_tokens": 12, "beams": 2, "threshold": 0.5} | settings
+    parts = extractor.ExtractorWeights.from_named(drawn[1], small), small, Settings(**given)
+    return Summarizer(weights, config, tokenizer, *parts)

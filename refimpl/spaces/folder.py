@@ -2,8 +2,7 @@
 
     spaces.json              format 1: the settings (`refimpl.spaces.summarizer.Settings`), and the extractor's sizes
     extractor.safetensors    the extractor, names as in `ExtractorWeights.shapes`
-    seq2seq/config.json      the generator's sizes and special tokens; `model.safetensors`, names as in `Seq2SeqWeights.shapes`;
-                             and the files of its tokenizer
+    seq2seq/                 the generator, as `refimpl.spaces.seq2seq_folder` has it, and the files of its tokenizer
     NAME/                    where the settings' `encoder` is NAME and not "seq2seq": a model that `refimpl.load` opens
 
 Weights may be float16, which halves the folder: they are widened as they are read.
@@ -19,18 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refimpl import backend as backends
-from refimpl.bert import BertConfig
 from refimpl.errors import ConfigError
 from refimpl.files import replace_file
 from refimpl.model import load as load_model
 from refimpl.spaces.extractor import ExtractorConfig, ExtractorWeights
-from refimpl.spaces.seq2seq import Seq2SeqConfig, Seq2SeqWeights
+from refimpl.spaces.seq2seq_folder import load_seq2seq, save_seq2seq
 from refimpl.spaces.summarizer import Settings, Summarizer
 from refimpl.text import open_tokenizer
+from refimpl.trees import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from refimpl.spaces.running import Summarize
 
 __all__ = ["FORMAT", "Opened", "fingerprint", "load", "opened", "read_settings", "save"]
@@ -47,15 +44,13 @@ def save(folder: str | Path, summarizer: Summarizer, dtype: str = "float32") -> 
     """
     import weights_io
 
-    path, inner = Path(folder), Path(folder) / GENERATOR
-    inner.mkdir(parents=True, exist_ok=True)
-    for place, weights in ((path / EXTRACTOR, summarizer.extractor_weights), (inner / "model.safetensors", summarizer.weights)):
-        weights_io.save(place, {name: array.astype(dtype) for name, array in weights.named().items()})
-    config = summarizer.config
-    generator = {"format": FORMAT, "bert": dataclasses.asdict(config.bert), "bert_dialect": config.bert_dialect}
-    generator |= {"start_token_id": config.start_token_id, "end_token_id": config.end_token_id}
-    summarizer.tokenizer.save(inner)
-    _write(inner / "config.json", generator)
+    path = Path(folder)
+    generator, extractor = (
+        mapped(lambda array: array.astype(dtype), each) for each in (summarizer.weights, summarizer.extractor_weights)
+    )
+    save_seq2seq(path / GENERATOR, generator, summarizer.config)
+    weights_io.save(path / EXTRACTOR, extractor.named())
+    summarizer.tokenizer.save(path / GENERATOR)
     about = {"format": FORMAT, "extractor": dataclasses.asdict(summarizer.extractor_config)}
     _write(path / ABOUT, about | {"settings": dataclasses.asdict(summarizer.settings)})
 
@@ -130,16 +125,6 @@ def _weights(path: Path, dtype: str, backend: backends.Backend) -> dict[str, Any
         return {name: backend.asarray(checkpoint[name].astype(dtype)) for name in checkpoint}
 
 
-def _generator(folder: Path) -> Seq2SeqConfig:
-    path = folder / GENERATOR / "config.json"
-    names = ("bert", "start_token_id", "end_token_id", "bert_dialect")
-    found: Mapping[str, Any] = _read(path, "the generator's configuration", names)
-    bert: BertConfig = _made(BertConfig, found["bert"], f"{path}, bert")
-    fields = {name: found[name] for name in names if name != "bert"} | {"bert": bert}
-    made: Seq2SeqConfig = _made(Seq2SeqConfig, fields, str(path))
-    return made
-
-
 def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -> Summarizer:
     """The summarizer in a folder.
 
@@ -158,9 +143,10 @@ def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -
     settings, sizes = _about(path)
     if dtype not in DTYPES:
         raise ConfigError("unknown dtype", where="dtype", expected=", ".join(DTYPES), got=repr(dtype))
-    chosen, config = backends.get(backend), _generator(path)
-    weights = Seq2SeqWeights.from_named(_weights(path / GENERATOR / "model.safetensors", dtype, chosen), config)
-    extractor = ExtractorWeights.from_named(_weights(path / EXTRACTOR, dtype, chosen), sizes)
+    chosen = backends.get(backend)
+    weights, config = load_seq2seq(path / GENERATOR, backend=chosen.name, dtype=dtype)
+    arrays = _weights(path / EXTRACTOR, dtype, chosen)
+    extractor = ExtractorWeights.from_named(arrays, sizes)
     tokenizer: Any = open_tokenizer(path / GENERATOR)
     if not hasattr(tokenizer, "encoded"):
         expected = "the files of a WordTokenizer or PieceTokenizer: words.json and vocab.txt"
@@ -168,8 +154,10 @@ def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -
     encoder: Any = None
     if settings.encoder != "seq2seq":
         if Path(settings.encoder).name != settings.encoder:
-            raise ConfigError("an encoder is in a sub-folder", where=path / ABOUT, expected="its name", got=settings.encoder)
-        encoder = load_model(path / settings.encoder, backend=backend, dtype=dtype)
+            raise ConfigError(
+                "an encoder is in a sub-folder", where=path / ABOUT, expected="its name", got=settings.encoder
+            )
+        encoder = load_model(path / settings.encoder, backend=chosen.name, dtype=dtype)
     return Summarizer(weights, config, tokenizer, extractor, sizes, settings, encoder)
 
 

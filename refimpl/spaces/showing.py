@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,5 +53,5 @@ def _runs(text: str, start: int, marks: Iterable[tuple[Place, int]]) -> list[Run
 
 
 def _between(text: str, cuts: list[int], inside: list[tuple[int, int, int]]) -> Iterator[Run]:
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         yield Run(text[a:b], tuple(number for first, last, number in inside if first <= a and b <= last))

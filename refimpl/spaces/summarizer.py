@@ -19,7 +19,6 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from refimpl.encoder import batches
 from refimpl.errors import ConfigError, TextError
 from refimpl.number_system import namespace
 from refimpl.parameters import is_positive
@@ -29,7 +28,7 @@ from refimpl.spaces.summary import Sentence, SourceMap, Summary, Token, located,
 from refimpl.text.sentences import SEPARATORS, split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from refimpl.encoder import Encoder
     from refimpl.number_system import Array
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "Settings", "Summarizer"]
 
 OPTIONS = ("threshold", "beams", "max_new_tokens", "copy", "length_penalty", "source_tokens")  # of each summary
+TOGETHER = 4096  # tokens of sentences that are read at once, padding included
 STEP = 512  # position tables are extended to multiples of it
 TAGS = "OBI"
 OVERLONG = ("drop", "cut")
@@ -62,7 +62,9 @@ class Settings:
     copy: bool = True
     dialect: str = "corrected"
     rouge: str = "rouge-1.0.1"  # with which the labels of the training were made
-    encoder: str = "seq2seq"  # what makes the vectors: the generator's own layers, or the model in the sub-folder of that name
+    encoder: str = (
+        "seq2seq"  # what makes the vectors: the generator's own layers, or the model in the sub-folder of that name
+    )
 
     def __post_init__(self) -> None:
         counts = ("longest", "sentences", "sentence_tokens", "source_tokens", "beams", "max_new_tokens")
@@ -82,7 +84,7 @@ class Settings:
             raise ConfigError("a setting is out of range", where="Settings", expected=expected, got=", ".join(wrong))
 
     def options(self, **given: Any) -> dict[str, Any]:
-        """The options of a summary: those given that are not None, and these settings for the others. Raises ConfigError as the settings themselves."""
+        """The options of a summary: those given that are not None, and these settings for the others. Raises ConfigError as they do."""
         unknown = sorted(set(given) - set(OPTIONS))
         if unknown:
             got = ", ".join(unknown)
@@ -126,7 +128,7 @@ class Summarizer:
         tokenizer: Any,
         extractor_weights: extractor.ExtractorWeights,
         extractor_config: extractor.ExtractorConfig,
-        settings: Settings = Settings(),  # noqa: B008 - frozen
+        settings: Settings = Settings(),
         encoder: Encoder | None = None,
     ) -> None:
         self.weights, self.config, self.tokenizer = weights, config, tokenizer
@@ -137,17 +139,19 @@ class Summarizer:
 
     def _check(self) -> None:
         tokenizer, config = self.tokenizer, self.config
-        pairs = [
+        pairs: list[tuple[str, int, int]] = [
             ("tokens of the vocabulary", tokenizer.size, config.bert.vocab_size),
             ("the token that begins", tokenizer.start_id, config.start_token_id),
             ("the token that ends", tokenizer.end_id, config.end_token_id),
         ]
         width = config.bert.hidden_size if self.encoder is None else self.encoder.config.hidden_size
         pairs.append(("width of a sentence vector", width, self.extractor_config.input_size))
-        for what, got, expected in pairs:
-            if got != expected:
+        for what, found, wanted in pairs:
+            if found != wanted:
                 remedy = "take tokenizer, weights and configuration of one training"
-                raise ConfigError(f"the parts do not fit: {what}", where="Summarizer", expected=expected, got=got, remedy=remedy)
+                raise ConfigError(
+                    f"the parts do not fit: {what}", where="Summarizer", expected=wanted, got=found, remedy=remedy
+                )
         if (self.settings.encoder == "seq2seq") != (self.encoder is None):
             expected = 'an encoder where the settings name one, none for "seq2seq"'
             got = f"{self.settings.encoder!r}, {self.encoder!r}"
@@ -158,11 +162,13 @@ class Summarizer:
     def vectors(self, sentences: Sequence[str]) -> Array:  # -> (n, d)
         """The vector of each sentence: the mean over its tokens, special ones included, of which it keeps the first `sentence_tokens`."""
         if self.encoder is not None:
-            return self.encoder.embed(sentences, pooling="mean", normalize=False, truncate=self.settings.sentence_tokens)
+            return self.encoder.embed(
+                sentences, pooling="mean", normalize=False, truncate=self.settings.sentence_tokens
+            )
         rows = [self._framed(sentence) for sentence in sentences]
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))  # little padding
         found: dict[int, Array] = {}
-        for batch in batches([len(rows[number]) for number in order]):
+        for batch in _batches([len(rows[number]) for number in order]):
             numbers = [order[place] for place in batch]
             made = self._pooled([rows[number] for number in numbers])
             found |= {number: made[place, :] for place, number in enumerate(numbers)}
@@ -194,9 +200,7 @@ class Summarizer:
         bert = dataclasses.replace(config, max_position_embeddings=positions + offset)
         return weights, dataclasses.replace(self.config, bert=bert)
 
-    def _generator(
-        self, positions: int, notes: list[str]
-    ) -> tuple[seq2seq.Seq2SeqWeights, seq2seq.Seq2SeqConfig]:
+    def _generator(self, positions: int, notes: list[str]) -> tuple[seq2seq.Seq2SeqWeights, seq2seq.Seq2SeqConfig]:
         """The generator for so many positions: as it is, or extended."""
         have = self.config.context
         if positions <= have:
@@ -209,7 +213,7 @@ class Summarizer:
         """How many tokens a source may have."""
         rows = self.config.bert.max_position_embeddings
         most = self.config.context if rows is None else self.config.context**2
-        room = min(options["source_tokens"], most - options["max_new_tokens"] - 1)
+        room: int = min(options["source_tokens"], most - options["max_new_tokens"] - 1)
         if room < 3:
             expected = f"room for a source beside the new tokens: there are {most} positions, extended hierarchically"
             got = ", ".join(f"{name} = {options[name]}" for name in ("source_tokens", "max_new_tokens"))
@@ -317,7 +321,9 @@ class Summarizer:
         if chosen:
             return chosen
         best = max(range(len(p)), key=lambda number: p[number])
-        notes.append(f"no sentence has a probability above {threshold}: the most probable one, {p[best]:.3g}, was taken")
+        notes.append(
+            f"no sentence has a probability above {threshold}: the most probable one, {p[best]:.3g}, was taken"
+        )
         return [best]
 
     def _tokens(self, generated: seq2seq.Generated, source: _Source) -> tuple[Token, ...]:
@@ -342,6 +348,16 @@ class Summarizer:
             begun = self.tokenizer.decode(ids[:count], written[:count])
             ends.append(max(ends[-1], _agreeing(whole, begun)))
         return [whole[start:end] for start, end in itertools.pairwise([*ends, len(whole)])] if ids else []
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[range]:
+    """Consecutive rows of nearly one length, so that little is padding; the lengths are ascending."""
+    first = 0
+    for last, length in enumerate(lengths):
+        if last > first and (length * (last + 1 - first) > TOGETHER or length > 1.2 * lengths[first] + 2):
+            yield range(first, last)
+            first = last
+    yield range(first, len(lengths))
 
 
 def _agreeing(x: str, y: str) -> int:
