@@ -3,8 +3,8 @@
     python benchmarks/summarize.py [--characters 20000] [--new-tokens 256] [--source-tokens 2048] [--beams 3] [--text FILE.jsonl]
 
 The worst case of these settings: every sentence is extracted, so that the source is as long as it may be, and the end token is never said, so that the
-summary is
-too. Prints the time of each part and the peak of the process's memory; exits with 1 over 10 s or 1 GB.
+summary is too.
+Prints the time of each part and the peak of the process's memory; exits with 1 over 10 s or 1 GB.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ def tiny(positions=48, seed=0, nezha=False, tags=(0.0, 3.0, 4.0), **settings):
         {name: rng.normal(float(name.endswith("scale")), 0.5, shape).astype("float32") for name, shape in each.items()}
         for each in shapes
     ]
+    drawn[0]["masked_lm.bias"][3] -= 2  # the end
     drawn[0]["tags.bias"] = np.asarray(tags, "float32")
     weights = seq2seq.Seq2SeqWeights.from_named(drawn[0], config)
     given = {"max_new_tokens": 12, "beams": 2, "threshold": 0.5} | settings

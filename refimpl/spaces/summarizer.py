@@ -79,6 +79,7 @@ class Settings:
             wrong += [] if getattr(self, name) in known else [f"{name} = {getattr(self, name)!r}"]
         for name in ("separators", "rouge", "encoder"):
             wrong += [] if isinstance(getattr(self, name), str) else [f"{name} = {getattr(self, name)!r}"]
+        wrong += [] if self.strips is None or isinstance(self.strips, str) else [f"strips = {self.strips!r}"]
         if wrong:
             expected = "counts from 1, 0 <= threshold < 1, overlong drop or cut, dialect corrected or published"
             raise ConfigError("a setting is out of range", where="Settings", expected=expected, got=", ".join(wrong))
