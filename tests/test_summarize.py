@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from summarizers import Beginnings, beginning
+from summarizers import Beginnings, beginning, tiny
+from typer.testing import CliRunner
 
-from refimpl.errors import BackendError, ConfigError, TextError
-from refimpl.spaces import documents, running
+from refimpl import cli
+from refimpl.errors import BackendError, ConfigError, RefimplError, TextError
+from refimpl.spaces import documents, folder, running
 from refimpl.spaces.documents import Document
 from refimpl.spaces.journal import Journal
 from refimpl.spaces.running import Here, Processes, Result
+from refimpl.spaces.summarizer import Summarizer
 from refimpl.spaces.summary import SourceMap, Summary, Token, located, spans_of
 
+ROOT = Path(__file__).parent.parent
 KEY = {"model": "m1", "options": {"beams": 3}}
 
 
@@ -271,3 +279,297 @@ def test_failures_are_done_again_when_asked_for(tmp_path: Path) -> None:
         assert [journal.recorded(each) for each in (a, b, c)] == [_line(a), None, _line(c)]
         journal.write(_line(b))
     assert [json.loads(line)["index"] for line in path.read_text("utf-8").splitlines()] == [0, 2, 1]
+
+
+# --- the command -------------------------------------------------------------------------------------------------------------------------
+
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "REFIMPL_BACKEND": "numpy"}
+SENTENCES = "原告甲乙。被告丙丁；侵权责任，法院判决：驳回请求。"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny summarizer."""
+    path = tmp_path_factory.mktemp("model")
+    folder.save(path, tiny(max_new_tokens=6))
+    return path
+
+
+def _run(*arguments: Any, text: Any = None, env: Any = PLAIN) -> Any:
+    return CliRunner().invoke(cli.app, ["summarize", *map(str, arguments)], input=text, env=env)
+
+
+def _refused_command(*arguments: Any) -> str:
+    """What is refused as a whole, before anything is summarized."""
+    found = _run(*arguments)
+    assert found.exit_code == 1
+    assert isinstance(found.exception, RefimplError)  # which `main` prints, and exits with 2
+    assert found.stdout == ""
+    return str(found.exception)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Seven documents as lines of JSON, the third of them corrupt."""
+    path = tmp_path / "many.jsonl"
+    lines = [json.dumps({"text": SENTENCES[number:]}) for number in range(7)]
+    lines[2] = lines[2][:-1]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_a_text_file_and_standard_input_give_what_the_library_gives(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(SENTENCES, "utf-8")
+    expected = folder.load(model, backend="numpy").summarize(SENTENCES, beams=1)
+    assert expected.text
+    for name in (tmp_path / "a.txt", "-"):
+        found = _run(name, "--model", model, "--beams", 1, text=SENTENCES.encode())
+        assert (found.exit_code, found.stdout) == (0, expected.text + "\n"), found.output
+    (line,) = _run("-", "--model", model, "--beams", 1, "--json", text=SENTENCES.encode()).stdout.splitlines()
+    told = json.loads(line)
+    assert Summary.from_json(told) == expected
+    assert (told["index"], told["name"], told["options"]["beams"]) == (0, "-", 1)
+    assert told["sha256"] == hashlib.sha256(SENTENCES.encode()).hexdigest()
+    assert told["model"] == folder.fingerprint(model)
+
+
+def test_of_a_hundred_documents_with_one_corrupt_99_are_summarized(model: Path, tmp_path: Path) -> None:
+    for number in range(100):
+        content = b"\xff\xfe" if number == 41 else SENTENCES[number % 7 :].encode()
+        (tmp_path / f"{number:03}.txt").write_bytes(content)
+    found = _run(tmp_path, "--model", model, "--beams", 1, "--max-new-tokens", 2, "--json")
+    assert found.exit_code == 1
+    told = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [each["index"] for each in told] == list(range(100))
+    assert [each["index"] for each in told if "error" in each] == [41]
+    assert sum("summary" in each for each in told) == 99
+    assert found.stderr.count("error: ") == 1
+    for words in ("error: ", "041.txt: the text is not UTF-8", "to do:    write it as UTF-8", "99 of 100", "1 failed"):
+        assert words in found.stderr
+
+
+def test_the_documents_are_shown_with_their_names_as_they_come(model: Path, many: Path) -> None:
+    found = _run(many, "--model", model, "--beams", 1)
+    assert found.exit_code == 1
+    lines = found.stdout.splitlines()
+    assert [line for line in lines[::3] if line] == [f"{many}:{number}" for number in (1, 2, 4, 5, 6, 7)]
+    assert lines[1] == folder.load(model, backend="numpy").summarize(SENTENCES, beams=1).text
+    assert "many.jsonl:3: the line is not JSON" in found.stderr
+    assert "6 of 7 documents summarized, 1 failed" in found.stderr
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_file(
+    model: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after four documents, then a torn line: what is written stays, and only the rest is done."""
+    straight, stopped = tmp_path / "straight.jsonl", tmp_path / "stopped.jsonl"
+    options = (many, "--model", model, "--beams", 1)
+    assert _run(*options, "--output", straight).exit_code == 1
+    whole, done = straight.read_bytes(), list[str]()
+    inner = Summarizer.summarize
+
+    def interrupted(self: Any, text: str, **given: Any) -> Any:
+        done.append(text)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return inner(self, text, **given)
+
+    monkeypatch.setattr(Summarizer, "summarize", interrupted)
+    found = _run(*options, "--output", stopped)
+    assert (found.exit_code, found.stdout) == (130, "")
+    assert "interrupted after 4 documents" in found.stderr
+    assert f"the same command with --resume goes on from {stopped}" in found.stderr
+    assert stopped.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    stopped.write_bytes(stopped.read_bytes()[:-5])
+    found = _run(*options, "--output", stopped, "--resume")
+    assert found.exit_code == 1
+    assert stopped.read_bytes() == whole
+    assert len(done) == 4 + 4
+    assert "the last line was not whole" in found.stderr
+    assert "3 documents are done" in found.stderr
+    assert "many.jsonl:3: the line is not JSON" in found.stderr  # a failure is said again
+    assert "6 of 7 documents summarized in" in found.stderr
+    assert "(3 by an earlier run), 1 failed" in found.stderr
+
+
+def test_failures_are_tried_again_once_what_was_wrong_is_repaired(model: Path, many: Path, tmp_path: Path) -> None:
+    options = (many, "--model", model, "--beams", 1, "--output", tmp_path / "out.jsonl")
+    assert _run(*options).exit_code == 1
+    assert "of another input" in _refused_command(*options, "--resume", "--field", "body")
+    lines = many.read_text("utf-8").splitlines()
+    lines[2] += "}"
+    many.write_text("\n".join(lines) + "\n", "utf-8")
+    assert "of another input" in _refused_command(*options, "--resume")
+    found = _run(*options, "--resume", "--retry")
+    assert found.exit_code == 0, found.output
+    assert "7 of 7 documents summarized" in found.stderr
+    many.write_text("\n".join(lines[:4]) + "\n", "utf-8")
+    error = _run(*options, "--resume").exception
+    assert "document 4" in str(error)
+    assert "in the file alone" in str(error)
+
+
+def test_a_file_of_other_options_or_of_another_model_is_refused(model: Path, many: Path, tmp_path: Path) -> None:
+    options = (many, "--model", model, "--output", tmp_path / "out.jsonl")
+    assert _run(*options, "--beams", 1).exit_code == 1
+    assert "the file is there already" in _refused_command(*options, "--beams", 1)
+    assert "the file is of other options" in _refused_command(*options, "--resume")
+    other = tmp_path / "other"
+    folder.save(other, tiny(max_new_tokens=6, seed=1))
+    arguments = (many, "--model", other, "--output", tmp_path / "out.jsonl", "--beams", 1, "--resume")
+    assert "the file is of another model" in _refused_command(*arguments)
+
+
+def test_processes_write_the_same_file_as_one(model: Path, many: Path, tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        found = _run(many, "--model", model, "--output", tmp_path / name, "--workers", workers)
+        assert found.exit_code == 1
+    one, two = ((tmp_path / name).read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert one.count(b"\n") == 7
+
+
+def test_it_is_explained_what_was_extracted_and_copied(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(SENTENCES + "\x1b[31m", "utf-8")
+    told = _run(tmp_path / "a.txt", "--model", model, "--explain", "--threshold", 0.2)
+    assert told.exit_code == 0
+    summary = folder.load(model, backend="numpy").summarize(SENTENCES + "\x1b[31m", threshold=0.2)
+    assert summary.spans
+    assert f"summary: {summary.text}\n" in told.stdout
+    for sentence in summary.sentences:
+        head = f"{sentence.probability:6.3f} {'+' if sentence.chosen else ' '} "
+        assert f"{head}{sentence.text.replace(chr(27), '[U+001B]')}\n" in told.stdout
+    assert "\x1b" not in told.stdout
+    assert f"copied: {summary.copied} of {len(summary.text)} characters" in told.stdout
+    for span in summary.spans:
+        (start, end), *_ = span.text
+        assert f"  {summary.text[slice(*span.place)]}  from {start} to {end}" in told.stdout
+
+
+def test_the_page_shows_every_document_and_obeys_none(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="needs the extra validation")
+    given = tmp_path / "given.jsonl"
+    hostile = "<script>甲</script>。\u202e\x1b[2J乙&amp;丙"
+    given.write_text(json.dumps({"text": SENTENCES}) + "\n" + json.dumps({"text": hostile}) + "\n{<b>\n", "utf-8")
+    options = (given, "--model", model, "--threshold", 0.2, "--report", tmp_path / "page")
+    found = _run(*options, "--output", tmp_path / "out.jsonl")
+    assert (found.exit_code, found.stdout) == (1, f"Report: {tmp_path / 'page' / 'index.html'}\n"), found.output
+    page = (tmp_path / "page" / "index.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "[U+202E]" in page
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]|https?:|<b>", page)
+    summary = folder.load(model, backend="numpy").summarize(SENTENCES, threshold=0.2)
+    plain = html.unescape(re.sub("<[^>]*>", "", page))
+    assert f"\n{summary.text}\n" in plain
+    assert f"{summary.copied} of {len(summary.text)} characters copied" in plain
+    for sentence in summary.sentences:
+        assert f"{sentence.probability:.3f}{sentence.text}\n" in plain
+    names = re.findall(' id="([^"]*)"', page)
+    assert len(names) == len(set(names))
+    linked = re.findall('href="#([^"]*)"', page)
+    assert linked
+    assert set(linked) <= set(names)
+    again = _run(*options, "--output", tmp_path / "out.jsonl", "--resume")  # from the file
+    assert again.exit_code == 1
+    assert (tmp_path / "page" / "index.html").read_text("utf-8") == page
+    (tmp_path / "page" / "notes.txt").write_text("mine")
+    assert "the folder holds something else" in _refused_command(*options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resume"], ("--resume goes on with a file", "--output FILE")),
+        (["--output", "x", "--retry"], ("--retry", "--resume beside it")),
+        (["--json", "--explain"], ("one of them",)),
+        (["--dask", "tcp://127.0.0.1:9", "--workers", "2"], ("--dask has workers of its own",)),
+        ([], ("no summarizer is named", "--model", "docs/summarize.md")),
+        (["--model", "nowhere"], ("there is no such folder", "nowhere")),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_done(tmp_path: Path, options: Any, words: Any) -> None:
+    (tmp_path / "a.txt").write_text("甲")
+    told = _refused_command(tmp_path / "a.txt", *options)
+    for each in words:
+        assert each in told
+
+
+def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    for arguments, code, words in [
+        ((tmp_path / "a.txt", "--model", model), 1, "a.txt: the text is empty"),
+        ((tmp_path / "a.txt",), 2, "error: no summarizer is named"),
+    ]:
+        command = [sys.executable, "-m", "refimpl", "summarize", *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | PLAIN, check=False)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_killed_leaves_a_file_that_goes_on(model: Path, many: Path, tmp_path: Path) -> None:
+    """In a process of its own, which ends itself in the middle of a line."""
+    code = """
+import os, sys
+from refimpl import cli
+from refimpl.spaces import journal
+write = journal.Journal.write
+def killed(self, record):
+    if record["index"] == 3:
+        self._file.write(b'{"index": 3, "na')
+        self._file.flush()
+        os.kill(os.getpid(), 9)
+    write(self, record)
+journal.Journal.write = killed
+cli.main()
+"""
+    out = tmp_path / "out.jsonl"
+    arguments = [str(each) for each in (many, "--model", model, "--beams", 1, "--output", out)]
+    command = [sys.executable, "-c", code, "summarize", *arguments]
+    assert subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, check=False).returncode == -9
+    assert out.read_bytes().endswith(b'{"index": 3, "na')
+    assert _run(*arguments, "--resume").exit_code == 1
+    straight = tmp_path / "straight.jsonl"
+    assert _run(*arguments[:-1], straight).exit_code == 1
+    assert out.read_bytes() == straight.read_bytes()
+
+
+def test_the_workers_of_a_scheduler_come_to_the_same_and_one_that_dies_takes_one_document(
+    model: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    monkeypatch.setattr(running, "PATIENCE", "300ms")
+    with _refused(ConfigError, "no scheduler answers", "tcp://127.0.0.1:9", "tcp://host:port"):
+        running.OnDask(Beginnings(), "tcp://127.0.0.1:9")
+    monkeypatch.setattr(running, "PATIENCE", "5s")
+    assert _run(many, "--model", model, "--output", tmp_path / "one").exit_code == 1
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        address = cluster.scheduler_address
+        found = _run(many, "--model", model, "--output", tmp_path / "two", "--dask", address)
+        assert found.exit_code == 1, found.output
+        with _refused(ConfigError, "a worker cannot begin", "the model does not fit", "on every worker"):
+            running.OnDask(Beginnings("bad"), address)
+        workers = running.OnDask(Beginnings(), address)
+        try:
+            given = [*_documents("slow1。", "corrupt", "2。"), Document(3, "lost", "", None, "not UTF-8")]
+            results = list(running.run(given, workers))
+            for document in (Document(4, "4.txt", "", "exit"), Document(5, "5.txt", "", "5。")):
+                results += running.run([document], workers)
+        finally:
+            workers.close()
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert [each.error is None for each in results] == [True, False, True, False, False, True]
+    assert "the worker that had the document ended" in (results[4].error or "")
+    assert "4.txt" in (results[4].error or "")
+
+
+def test_a_missing_dask_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with _refused(ConfigError, "not installed", "--dask", "dask.distributed", 'pip install "refimpl[dask]"'):
+        running.OnDask(Beginnings(), "tcp://nowhere:8786")

@@ -30,6 +30,7 @@ __all__ = ["Factory", "Here", "OnDask", "Processes", "Result", "Summarize", "Wor
 
 Summarize = Callable[[str], Summary]
 Factory = Callable[[], Summarize]  # makes it, once in each process; what can be pickled, and on Dask hashed
+PATIENCE = "5s"  # for a scheduler to answer
 AHEAD = 4  # documents that are read and not yet answered, for each that is under way
 
 
@@ -371,7 +372,7 @@ def _client(address: str) -> Any:
             remedy='pip install "refimpl[dask]", here and on every worker',
         ) from None
     try:
-        return Client(address, timeout="5s")
+        return Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         got = f"{type(error).__name__}: {error}"
         raise ConfigError("no scheduler answers", where=address, expected="tcp://host:port", got=got) from None

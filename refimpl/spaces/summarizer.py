@@ -306,6 +306,7 @@ class Summarizer:
         tokens = self._tokens(best, source)
         spans = spans_of(tokens, SourceMap([places[number] for number in source.chosen]))
         whole = "".join(token.text for token in tokens)
+        notes += [] if whole else ["the summary is empty: the model ended at once"]
         return Summary(whole, source.text, tuple(said), tokens, spans, float(best.score), ended, tuple(notes))
 
     def _sentences(self, text: str, notes: list[str]) -> tuple[list[str], list[Place]]:
