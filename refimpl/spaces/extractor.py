@@ -55,6 +55,7 @@ __all__ = [
     "ExtractorConfig",
     "ExtractorWeights",
     "GatedLayer",
+    "check_dialect",
     "choose",
     "dialects",
     "extractor_loss",
@@ -146,7 +147,10 @@ class ExtractorWeights(NamedTuple):
         Raises ConfigError that lists *all* missing, extra, misshaped and non-finite arrays at once; `source` gives the names that
         the arrays had in their file, for that message.
         """
-        check_weights(arrays, cls.shapes(config), source or {})
+        remedy = (
+            "check that the configuration belongs to these weights (input_size, hidden_size, kernel_size, dilations)"
+        )
+        check_weights(arrays, cls.shapes(config), source or {}, remedy=remedy)
 
         def layer(at: str) -> GatedLayer:
             norm = Norm.from_named(arrays, f"{at}norm.")
@@ -257,6 +261,7 @@ def _given(
     return _Given(_real(vectors, mask), mask, factors)
 
 
+@rounded_once
 def _real(x: Array, mask: Array | None) -> Array:  # (..., n, d), bool (..., n) -> (..., n, d)
     """x, 0 at padding."""
     return x if mask is None else namespace(x, mask).where(mask[..., None], x, exact(0, x))
@@ -305,8 +310,7 @@ def sentence_probabilities(
     weights: ExtractorWeights, config: ExtractorConfig, vectors: Array, mask: Array | None = None
 ) -> Array:  # (..., n, in), bool (..., n) -> (..., n)
     """p = σ(z); exactly 0 at padding. Arguments and errors as `sentence_logits`."""
-    p = sigmoid(sentence_logits(weights, config, vectors, mask))
-    return p if mask is None else namespace(p, mask).where(mask, p, exact(0, p))
+    return _real(sigmoid(sentence_logits(weights, config, vectors, mask))[..., None], mask)[..., 0]
 
 
 def choose(
@@ -358,6 +362,13 @@ def _check_choice(p: Array, threshold: Any, otherwise: Any) -> None:
 # --- the loss ---------------------------------------------------------------------------------------------------------------------------
 
 
+def check_dialect(dialect: object) -> None:
+    """Raise ConfigError unless it is one of `dialects`."""
+    if dialect not in dialects:
+        known = ", ".join(dialects)
+        raise ConfigError("unknown dialect", where="extractor_loss", expected=known, got=repr(dialect))
+
+
 def _counted(logits: Array, labels: Array, mask: Array | None, dialect: Any, total: Any) -> tuple[Array, int]:
     """Which places count, bool (...), and N; raises what `extractor_loss` raises."""
     check_floating("logits", logits, "extractor_loss")
@@ -368,9 +379,7 @@ def _counted(logits: Array, labels: Array, mask: Array | None, dialect: Any, tot
         if given is not None and tuple(given.shape) != shape:
             what, got = f"the {name} must have the shape of the logits", tuple(given.shape)
             raise ShapeError(what, where=f"extractor_loss({name})", expected=shape, got=got)
-    if dialect not in dialects:
-        known = ", ".join(dialects)
-        raise ConfigError("unknown dialect", where="extractor_loss", expected=known, got=repr(dialect))
+    check_dialect(dialect)
     counted = xp.ones(shape, dtype=xp.bool, device=device_of(logits)) if mask is None else mask
     places = math.prod(shape) if dialect == "published" else int(xp.sum(xp.astype(counted, xp.int64)))
     return counted, _total(places if total is None else total)
@@ -483,8 +492,7 @@ def sentence_probabilities_vjp(
     """z̄ = σ(z) σ(-z) p̄, back through `sentence_logits_vjp`. Arguments and errors as `sentence_logits`."""
     z, back = sentence_logits_vjp(weights, config, vectors, mask)
     p, back_of_sigmoid = sigmoid_vjp(z)
-    p = p if mask is None else namespace(p, mask).where(mask, p, exact(0, p))
-    return p, lambda p_bar: back(*back_of_sigmoid(p_bar))
+    return _real(p[..., None], mask)[..., 0], lambda p_bar: back(*back_of_sigmoid(p_bar))
 
 
 @vjp_of(extractor_loss, "logits")
