@@ -53,6 +53,9 @@ def summarize(
         int | None, typer.Option(help="Tokens of a summary at most; without it, the model's.")
     ] = None,
     length_penalty: Annotated[float | None, typer.Option(help="The power of the length.")] = None,
+    sentences: Annotated[
+        int | None, typer.Option(help="Look at the last so many sentences; without it, the model's number.")
+    ] = None,
     source_tokens: Annotated[
         int | None, typer.Option(help="Tokens of the extracted source at most; without it, the model's.")
     ] = None,
@@ -81,7 +84,7 @@ def summarize(
     """
     _check_options(output, resume, retry, as_json, explain, workers, dask)
     given = {"threshold": threshold, "beams": beams, "max_new_tokens": max_new_tokens, "copy": copy}
-    given |= {"length_penalty": length_penalty, "source_tokens": source_tokens}
+    given |= {"length_penalty": length_penalty, "sentences": sentences, "source_tokens": source_tokens}
     found = documents.read(inputs, field=field, form=form)  # refused before the model is opened
     opened = _opened(model, backend, given)
     shown = _Shown(as_json, explain, output is not None and not (as_json or explain), _several(inputs, form))

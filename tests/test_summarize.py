@@ -61,8 +61,9 @@ def test_spans_name_the_characters_that_were_copied(data: st.DataObject) -> None
             tokens.append(Token("xy", "O", None))
         else:
             after = tokens[-1].place if tokens else None
-            at = after[1] if tag == "I" and after and after[1] < len(source) else at
-            tokens.append(Token(source[at], tag, (at, at + 1)))
+            goes_on = tag == "I" and after is not None and after[1] < len(source)
+            at = after[1] if goes_on and after else at
+            tokens.append(Token(source[at], "I" if goes_on else "B", (at, at + 1)))
     summary = "".join(token.text for token in tokens)
     spans = spans_of(tokens, where)
     for span in spans:
