@@ -24,7 +24,7 @@ from array_api_compat import is_numpy_array
 from refimpl.copying import INSIDE
 from refimpl.errors import ConfigError, TextError
 from refimpl.inference.unilm import Session
-from refimpl.number_system import namespace
+from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.spaces import extractor, seq2seq
@@ -251,28 +251,22 @@ class Summarizer:
             raise ConfigError("the source has no room", where="summarize", expected=expected, got=got)
         return room
 
-    def _source(self, sentences: Sequence[str], p: Sequence[float], chosen: list[int], room: int) -> _Source:
-        """The chosen sentences joined, as tokens that fit."""
-        notes, kept = list[str](), self._fitting(sentences, p, chosen, room)
-        text = "".join(sentences[number] for number in kept)
+    def _source(self, sentences: Sequence[str], kept: list[int], room: int) -> _Source:
+        """The sentences that were kept, joined, as tokens that fit."""
+        text, notes = "".join(sentences[number] for number in kept), list[str]()
         ids, offsets = self.tokenizer.encoded(text)
-        if len(kept) < len(chosen):
-            told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences, the least probable, were left out"
-            notes.append(f"{told}: the source may have {room} tokens")
         if len(ids) + 2 > room:
             notes.append(f"the source was cut after {room - 2} of its {len(ids)} tokens")
             ids, offsets = ids[: room - 2], offsets[: room - 2]
             text = text[: offsets[-1][1]]
-        if not ids:
-            expected = "characters that the vocabulary has tokens for"
-            raise TextError("the chosen sentences have no token", where="summarize", expected=expected, got=text[:40])
         framed = [self.config.start_token_id, *ids, self.config.end_token_id]
         return _Source(text, framed, list(offsets), kept, notes)
 
-    def _fitting(self, sentences: Sequence[str], p: Sequence[float], chosen: list[int], room: int) -> list[int]:
+    def _fitting(
+        self, sentences: Sequence[str], p: Sequence[float], lengths: Sequence[int], chosen: list[int], room: int
+    ) -> list[int]:
         """The chosen sentences, without the least probable of them as long as all together are too long; one at least."""
         kept, leaving = list(chosen), sorted(chosen, key=lambda number: p[number])[:-1]
-        lengths = [len(self.tokenizer.encode(sentence)) for sentence in sentences]
         while leaving and self.settings.overlong == "drop":
             excess = len(self.tokenizer.encode("".join(sentences[number] for number in kept))) + 2 - room
             if excess <= 0:
@@ -325,10 +319,17 @@ class Summarizer:
             raise TextError("the text is empty", where="summarize", expected="characters other than white space")
         room, notes = self._room(options), list[str]()
         texts, places = self._sentences(text, options["sentences"], notes)
+        lengths = [len(self.tokenizer.encode(sentence)) for sentence in texts]
+        if not any(lengths):
+            expected = "characters that the vocabulary has tokens for"
+            raise TextError("the text has no token", where="summarize", expected=expected, got=ascii(text[:40]))
         found = self.probabilities(texts)
         p = [float(found[number]) for number in range(len(texts))]
-        chosen = self._chosen(found, options["threshold"], notes)
-        source = self._source(texts, p, chosen, room)
+        chosen = self._chosen(found, lengths, options["threshold"], notes)
+        source = self._source(texts, self._fitting(texts, p, lengths, chosen, room), room)
+        if len(source.chosen) < len(chosen):
+            told = f"{len(chosen) - len(source.chosen)} of {len(chosen)} chosen sentences, the least probable, were left out"
+            notes.append(f"{told}: the source may have {room} tokens")
         notes += source.notes
         generator = self._generator(len(source.ids) + 1 + options["max_new_tokens"], notes)
         best = self._generated(generator, source.ids, options)
@@ -360,8 +361,13 @@ class Summarizer:
         places = located(text, every)
         return every[-limit:], places[-limit:]
 
-    def _chosen(self, p: Array, threshold: float, notes: list[str]) -> list[int]:  # (n,) -> numbers
-        """The sentences above the threshold; the most probable one where there is none."""
+    def _chosen(
+        self, p: Array, lengths: Sequence[int], threshold: float, notes: list[str]
+    ) -> list[int]:  # (n,) -> numbers
+        """The sentences above the threshold; the most probable one where there is none. None without a token is chosen."""
+        xp = namespace(p)
+        something = xp.asarray([length > 0 for length in lengths], device=device_of(p))
+        p = xp.where(something, p, xp.zeros_like(p))
         chosen = extractor.choose(p, threshold, otherwise="none")
         if not chosen:
             chosen = extractor.choose(p, threshold, otherwise="best")
