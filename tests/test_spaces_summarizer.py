@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from summarizers import ALPHABET, tiny
 
@@ -48,19 +48,28 @@ def _check(summary: Summary, text: str, published: bool = False) -> None:
         assert "".join(text[slice(*place)] for place in span.text) == copied
         rest, written = iter(copied), summary.text[slice(*span.place)]
         assert written == copied or (published and all(character in rest for character in written.replace(" ", "")))
+        assert copied
     assert Summary.from_json(json.loads(json.dumps(summary.as_json(), allow_nan=False))) == summary
 
 
 # --- summaries ---------------------------------------------------------------------------------------------------------------------------
 
-SUMMARIZERS = [tiny(seed=seed) for seed in range(3)] + [tiny(nezha=True), tiny(dialect="published")]
+SUMMARIZERS = [
+    tiny(),
+    tiny(seed=1),
+    tiny(nezha=True),
+    tiny(dialect="published"),
+    tiny(pieces=True),
+    tiny(pieces=True, seed=1),
+]
 
 
 @given(
-    st.text(ALPHABET + " \u3000!", min_size=1).filter(lambda text: set(text) & set(ALPHABET) - {"\n"}),
+    st.text(ALPHABET + " !ab", min_size=1).filter(lambda text: set(text) & set(ALPHABET) - {"\n"}),
     st.sampled_from(SUMMARIZERS),
     st.sampled_from([0.0, 0.5, 0.9]),
 )
+@example(" ab a。b判决", SUMMARIZERS[-1], 0.0)
 @settings(max_examples=25)
 def test_what_a_summary_says_is_true_of_the_text(text: str, summarizer: Summarizer, threshold: float) -> None:
     published = (
@@ -90,6 +99,15 @@ def test_a_summary_is_made_of_the_parts_that_others_define(made: Summarizer) -> 
     assert summary.spans
     assert summary.source != "".join(sentences)
     assert summary.notes == ()
+
+
+@pytest.mark.parametrize(("liking", "ended", "length"), [(99.0, "stop", 0), (-99.0, "length", 5)])
+def test_it_is_said_how_a_summary_ended(liking: float, ended: str, length: int) -> None:
+    summarizer = tiny(max_new_tokens=5, tags=(9.0, 0.0, 0.0))
+    summarizer.weights.bert.masked_lm.bias[3] = liking
+    summary = summarizer.summarize(TEXT, threshold=0.0)
+    assert (summary.ended, len(summary.tokens)) == (ended, max(length, 1))
+    assert ("the summary is empty: the model ended at once" in summary.notes) == (not summary.text) == (not length)
 
 
 def test_without_copying_there_are_no_spans(made: Summarizer) -> None:

@@ -25,9 +25,11 @@ from refimpl.errors import BackendError, ConfigError, RefimplError, TextError
 from refimpl.spaces import documents, folder, running
 from refimpl.spaces.documents import Document
 from refimpl.spaces.journal import Journal
+from refimpl.spaces.report import Report
 from refimpl.spaces.running import Here, Processes, Result
+from refimpl.spaces.showing import Run, sentence_runs
 from refimpl.spaces.summarizer import Summarizer
-from refimpl.spaces.summary import SourceMap, Summary, Token, located, spans_of
+from refimpl.spaces.summary import Sentence, SourceMap, Span, Summary, Token, located, spans_of
 
 ROOT = Path(__file__).parent.parent
 KEY = {"model": "m1", "options": {"beams": 3}}
@@ -80,6 +82,47 @@ def test_a_span_over_sentences_that_are_apart_has_two_places() -> None:
     assert where.places((3, 6)) == ((9, 12),)
     with _refused(TextError, "a sentence is not in the text", "'b'"):
         located("ab", ["a", "b", "b"])
+
+
+@given(st.data())
+def test_runs_are_cut_where_spans_begin_and_end(data: st.DataObject) -> None:
+    """Every character is in one run, with just the spans that it is of."""
+    first, second, third = (data.draw(st.text("ab", max_size=6)) for _ in range(3))
+    text = first + "|" + second + "|" + third
+    place = st.tuples(st.integers(0, len(text)), st.integers(0, len(text))).map(sorted).map(tuple)
+    spans = tuple(Span((0, 0), (0, 0), tuple(data.draw(st.lists(place, max_size=2)))) for _ in range(3))
+    sentence = Sentence(second, (len(first) + 1, len(first) + 1 + len(second)), 0.5, True)
+    summary = Summary("", "", (sentence,), (), spans, 0.0, "stop")
+    runs = sentence_runs(summary, sentence)
+    assert "".join(run.text for run in runs) == second
+    assert all(run.text for run in runs)
+    each = [run.spans for run in runs for _ in run.text]
+    for number in range(len(second)):
+        at = sentence.place[0] + number
+        covering = [any(a <= at < b for a, b in span.text) for span in spans]
+        assert set(each[number]) == {span for span in range(3) if covering[span]}
+    assert sentence_runs(summary, sentence._replace(chosen=False)) == ([Run(second, ())] if second else [])
+
+
+def test_what_was_copied_twice_is_linked_once_for_each_copy(tmp_path: Path) -> None:
+    """Two spans from one place, and one from two sentences: every name in the page is there once, every link leads somewhere."""
+    pytest.importorskip("jinja2", reason="needs the extra validation")
+    sentences = (Sentence("甲乙。", (0, 3), 0.9, True), Sentence("丙丁。", (4, 7), 0.8, True))
+    spans = (
+        Span((0, 2), (0, 2), ((0, 2),)),
+        Span((2, 4), (0, 2), ((0, 2),)),
+        Span((4, 6), (2, 4), ((2, 3), (4, 5))),
+    )
+    summary = Summary("甲乙甲乙。丙x", "甲乙。丙丁。", sentences, (), spans, 0.0, "stop")
+    page = Report(tmp_path, "model", {})
+    for document in _documents("甲乙。\n丙丁。", "甲乙。\n丙丁。"):
+        page.add(Result(document, summary))
+    content = page.write().read_text("utf-8")
+    names = re.findall(' id="([^"]*)"', content)
+    assert len(names) == len(set(names))
+    assert {f"{kind}{document}-{span}" for kind in "st" for document in (0, 1) for span in (0, 1)} <= set(names)
+    assert {"s0-2", "t0-2", "t1-2"} <= set(names)
+    assert set(re.findall('href="#([^"]*)"', content)) <= set(names)
 
 
 def test_a_summary_is_read_back_from_its_json() -> None:
@@ -510,30 +553,32 @@ def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model
 
 
 def test_a_run_that_is_killed_leaves_a_file_that_goes_on(model: Path, many: Path, tmp_path: Path) -> None:
-    """In a process of its own, which ends itself in the middle of a line."""
+    """In a process of its own, which ends as soon as it has written the fourth line."""
     code = """
 import os, sys
 from refimpl import cli
 from refimpl.spaces import journal
 write = journal.Journal.write
 def killed(self, record):
-    if record["index"] == 3:
-        self._file.write(b'{"index": 3, "na')
-        self._file.flush()
-        os.kill(os.getpid(), 9)
     write(self, record)
+    if record["index"] == 3:
+        os.kill(os.getpid(), 9)
 journal.Journal.write = killed
 cli.main()
 """
-    out = tmp_path / "out.jsonl"
+    out, straight = tmp_path / "out.jsonl", tmp_path / "straight.jsonl"
     arguments = [str(each) for each in (many, "--model", model, "--beams", 1, "--output", out)]
     command = [sys.executable, "-c", code, "summarize", *arguments]
     assert subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, check=False).returncode == -9
-    assert out.read_bytes().endswith(b'{"index": 3, "na')
-    assert _run(*arguments, "--resume").exit_code == 1
-    straight = tmp_path / "straight.jsonl"
     assert _run(*arguments[:-1], straight).exit_code == 1
+    lines = straight.read_bytes().splitlines(keepends=True)
+    assert out.read_bytes() == b"".join(lines[:4])
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    told = _run(*arguments, "--resume", "--explain")
+    assert told.exit_code == 1
     assert out.read_bytes() == straight.read_bytes()
+    shown = [line for line in told.stdout.splitlines() if line.startswith(str(many))]
+    assert shown == [f"{many}:{number}" for number in (5, 6, 7)]  # what was done before is not shown again
 
 
 def test_the_workers_of_a_scheduler_come_to_the_same_and_one_that_dies_takes_one_document(

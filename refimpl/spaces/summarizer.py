@@ -124,6 +124,11 @@ class _Source(NamedTuple):
     chosen: list[int]  # numbers of the sentences in it
     notes: list[str]
 
+    def origin(self, token: int) -> Place | None:
+        """Where a token's characters are; None for a special token, and for a space that the text has not."""
+        start, end = self.offsets[token - 1] if 0 < token < len(self.ids) - 1 else (0, 0)
+        return (start, end) if start < end else None
+
 
 class _Generator(NamedTuple):
     """What generates, for so many positions."""
@@ -377,17 +382,17 @@ class Summarizer:
 
     def _tokens(self, generated: seq2seq.Generated, source: _Source) -> tuple[Token, ...]:
         """The tokens with what each adds to the text; what was copied as it stands in the source."""
-        inside = range(1, len(source.ids) - 1)
-        origins = [
-            source.offsets[place - 1] if place is not None and place in inside else None for place in generated.places
-        ]
+        origins = [None if place is None else source.origin(place) for place in generated.places]
         published = self.settings.dialect == "published"
         written = [None if place is None or published else source.text[slice(*place)] or None for place in origins]
         texts = self._added(generated.ids, written)
         for number in range(1, 0 if published else len(texts)):
-            before, here = origins[number - 1], origins[number]
-            if before and here and generated.tags[number] == INSIDE and here[0] >= before[1]:
-                texts[number] = source.text[before[1] : here[1]]  # with the space that the tokenizer may not know of
+            before, here, own = origins[number - 1], origins[number], texts[number].lstrip()
+            if own and before and here and generated.tags[number] == INSIDE and here[0] >= before[1]:
+                texts[number] = source.text[before[1] : here[0]] + own  # with the spaces of the source
+        for number, place in enumerate(origins):
+            if place and not texts[number] and source.text[slice(*place)].isspace():
+                origins[number] = None  # a space at the beginning, which is not written
         return tuple(
             Token(text, TAGS[tag] if place is not None else "O", place)
             for text, tag, place in zip(texts, generated.tags, origins, strict=True)
