@@ -88,24 +88,21 @@ def summarize(
     found = documents.read(inputs, field=field, form=form)  # refused before the model is opened
     opened = _opened(model, backend, given)
     shown = _Shown(as_json, explain, output is not None and not (as_json or explain), _several(inputs, form))
-    with ExitStack() as stack:
-        page = _report(report, opened)
-        journal = (
-            stack.enter_context(Journal(output, opened.key, resume=resume, retry=retry, notify=_note))
-            if output
-            else None
-        )
-        total = documents.count(inputs, form=form) if err.is_terminal else None
-        bar = stack.enter_context(_bar(total))
-        run = stack.enter_context(_workers(opened, workers, dask))
-        try:
+    journal: Journal | None = None
+    try:
+        with ExitStack() as stack:
+            page = _report(report, opened)
+            if output is not None:
+                journal = Journal(output, opened.key, resume=resume, retry=retry, notify=_note)
+                stack.enter_context(journal)
+            bar = stack.enter_context(_bar(documents.count(inputs, form=form) if err.is_terminal else None))
+            run = stack.enter_context(_workers(opened, workers, dask))
             for result in running.run(found, run, lambda document: _known(journal, document)):
                 with bar.paused():
                     _take(result, opened.key, journal, page, shown)
                 bar.advance()
-        except KeyboardInterrupt:
-            bar.stop()
-            _interrupted(shown, journal)
+    except KeyboardInterrupt:
+        _interrupted(shown, journal)
     if journal is not None:
         journal.check_end()
     _close(shown, output, page)

@@ -160,6 +160,44 @@ def test_a_sentence_without_a_token_is_not_chosen(threshold: float) -> None:
         assert summary.source
 
 
+@pytest.mark.parametrize(
+    ("pieces", "text", "copied", "written", "spans"),
+    [
+        # the tokenizer of words knows no spaces, and not the second digit of a number: the source does
+        (False, "原告30 12", [(1, 2), (2, 3), (2, 4)], "30 1", [((0, 4), (2, 6))]),
+        (False, "原告30", [(1, 2), (2, 3), (1, 0)], "30原", [((0, 2), (2, 4)), ((2, 3), (0, 1))]),
+        # pieces carry the space before them: it is of a span only between its tokens
+        (
+            True,
+            "判决 ab a",
+            [(1, 1), (2, 2), (1, 0), (1, 1)],
+            "ab a判决 ab",
+            [((0, 4), (3, 7)), ((4, 6), (0, 2)), ((7, 9), (3, 5))],
+        ),
+        # a space by itself, at the beginning, is not written
+        (True, "判决 b", [(1, 1), (2, 2)], "b", [((0, 1), (3, 4))]),
+        (True, "判决 b", [(1, 0), (2, 1), (2, 2)], "判决 b", [((0, 4), (0, 4))]),
+    ],
+)
+def test_what_is_copied_is_written_as_it_stands(
+    pieces: bool, text: str, copied: Any, written: str, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens of the source by their numbers, each with its tag, in the place of what a model would generate."""
+    summarizer = tiny(pieces=pieces)
+    ids = summarizer.tokenizer.encode(text)
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        tags, places = zip(*copied, strict=True)
+        said = [ids[place] for place in places] + [3]
+        return [seq2seq.Generated(said, -1.0, [*tags, 0], [place + 1 for place in places] + [None])]
+
+    monkeypatch.setattr(seq2seq, "generate", generate)
+    summary = summarizer.summarize(text)
+    assert summary.text == written
+    assert [(span.place, span.source) for span in summary.spans] == spans
+    _check(summary, text)
+
+
 # --- sources that are too long -------------------------------------------------------------------------------------------------------------
 
 LONG = "".join(f"原告甲乙{number}。" for number in range(40))

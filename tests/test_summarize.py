@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from summarizers import Beginnings, beginning, tiny
 from typer.testing import CliRunner
 
-from refimpl import cli
+from refimpl import cli, summarize_cli
 from refimpl.errors import BackendError, ConfigError, RefimplError, TextError
 from refimpl.spaces import documents, folder, running
 from refimpl.spaces.documents import Document
@@ -488,6 +489,29 @@ def test_it_is_explained_what_was_extracted_and_copied(model: Path, tmp_path: Pa
     for span in summary.spans:
         (start, end), *_ = span.text
         assert f"  {summary.text[slice(*span.place)]}  from {start} to {end}" in told.stdout
+
+
+def test_a_bar_is_shown_where_it_takes_long_and_makes_way(
+    model: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, here one that is written down, whose two seconds are over at once; standard output has the results alone."""
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=80)
+    monkeypatch.setattr(summarize_cli, "err", terminal)
+    begin = summarize_cli._Bar.paused
+
+    def late(self: Any) -> Any:
+        if not self._due:
+            self._begin()
+        return begin(self)
+
+    monkeypatch.setattr(summarize_cli._Bar, "paused", late)
+    found = _run(many, "--model", model, "--beams", 1, "--json")
+    assert [json.loads(line)["index"] for line in found.stdout.splitlines()] == list(range(7))
+    assert "summarizing" in written.getvalue()
+    assert "0/7" in written.getvalue()
+    assert written.getvalue().rstrip().endswith("6 of 7 documents summarized, 1 failed")
+    assert "summarizing" not in written.getvalue()[written.getvalue().rindex("\x1b[2K") :]
 
 
 def test_the_page_shows_every_document_and_obeys_none(model: Path, tmp_path: Path) -> None:
