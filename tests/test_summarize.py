@@ -506,7 +506,7 @@ def test_a_bar_is_shown_where_it_takes_long_and_makes_way(
         return begin(self)
 
     monkeypatch.setattr(summarize_cli._Bar, "paused", late)
-    found = _run(many, "--model", model, "--beams", 1, "--json")
+    found = _run(many, "--model", model, "--beams", 1, "--json", env=PLAIN | {"TERM": "xterm"})
     assert [json.loads(line)["index"] for line in found.stdout.splitlines()] == list(range(7))
     assert "summarizing" in written.getvalue()
     assert "0/7" in written.getvalue()
