@@ -85,6 +85,7 @@ def summarize(
     _check_options(output, resume, retry, as_json, explain, workers, dask)
     given = {"threshold": threshold, "beams": beams, "max_new_tokens": max_new_tokens, "copy": copy}
     given |= {"length_penalty": length_penalty, "sentences": sentences, "source_tokens": source_tokens}
+    _check_apart(inputs, [("--output", output), ("--report", report)])
     found = documents.read(inputs, field=field, form=form)  # refused before the model is opened
     opened = _opened(model, backend, given)
     shown = _Shown(as_json, explain, output is not None and not (as_json or explain), _several(inputs, form))
@@ -122,6 +123,16 @@ def _check_options(
     for what, expected, contradicted in wrong:
         if contradicted:
             raise ConfigError(what, where="refimpl summarize", expected=expected)
+
+
+def _check_apart(inputs: list[str], made: list[tuple[str, Path | None]]) -> None:
+    """Refuse to write where is read: what is written would be a document."""
+    for name, path in made:
+        there = () if path is None else (path.resolve(), *path.resolve().parents)
+        within = [given for given in inputs if given != "-" and Path(given).resolve() in there]
+        if within:
+            remedy = "name a place outside of what is read"
+            raise ConfigError("what is written would be read", where=f"{name} {path}", got=within[0], remedy=remedy)
 
 
 def _several(inputs: list[str], form: str) -> bool:

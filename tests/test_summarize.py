@@ -563,6 +563,18 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(tmp_path: Path, 
         assert each in told
 
 
+def test_what_is_written_is_not_read(model: Path, many: Path, tmp_path: Path) -> None:
+    for read, option, path in [
+        (many, "--output", many),
+        (tmp_path, "--output", tmp_path / "out.jsonl"),
+        (tmp_path, "--report", tmp_path / "a" / "page"),
+    ]:
+        told = _refused_command(read, "--model", model, option, path)
+        assert "what is written would be read" in told
+        assert f"{option} {path}" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]
+
+
 def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     for arguments, code, words in [
