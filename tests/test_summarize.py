@@ -175,6 +175,21 @@ def test_standard_input_is_a_text_or_lines() -> None:
     assert read("jsonl") == ["x", "y"]
 
 
+def test_files_that_cannot_be_read_and_names_that_are_no_text_are_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("甲", "utf-8")
+    (tmp_path / "b.txt").write_text("乙", "utf-8")
+    (tmp_path / "b.txt").chmod(0)
+    found = list(documents.read([str(tmp_path)]))
+    assert found[0].name.endswith("a\\udcff.txt")
+    json.dumps(found[0].name, ensure_ascii=False).encode()
+    if found[1].text is None:  # for the superuser, every file can be read
+        assert "the file cannot be read" in (found[1].error or "")
+        assert "PermissionError" in (found[1].error or "")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert documents.count([str(tmp_path / "pipe.jsonl")]) is None  # counting would take what is to be read
+    assert documents.count([str(tmp_path)]) == 2
+
+
 def test_what_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with _refused(TextError, "there is no such file or folder", "where:", "nowhere.txt"):
         documents.read([str(tmp_path), str(tmp_path / "nowhere.txt")])
