@@ -23,6 +23,7 @@ from refimpl.spaces.summarizer import OPTIONS, Settings, Summarizer
 from refimpl.spaces.summary import Summary
 from refimpl.spaces.words import WordTokenizer
 from refimpl.text.sentences import split_document
+from refimpl.trees import mapped
 
 ROOT = Path(__file__).parent.parent
 TEXT = "原告甲、乙。\n被告丙丁；侵权责任，\n\n法院判决：驳回请求。"
@@ -99,6 +100,21 @@ def test_a_summary_is_made_of_the_parts_that_others_define(made: Summarizer) -> 
     assert summary.spans
     assert summary.source != "".join(sentences)
     assert summary.notes == ()
+
+
+def test_arrays_of_another_library_on_another_device_give_the_same(made: Summarizer) -> None:
+    """On the simulated GPU, which refuses what leaves it unasked; the definition reads there, where NumPy has the fast session."""
+    strict = pytest.importorskip("array_api_strict", reason="needs the extra validation")
+
+    def moved(array: Any) -> Any:
+        return strict.asarray(array, device=strict.Device("device1"))
+
+    parts = (mapped(moved, made.extractor_weights), made.extractor_config, made.settings)
+    there = Summarizer(mapped(moved, made.weights), made.config, made.tokenizer, *parts)
+    one, other = (each.summarize(TEXT, threshold=0.2) for each in (made, there))
+    assert (other.tokens, other.spans, other.source) == (one.tokens, one.spans, one.source)
+    assert other.score == pytest.approx(one.score, rel=1e-5)
+    assert other.spans
 
 
 @pytest.mark.parametrize(("liking", "ended", "length"), [(99.0, "stop", 0), (-99.0, "length", 5)])
