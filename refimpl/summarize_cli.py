@@ -38,7 +38,7 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 def summarize(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Text files, JSON lines, folders of them; - is standard input."),
+        typer.Argument(metavar="INPUT", help="Text files, JSON lines, folders of them; - is standard input."),
     ],
     model: Annotated[str | None, typer.Option("--model", help="Folder of a summarizer.")] = None,
     field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",

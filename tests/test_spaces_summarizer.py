@@ -254,6 +254,7 @@ def test_a_source_is_cut_where_that_is_asked_for_and_where_one_sentence_is_too_l
     assert len(made.tokenizer.encode(summary.source)) == 20
     total = len(made.tokenizer.encode("".join(each.text for each in summary.sentences)))
     assert f"the source was cut after 20 of its {total} tokens" in summary.notes
+    assert [each.text for each in summary.sentences if each.chosen] == [f"原告甲乙{number}。" for number in range(4)]
     _check(summary, LONG)
     one = "甲" * 100
     summary = made.summarize(one, source_tokens=22)

@@ -264,6 +264,8 @@ class Summarizer:
             notes.append(f"the source was cut after {room - 2} of its {len(ids)} tokens")
             ids, offsets = ids[: room - 2], offsets[: room - 2]
             text = text[: offsets[-1][1]]
+            starts = itertools.accumulate((len(sentences[number]) for number in kept), initial=0)
+            kept = [number for number, start in zip(kept, starts, strict=False) if start < len(text)]
         framed = [self.config.start_token_id, *ids, self.config.end_token_id]
         return _Source(text, framed, list(offsets), kept, notes)
 
@@ -331,10 +333,11 @@ class Summarizer:
         found = self.probabilities(texts)
         p = [float(found[number]) for number in range(len(texts))]
         chosen = self._chosen(found, lengths, options["threshold"], notes)
-        source = self._source(texts, self._fitting(texts, p, lengths, chosen, room), room)
-        if len(source.chosen) < len(chosen):
-            told = f"{len(chosen) - len(source.chosen)} of {len(chosen)} chosen sentences, the least probable, were left out"
+        kept = self._fitting(texts, p, lengths, chosen, room)
+        if len(kept) < len(chosen):
+            told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences, the least probable, were left out"
             notes.append(f"{told}: the source may have {room} tokens")
+        source = self._source(texts, kept, room)
         notes += source.notes
         generator = self._generator(len(source.ids) + 1 + options["max_new_tokens"], notes)
         best = self._generated(generator, source.ids, options)
