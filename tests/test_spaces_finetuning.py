@@ -244,6 +244,7 @@ def test_a_training_is_as_it_is_told(tmp_path: Path) -> None:
         ({}, {"resume": True}, "there is no training to resume"),
         ({}, {"folds": 8}, "no such fold"),
         ({"length": 3}, {}, "no pair is that short"),
+        ({"length": 25}, {}, "longer than the model"),
         ({"rows": 9}, {}, "too few for a step"),
     ],
 )
@@ -317,3 +318,18 @@ def test_a_published_bert_becomes_a_generator_of_words(recorded_folder: Any, tmp
         from_bert(folder, tmp_path / "short.txt")
     with pytest.raises(ConfigError, match="says no tokens"):
         from_bert(Path(refimpl.__file__).parent / "embedded" / "tang", tmp_path / "vocab.txt")
+
+
+def test_a_nezha_is_trained_by_the_definitions(recorded_folder: Any, tmp_path: Path) -> None:
+    """Which the fast session refuses; it has no end of positions, and keeps its dialect."""
+    folder = recorded_folder("bert4keras").parent / "nezha"
+    tokens = [*SPECIAL, *LETTERS, *(f"x{i}" for i in range(48))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), "utf-8")
+    made, options = from_bert(folder, tmp_path / "vocab.txt"), dataclasses.replace(QUICK, dropout=0.0, length=500)
+    with pytest.raises(ConfigError, match="fast session"):
+        _trained(tmp_path / "session", options, made)
+    done = _trained(tmp_path / "definitions", options, made, gradient="definitions", steps=1)
+    again = from_folder(tmp_path / "definitions" / "model")
+    assert again.config == done.config
+    assert (again.config.bert_dialect, again.config.bert.max_position_embeddings) == ("bert4keras", None)
+    assert bits(again.weights) == bits(done.weights) != bits(made.weights)

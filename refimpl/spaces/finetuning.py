@@ -299,6 +299,11 @@ def train_generator(
         `refimpl.learning.seq2seq.PairCorpus` and `refimpl.learning.Training`.
     """
     options, chosen = options or Seq2SeqOptions(), backend or backends.get("numpy")
+    if options.length > start.config.context:
+        expected, remedy = f"at most the model's {start.config.context} positions", "cut pairs to them (--length)"
+        raise ConfigError(
+            "pairs are longer than the model", where="length", expected=expected, got=options.length, remedy=remedy
+        )
     ids, _ = encoded(pairs, start.tokenizer, options)
     numbers, held = list(range(len(ids))), list[int]()
     if fold is not None:

@@ -153,8 +153,8 @@ def extractor(
     )
     documents, chosen = read_labelled(labelled), backends.get(backend)
     asked = list(range(folds)) if fold is None else fold
-    for each in asked:
-        check_folds(folds, each, len(documents))
+    for number in asked:
+        check_folds(folds, number, len(documents))
     if whole and keep == "best":
         raise ConfigError(
             "nothing is held out of all documents", where="--whole", expected="--keep average or last", got=keep
