@@ -130,6 +130,14 @@ def test_a_training_writes_a_folder_from_which_it_can_go_on(tmp_path: Path) -> N
     assert bits(more.weights) != bits(done.weights)
 
 
+def test_pairs_that_are_cut_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    _trained(tmp_path / "whole", steps=1, notify=told.append)
+    assert told == []
+    _trained(tmp_path / "cut", dataclasses.replace(QUICK, length=15), steps=1, notify=told.append)
+    assert told == ["3 of 7 pairs are longer than 15 tokens, and cut"]
+
+
 def test_a_stopped_training_is_the_one_that_was_not(tmp_path: Path) -> None:
     """Stopped after every step, while held-out pairs are measured, and while files are written."""
     straight = _trained(tmp_path / "straight")

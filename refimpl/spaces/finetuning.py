@@ -274,6 +274,7 @@ def train_generator(
     resume: bool = False,
     every: int = 250,
     advance: Callable[[int, int, float], object] = lambda step, of, loss: None,
+    notify: Callable[[str], object] = lambda text: None,
 ) -> Generator:
     """Train a generator, and write it to `folder`/model.
 
@@ -291,6 +292,7 @@ def train_generator(
     resume : go on with the folder's checkpoint
     every : steps between checkpoints; there is one after each epoch too
     advance : called after each step, with steps taken, steps in all, and the loss
+    notify : told in a line where pairs had to be cut
 
     Raises
     ------
@@ -304,7 +306,9 @@ def train_generator(
         raise ConfigError(
             "pairs are longer than the model", where="length", expected=expected, got=options.length, remedy=remedy
         )
-    ids, _ = encoded(pairs, start.tokenizer, options)
+    ids, cut = encoded(pairs, start.tokenizer, options)
+    if cut:
+        notify(f"{cut} of {len(pairs)} pairs are longer than {options.length} tokens, and cut")
     numbers, held = list(range(len(ids))), list[int]()
     if fold is not None:
         numbers, held = trained_on(len(ids), folds, fold), held_out(len(ids), folds, fold)

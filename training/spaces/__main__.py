@@ -67,6 +67,10 @@ def _lines(files: list[Path] | None) -> list[str]:
         ) from None
 
 
+def _tell(text: str) -> None:
+    err.print(escape(text), highlight=False)
+
+
 def _say(path: Path, value: Any) -> None:
     data = (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
     replace_file(path, lambda file: file.write(data))
@@ -326,7 +330,7 @@ def seq2seq(
 ) -> None:
     """Train a generator on pairs of a source and a summary."""
     from refimpl.spaces.data import read_pairs
-    from refimpl.spaces.finetuning import Seq2SeqOptions, encoded, train_generator
+    from refimpl.spaces.finetuning import Seq2SeqOptions, train_generator
 
     if (summarizer is None) != (extractor is None):
         raise ConfigError(
@@ -340,15 +344,12 @@ def seq2seq(
         dialect=dialect, seed=seed, **given,
     )  # fmt: skip
     start = _start(found, to, model, bert, new, vocabulary, size, _lines(words), not cased, seed)
-    _, cut = encoded(found, start.tokenizer, options)
-    if cut:
-        err.print(f"{cut} of {len(found)} pairs are longer than {length} tokens, and cut", highlight=False)
     if gradient is None:
         gradient = "session" if chosen.name == "numpy" else "definitions"
     more: dict[str, Any] = {"folds": folds, "fold": None if fold == -1 else fold, "steps": steps, "resume": resume}
     more |= {"backend": chosen, "gradient": gradient, "threads": threads, "every": every}
     with _progress("training") as advance:
-        train_generator(found, start, to, options, advance=advance, **more)
+        train_generator(found, start, to, options, advance=advance, notify=_tell, **more)
     said = json.loads((to / RECORD).read_text("utf-8"))
     held = f", held-out loss {said['losses'][-1]:.4f}" if said["losses"] else ""
     out.print(f"{said['steps']} steps{held}. Model: {escape(str(to / 'model'))}", highlight=False, soft_wrap=True)
