@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,40 @@ def test_processes_give_the_same_file(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two").read_bytes() == (tmp_path / "alone").read_bytes()
     with pytest.raises(ConfigError, match="too few processes"):
         label_file(source, tmp_path / "none", jobs=0)
+
+
+def test_a_process_that_ends_is_told_and_what_was_done_stays(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    class Pool:
+        """The third document ends its process."""
+
+        def __init__(self, jobs: int, context: Any) -> None:
+            self.submitted = 0
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *raised: object) -> None:
+            pass
+
+        def submit(self, function: Any, document: Document, options: LabelOptions) -> Any:
+            self.submitted += 1
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            if self.submitted > 2:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(function(document, options))
+            return future
+
+        def shutdown(self, cancel_futures: bool) -> None:
+            assert cancel_futures
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    with pytest.raises(ConfigError, match=r"ended before its work[\s\S]*--resume and fewer --jobs"):
+        label_file(source, tmp_path / "stopped", jobs=2)
+    monkeypatch.undo()
+    assert len((tmp_path / "stopped.part").read_text("utf-8").splitlines()) == 3
+    assert label_file(source, tmp_path / "stopped", resume=True) == label_file(source, tmp_path / "straight")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "straight").read_bytes()
 
 
 def test_options_that_fail_every_document_are_refused_before_anything_is_written(source: Path, tmp_path: Path) -> None:
