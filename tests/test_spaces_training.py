@@ -244,7 +244,7 @@ def test_a_generator_that_was_trained_on_is_another_model(trained: Path, tmp_pat
     run("extractor", trained / "labels.jsonl", "--out", tmp_path / "e", "--encoder", tmp_path / "a" / "model", *FOLDS)
     run("assemble", tmp_path / "s", "--generator", tmp_path / "a" / "model", "--extractor", tmp_path / "e", "--fold", 1)
     first, _ = load_extractor(tmp_path / "e" / "fold-01" / "extractor.safetensors")
-    assert np.array_equal(folders.load(tmp_path / "s").extractor_weights.projection, first.projection)
+    assert np.array_equal(folders.load(tmp_path / "s", backend="numpy").extractor_weights.projection, first.projection)
 
 
 def test_an_encoder_of_its_own_goes_into_the_summarizer(trained: Path, recorded_folder: Any, tmp_path: Path) -> None:
