@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from refimpl import backend as backends
-from refimpl.console import err, out
+from refimpl.console import bar, err, out
 from refimpl.errors import ConfigError, RefimplError, TextError
 from refimpl.files import replace_file
 
@@ -47,7 +47,7 @@ def _progress(what: str) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar(*columns) as progress:
         task = progress.add_task(what, total=None)
 
         def advance(done: int, of: int, loss: float = math.nan) -> None:
