@@ -17,8 +17,20 @@ import weights_io
 from refimpl import copying, decoding, gpt2, mlp, path_kernel
 from refimpl.parameters import Linear
 from refimpl.spaces import labels
+from refimpl.spaces.published import published_search
 from refimpl.text import rouge, sentences
-from validation import claims, components, conformance, gradients, number_systems, peers, scalar, tolerance, truth
+from validation import (
+    claims,
+    components,
+    conformance,
+    gradients,
+    hashed,
+    number_systems,
+    peers,
+    scalar,
+    tolerance,
+    truth,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,6 +280,18 @@ def _spaces(setting: Setting) -> Finding:
     return Finding(True, "equal", cases, "every label, mask and state")
 
 
+def _spaces_decoding(setting: Setting) -> Finding:
+    """Texts of the released decoder of SPACES on the beam search of bert4keras 0.9.7, all of them equal."""
+    for number, case in enumerate(hashed.recorded()):
+        model = hashed.Hashed(number, case.model.vocabulary, case.model.favoured, setting.backend.asarray)
+        ends = {"start": model.vocabulary - 2, "end": model.vocabulary - 1}
+        options = {"max_new_tokens": case.most, "min_length": case.min_length, "min_ends": case.min_ends}
+        found = published_search(model, case.source, beams=case.beams, **ends, **options)
+        if found.ids != case.text:
+            return Finding(False, "differs", number, f"search {number}: {found.ids}, recorded {case.text}")
+    return Finding(True, "equal", number + 1, "every text")
+
+
 @functools.cache
 def _rouge_texts() -> dict[str, Any]:
     found: dict[str, Any] = json.loads((components.RECORDED / "rouge" / "texts.json").read_text("utf-8"))
@@ -424,6 +448,7 @@ def parity_checks() -> list[Check]:
         ("torch_components", "torch: softmax, GELU, layer norm, attention", torch_count, _torch),
         ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
         ("spaces", "SPACES: labels of 400 pairs, masks and states of 300 hypotheses", _spaces_count(), _spaces),
+        ("spaces_decoding", "SPACES: texts of 320 searches", len(hashed.recorded()), _spaces_decoding),
         ("rouge", "rouge 1.0.1, 1.0.0, 0.3.2, rouge-score: p, r, f of many pairs", _sizes("rouge", ["scores"]), _rouge),
         ("spaces_labels", "SPACES: clauses, and sentences matched", _spaces_labels_count(), _spaces_labels),
         ("neural_tangents", "neural-tangents: kernels, and predictions by them", _kernel_count(), _neural_tangents),

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from validation.claims import copying, favor, gpt2, mitchell, path_kernel, positions, realformer, rouge, sparse, taylor
+from validation.claims import (
+    copying,
+    favor,
+    gpt2,
+    mitchell,
+    path_kernel,
+    positions,
+    realformer,
+    rouge,
+    seq2seq,
+    sparse,
+    taylor,
+)
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -20,6 +32,7 @@ __all__ = [
     "realformer",
     "rouge",
     "select",
+    "seq2seq",
     "sparse",
     "taylor",
 ]
