@@ -192,7 +192,9 @@ def test_what_is_printed_beside_a_bar_goes_into_the_pipe() -> None:
     ours, theirs = pty.openpty()
     code = "from refimpl.console import bar\nwith bar() as b:\n b.add_task('working', total=2)\n print('an answer')"
     environment = os.environ | {"TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True
+    )
     os.close(theirs)
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)

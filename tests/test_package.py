@@ -247,6 +247,7 @@ def test_every_module_of_the_engine_is_linted_or_is_no_definition() -> None:
         "parallel_model",
         "parallel_job",
         "parallel_plan",
+        "scheduler",
     }  # of processes, files, and arithmetic
     no_definitions |= {"comparison", "comparison_plot"}  # of logits, on the host
     no_definitions |= {"fewshot", "fewshot_classify", "fewshot_scores"}  # of texts, on the host

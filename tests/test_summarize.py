@@ -636,10 +636,10 @@ def test_the_workers_of_a_scheduler_come_to_the_same_and_one_that_dies_takes_one
     model: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
-    monkeypatch.setattr(running, "PATIENCE", "300ms")
+    monkeypatch.setattr("refimpl.scheduler.PATIENCE", "300ms")
     with _refused(ConfigError, "no scheduler answers", "tcp://127.0.0.1:9", "tcp://host:port"):
         running.OnDask(Beginnings(), "tcp://127.0.0.1:9")
-    monkeypatch.setattr(running, "PATIENCE", "5s")
+    monkeypatch.setattr("refimpl.scheduler.PATIENCE", "5s")
     assert _run(many, "--model", model, "--output", tmp_path / "one").exit_code == 1
     import dask
 

@@ -40,6 +40,7 @@ from refimpl import mitchell
 from refimpl.console import JsonOption, bar, cores, err, out, print_json
 from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
+from refimpl.scheduler import connected
 from validation import pairs
 
 if TYPE_CHECKING:
@@ -194,25 +195,7 @@ def _ends_with_its_parent() -> None:
 
 def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
     """A client, its executor and how many batches to have under way. Raises ConfigError where there is no Dask, or nobody at the address."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ConfigError(
-            "running on a scheduler's workers needs a package that is not installed",
-            where="--scheduler",
-            expected="dask.distributed",
-            got=f"{type(error).__name__}: {error}",
-            remedy='pip install "refimpl[dask]", here and on every worker',
-        ) from None
-    try:
-        client = Client(address, timeout="5s")
-    except (OSError, ValueError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise ConfigError("no scheduler answers", where=address, expected="tcp://host:port", got=got) from None
-    threads = sum(client.nthreads().values())
-    if not threads:
-        client.close()
-        raise ConfigError("the scheduler has no workers", where=address, remedy=f"dask worker {address}")
+    client, threads = connected(address, "--scheduler")
     return client, client.get_executor(pure=False), 2 * threads
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import BackendError, ConfigError, RefimplError, explain
 from refimpl.inference.threads import blas_threads, products_on
+from refimpl.scheduler import connected
 from refimpl.spaces.documents import Document
 from refimpl.spaces.summary import Summary
 
@@ -30,7 +32,6 @@ __all__ = ["Factory", "Here", "OnDask", "Processes", "Result", "Summarize", "Wor
 
 Summarize = Callable[[str], Summary]
 Factory = Callable[[], Summarize]  # makes it, once in each process; what can be pickled, and on Dask hashed
-PATIENCE = "5s"  # for a scheduler to answer
 AHEAD = 4  # documents that are read and not yet answered, for each that is under way
 
 
@@ -308,20 +309,17 @@ class OnDask:
 
     def __init__(self, factory: Factory, address: str) -> None:
         self._factory, self._address = factory, address
-        self._client = _client(address)
+        self._client, threads = connected(address, "--dask")
         self._futures: dict[Any, Document] = {}
+        self.window = AHEAD * threads
         try:
-            self.window = AHEAD * self._check()
+            self._check()
         except BaseException:
             self._client.close()
             raise
 
-    def _check(self) -> int:
-        """How many documents the workers take at a time; refused where there is none, or one that cannot begin."""
-        threads: int = sum(self._client.nthreads().values())
-        if not threads:
-            remedy = f"dask worker {self._address}"
-            raise ConfigError("the scheduler has no workers", where=self._address, remedy=remedy)
+    def _check(self) -> None:
+        """Refuse a worker that cannot begin."""
         try:
             wrong = [told for told in self._client.run(_checked, self._factory).values() if told]
         except Exception as error:  # whatever stands between this version and the worker's
@@ -330,7 +328,6 @@ class OnDask:
         if wrong:
             remedy = "put the same model at the same place on every worker"
             raise ConfigError("a worker cannot begin", where=self._address, got=wrong[0], remedy=remedy)
-        return threads
 
     def submit(self, document: Document) -> None:
         """Take a document."""
@@ -338,8 +335,7 @@ class OnDask:
 
     def finished(self) -> list[Result]:
         """Results that are there; waits for one."""
-        from distributed import wait
-
+        wait: Any = importlib.import_module("distributed").wait
         try:
             done = wait(list(self._futures), return_when="FIRST_COMPLETED").done
         except Exception as error:  # of whatever kind, it is not of a document
@@ -362,21 +358,3 @@ class OnDask:
         with contextlib.suppress(Exception):  # it may be gone
             self._client.cancel(list(self._futures), force=True)
         self._client.close()
-
-
-def _client(address: str) -> Any:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ConfigError(
-            "running on a scheduler's workers needs a package that is not installed",
-            where="--dask",
-            expected="dask.distributed",
-            got=f"{type(error).__name__}: {error}",
-            remedy='pip install "refimpl[dask]", here and on every worker',
-        ) from None
-    try:
-        return Client(address, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise ConfigError("no scheduler answers", where=address, expected="tcp://host:port", got=got) from None
