@@ -33,6 +33,10 @@ class Backend:
     xp: Any  # array-API namespace
     device: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name: array libraries are modules, which cannot be."""
+        return (get, (self.name,)) if self.name in NAMES else super().__reduce__()  # type: ignore[return-value]
+
     def asarray(self, a: Any, dtype: Any = None) -> Array:
         """`a` (a NumPy array, a nested list, an array already here) as an array of this backend, its dtype kept unless given."""
         if self.name == "cupy" and str(getattr(a, "dtype", "")) == "bfloat16":

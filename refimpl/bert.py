@@ -45,14 +45,20 @@ __all__ = [
     "BertConfig",
     "BertWeights",
     "Dialect",
+    "KeyValueCache",
     "MaskedLM",
     "dialects",
     "encode",
     "encode_vjp",
+    "forward",
     "hidden_states",
     "hidden_states_vjp",
     "masked_lm_logits",
     "masked_lm_logits_vjp",
+    "masked_lm_scores",
+    "masked_lm_scores_vjp",
+    "masked_lm_vectors",
+    "masked_lm_vectors_vjp",
     "named_dialect",
     "next_sentence_logits",
     "next_sentence_logits_vjp",
@@ -368,12 +374,14 @@ def _embedded(weights: BertWeights, given: _Reading) -> Array:  # -> (batch, n, 
     return layer_norm(functools.reduce(operator.add, taken), *weights.embedding_norm, given.form.eps)
 
 
-def _relative(config: BertConfig, x: Array) -> Array | None:  # (batch, n, d) -> (n, n, w), or None
-    """NEZHA's relative positions; other models have none."""
+def _relative(
+    config: BertConfig, x: Array, before: int = 0
+) -> Array | None:  # (batch, n, d) -> (n, before + n, w), or None
+    """NEZHA's relative positions, of tokens that follow `before` others; other models have none."""
     if config.max_position_embeddings is not None:
         return None
     n, w = x.shape[1], config.hidden_size // config.num_attention_heads
-    return relative_positions(n, n, w, like=x, clip=config.clip)
+    return relative_positions(n, before + n, w, like=x, clip=config.clip)
 
 
 def _residual(
@@ -457,6 +465,90 @@ def encode(
     )[-1]
 
 
+class KeyValueCache(NamedTuple):
+    """What has been read so far: per layer keys and values (batch, heads, length, w), and which tokens may be attended to."""
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    allowed: Array  # bool (batch, length)
+
+    def select(self, rows: Array) -> KeyValueCache:  # int (n,) -> cache of n rows
+        """The cache of the given rows, which may repeat: what beam search needs."""
+        xp = namespace(self.allowed)
+        keys, values = (tuple(xp.take(array, rows, axis=0) for array in arrays) for arrays in (self.keys, self.values))
+        return KeyValueCache(keys, values, xp.take(self.allowed, rows, axis=0))
+
+
+def _continuing(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any,
+    cache: KeyValueCache,
+    dialect: str | Dialect,
+) -> _Reading:
+    """How tokens are read that follow those in the cache: each sees them, itself, and what stands between."""
+    convention, ids = named_dialect(dialect), check_token_ids(token_ids, config.vocab_size, weights.token_embedding)
+    xp, (rows_, n), before = namespace(ids), ids.shape, cache.allowed.shape[1]
+    if cache.allowed.shape[0] != rows_:
+        expected, got = f"{cache.allowed.shape[0]} rows, as in the cache", f"{rows_} rows"
+        raise ShapeError("the cache holds another batch", where="token_ids", expected=expected, got=got)
+    positions = xp.arange(before, before + n, device=device_of(ids))
+    given = _reading(weights, config, ids, segment_ids, None, positions, "encoder", dialect)
+    allowed = ids == ids if convention.masked_key_id is None else ids != convention.masked_key_id
+    keys = xp.concat([cache.allowed, allowed], axis=1)[:, None, None, :]
+    return given._replace(seen=keys & causal_mask(n, before + n, xp=xp, device=device_of(ids)))
+
+
+def forward(
+    weights: BertWeights,
+    config: BertConfig,
+    token_ids: Any,
+    segment_ids: Any = None,
+    *,
+    mask: Any = None,
+    cache: KeyValueCache | None = None,
+    dialect: str | Dialect = "huggingface",
+) -> tuple[Array, KeyValueCache]:  # int (batch, n) -> (batch, n, d), cache
+    """x_L of a source, whose tokens see each other; or, with a cache, of tokens that follow: what "unilm" computes, read in pieces.
+
+    A token that follows sees all in the cache, itself, and what stands between, whatever its segment. Its position is how many tokens there are
+    before it.
+
+    Parameters
+    ----------
+    weights, config, dialect : as `encode`
+    token_ids, segment_ids, mask : as `encode`; with a cache there is no mask
+    cache : what this function returned for the tokens before; None: there are none
+
+    Returns
+    -------
+    array, (batch, n, d), the dtype of the weights; and the cache that now includes the tokens
+
+    Raises
+    ------
+    TokenError, ShapeError, DtypeError, ConfigError
+        as `encode`; if the cache holds another number of rows, or there are both a cache and a mask.
+    """
+    if cache is None:
+        given = _reading(weights, config, token_ids, segment_ids, mask, None, "encoder", dialect)
+    elif mask is not None:
+        remedy = "leave the mask out: rows of one length alone can be continued"
+        raise ConfigError("tokens that follow a cache have no padding", where="bert.forward(mask=...)", remedy=remedy)
+    else:
+        given = _continuing(weights, config, token_ids, segment_ids, cache, dialect)
+    x, handed, pairs = _embedded(weights, given), None, []
+    relative = _relative(config, x, 0 if cache is None else cache.allowed.shape[1])
+    for number, layer in enumerate(weights.blocks, 1):
+        before = None if cache is None else (cache.keys[number - 1], cache.values[number - 1])
+        options = _residual(config, given, relative, number, handed)
+        x, found = realformer(layer, x, given.form, before=before, **options)
+        pairs.append((found.keys, found.values))
+        handed = found.scores
+    keys, values = (tuple(pair[part] for pair in pairs) for part in (0, 1))
+    return x, KeyValueCache(keys, values, given.seen[:, 0, -1, :])
+
+
 def _head(part: Any, name: str) -> Any:
     if part is None:
         raise ConfigError("the weights lack this head", where=name, expected=f"parameters called {name}.*")
@@ -493,9 +585,20 @@ def masked_lm_logits(
     ConfigError
         if the weights have no such head, or the dialect is unknown.
     """
+    return masked_lm_scores(weights, masked_lm_vectors(weights, config, hidden, dialect=dialect))
+
+
+def masked_lm_vectors(
+    weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
+) -> Array:  # (batch, n, d) -> (batch, n, d)
+    """LN(GELU(W x_L + b)): the vectors that the masked-LM head compares with the words'. Arguments and errors as `masked_lm_logits`."""
     head, eps = _head(weights.masked_lm, "masked_lm"), _head_eps(config, named_dialect(dialect))
-    words = layer_norm(gelu(head.transform(hidden), config.activation), *head.norm, eps)
-    return product(words, _output(weights)) + head.bias
+    return layer_norm(gelu(head.transform(hidden), config.activation), *head.norm, eps)
+
+
+def masked_lm_scores(weights: BertWeights, vectors: Array) -> Array:  # (batch, n, d) -> (batch, n, vocab)
+    """y Eᵀ + b_v, or y Hᵀ + b_v where the head is not tied, of `masked_lm_vectors`. Raises ConfigError where the weights have no such head."""
+    return product(vectors, _output(weights)) + _head(weights.masked_lm, "masked_lm").bias
 
 
 def _head_eps(config: BertConfig, dialect: Dialect) -> float:
@@ -560,7 +663,7 @@ def hidden_states_vjp(
         blocks: list[Block] = []
         scores_bar = None
         for pullback_of_layer in reversed(pullbacks):
-            layer_bar, x_bar, scores_bar, _ = pullback_of_layer(x_bar, Attended(scores_bar, None, None))
+            layer_bar, x_bar, scores_bar, *_ = pullback_of_layer(x_bar, Attended(scores_bar, None, None))
             x_bar = total(x_bar, inner_bars.pop())
             blocks.insert(0, layer_bar)
         (embedding,) = embedding_pullback(x_bar)
@@ -624,20 +727,51 @@ def masked_lm_logits_vjp(
     weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
 ) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, n, vocab), pullback
     """x̄_L = (GELU'(h) ∘ LN*(ȳ E)) Wᵀ with h = W x_L + b, Ē = Σ ȳᵀ LN(GELU(h)), b̄_v = Σ ȳ; 0 for all else. Arguments as `masked_lm_logits`."""
+    words, words_pullback = masked_lm_vectors_vjp(weights, config, hidden, dialect=dialect)
+    scores, scores_pullback = masked_lm_scores_vjp(weights, words)
+
+    def pullback(y_bar: Array) -> tuple[BertWeights, Array]:  # (batch, n, vocab) -> weights, (batch, n, d)
+        table_bar, words_bar = scores_pullback(y_bar)
+        inner_bar, hidden_bar = words_pullback(words_bar)
+        head_bar = inner_bar.masked_lm._replace(bias=table_bar.masked_lm.bias)
+        return table_bar._replace(masked_lm=head_bar), hidden_bar
+
+    return scores, pullback
+
+
+@vjp_of(masked_lm_vectors, "weights", "hidden")
+def masked_lm_vectors_vjp(
+    weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
+) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, n, d), pullback
+    """x̄_L = (GELU'(h) ∘ LN*(ȳ)) Wᵀ with h = W x_L + b; 0 for all but the transform and the norm. Arguments as `masked_lm_vectors`."""
     head: MaskedLM = _head(weights.masked_lm, "masked_lm")
     eps = _head_eps(config, named_dialect(dialect))
     inner, inner_pullback = affine_vjp(hidden, *head.transform)
     active, gelu_pullback = gelu_vjp(inner, config.activation)
     words, norm_pullback = layer_norm_vjp(active, *head.norm, eps)
-    scores, product_pullback = product_vjp(words, _output(weights))
+
+    def pullback(words_bar: Array) -> tuple[BertWeights, Array]:  # (batch, n, d) -> weights, (batch, n, d)
+        active_bar, *norm = norm_pullback(words_bar)
+        hidden_bar, *transform = inner_pullback(*gelu_pullback(active_bar))
+        head_bar = MaskedLM(Linear(*transform), Norm(*norm), zeros(head.bias))
+        return zeros(weights)._replace(masked_lm=head_bar), hidden_bar
+
+    return words, pullback
+
+
+@vjp_of(masked_lm_scores, "weights", "vectors")
+def masked_lm_scores_vjp(
+    weights: BertWeights, vectors: Array
+) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, n, vocab), pullback
+    """v̄ = ȳ E, Ē = Σ ȳᵀ v, b̄_v = Σ ȳ; 0 for all else. Arguments and errors as `masked_lm_scores`."""
+    head: MaskedLM = _head(weights.masked_lm, "masked_lm")
+    scores, product_pullback = product_vjp(vectors, _output(weights))
     tied = weights.output_embedding is None
 
     def pullback(y_bar: Array) -> tuple[BertWeights, Array]:  # (batch, n, vocab) -> weights, (batch, n, d)
-        words_bar, output_bar = product_pullback(y_bar)
-        active_bar, *norm = norm_pullback(words_bar)
-        hidden_bar, *transform = inner_pullback(*gelu_pullback(active_bar))
-        head_bar = MaskedLM(Linear(*transform), Norm(*norm), summed_to(y_bar, head.bias.shape))
+        vectors_bar, output_bar = product_pullback(y_bar)
+        head_bar = zeros(head)._replace(bias=summed_to(y_bar, head.bias.shape))
         table = {"token_embedding" if tied else "output_embedding": namespace(output_bar).matrix_transpose(output_bar)}
-        return zeros(weights)._replace(masked_lm=head_bar, **table), hidden_bar
+        return zeros(weights)._replace(masked_lm=head_bar, **table), vectors_bar
 
     return scores + head.bias, pullback

@@ -139,6 +139,7 @@ def realformer(
     form: Form,
     *,
     mask: Array | None = None,
+    before: tuple[Array, Array] | None = None,
     relative: Array | None = None,
     previous_scores: Array | None = None,
     mean_over: int = 1,
@@ -150,6 +151,7 @@ def realformer(
         x,
         form.heads,
         mask=mask,
+        before=before,
         relative=relative,
         previous_scores=previous_scores,
         mean_over=mean_over,
@@ -268,19 +270,20 @@ def post_ln_vjp(
     value, realformer_pullback = realformer_vjp(layer, x, form, mask=mask, relative=relative)
 
     def pullback(z_bar: Array | None, seen_bar: Attended | None = None) -> tuple[Any, ...]:
-        layer_bar, x_bar, _, relative_bar = realformer_pullback(z_bar, seen_bar)
+        layer_bar, x_bar, _, relative_bar, _ = realformer_pullback(z_bar, seen_bar)
         return layer_bar, x_bar, relative_bar
 
     return value, pullback
 
 
-@vjp_of(realformer, "layer", "x", "previous_scores", "relative")
+@vjp_of(realformer, "layer", "x", "previous_scores", "relative", "before")
 def realformer_vjp(
     layer: Block,
     x: Array,
     form: Form,
     *,
     mask: Array | None = None,
+    before: tuple[Array, Array] | None = None,
     relative: Array | None = None,
     previous_scores: Array | None = None,
     mean_over: int = 1,
@@ -292,7 +295,7 @@ def realformer_vjp(
     """
     options: dict[str, Any] = {"previous_scores": previous_scores, "relative": relative}
     (mixed, seen), attention_pullback = self_attention_vjp(
-        layer, x, form.heads, mask=mask, mean_over=mean_over, hand_on=hand_on, **options
+        layer, x, form.heads, mask=mask, before=before, mean_over=mean_over, hand_on=hand_on, **options
     )
     y, norm_pullback = layer_norm_vjp(x + mixed, *layer.attention_norm, form.eps)
     fed, feed_pullback = feed_forward_vjp(layer, y, form.activation)
@@ -302,7 +305,7 @@ def realformer_vjp(
         sum_bar, *second_norm = second_norm_pullback(zeros(z) if z_bar is None else z_bar)
         feed, through = feed_pullback(sum_bar)
         residual_bar, *norm = norm_pullback(sum_bar + through)
-        attention, through, _, *rest = attention_pullback(residual_bar, seen_bar)
-        return _joined(attention, norm, feed, second_norm), residual_bar + through, *rest
+        attention, through, before_bar, *rest = attention_pullback(residual_bar, seen_bar)
+        return _joined(attention, norm, feed, second_norm), residual_bar + through, *rest, before_bar
 
     return (z, seen), pullback

@@ -114,14 +114,20 @@ def _tokens(name: str, tokens: Any) -> list[int]:
     return found
 
 
-def _common_lengths(x: list[int], y: list[int]) -> list[list[int]]:
-    """c[i][j], the length of a longest common subsequence of the first i of `x` and the first j of `y`."""
-    rows = [[0] * (len(y) + 1)]
+def _common_lengths(x: list[int], y: list[int]) -> list[int]:
+    """Rows of bits: c[i, j] is how many of the lowest j bits of row i are 0, one for each j at which c[i, j] is one more than c[i, j-1].
+
+    A token x_i moves, in every run of bits from one 0 up to the next, the 0 to the first place where y has x_i: an addition carries through the run.
+
+    Reference: H. Hyyrö, "Bit-parallel LCS-length computation revisited", AWOCA 2004.
+    """
+    every, places = (1 << len(y)) - 1, dict.fromkeys(x, 0)
+    for j, token in enumerate(y):
+        places[token] = places.get(token, 0) | 1 << j
+    rows = [every]
     for token in x:
-        above, row = rows[-1], [0]
-        for j, other in enumerate(y):
-            row.append(above[j] + 1 if token == other else max(above[j + 1], row[j]))
-        rows.append(row)
+        common = rows[-1] & places[token]
+        rows.append((rows[-1] + common | rows[-1] - common) & every)
     return rows
 
 
@@ -136,7 +142,7 @@ def longest_common_subsequence(source: Any, target: Any) -> list[tuple[int, int]
 
     Returns
     -------
-    list of pairs (position in source, position in target), rising; empty where nothing is common. Work and memory are n · m.
+    list of pairs (position in source, position in target), rising; empty where nothing is common. Work and memory are n · m bits.
 
     Raises
     ------
@@ -144,13 +150,17 @@ def longest_common_subsequence(source: Any, target: Any) -> list[tuple[int, int]
         for token ids that are not whole numbers.
     """
     x, y = _tokens("source", source), _tokens("target", target)
-    c, i, j = _common_lengths(x, y), len(x), len(y)
+    rows, i, j = _common_lengths(x, y), len(x), len(y)
     pairs: list[tuple[int, int]] = []
-    while c[i][j]:
+
+    def c(i: int, j: int) -> int:
+        return j - (rows[i] & (1 << j) - 1).bit_count()
+
+    while c(i, j):
         if x[i - 1] == y[j - 1]:
             i, j = i - 1, j - 1
             pairs.append((i, j))
-        elif c[i][j - 1] > c[i - 1][j]:
+        elif c(i, j - 1) > c(i - 1, j):
             j -= 1
         else:
             i -= 1

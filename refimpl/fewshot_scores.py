@@ -141,6 +141,8 @@ def log_probabilities(model: Model, rows: Sequence[Row]) -> list[list[float]]:
     """
     decoder = model._decoder()
     _check(rows, decoder.context)
+    if not rows:
+        return []
     different = list(dict.fromkeys(rows))
     shared = min(decoding.common_prefix([row.ids[:-1] for row in different]), min(row.first for row in different))
     logits, state = decoder.start([list(different[0].ids[:shared])])

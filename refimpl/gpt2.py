@@ -24,7 +24,7 @@ from refimpl.attention import causal_mask
 from refimpl.blocks import Form, GELUForm, pre_ln, pre_ln_vjp
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.gradients import Pullback, total, vjp_of, zeros
-from refimpl.inputs import as_array, check_mask, check_positions, check_token_ids, rows_vjp
+from refimpl.inputs import as_array, check_mask, check_positions, check_selected, check_token_ids, rows_vjp
 from refimpl.inputs import rows as _rows
 from refimpl.normalization import layer_norm, layer_norm_vjp
 from refimpl.number_system import Array, device_of, namespace, whole_number
@@ -425,9 +425,9 @@ class CachedDecoder:
         return forward(self.weights, self.config, token_ids, mask=mask, cache=cache, dialect=self.dialect)
 
     def select(self, cache: KeyValueCache, rows: list[int]) -> KeyValueCache:
-        """The cache of the given rows."""
-        xp = namespace(cache.allowed)
-        return cache.select(xp.asarray(rows, device=device_of(cache.allowed)))
+        """The cache of the given rows; TokenError for one that there is not."""
+        xp, kept = namespace(cache.allowed), check_selected(rows, cache.allowed.shape[0])
+        return cache.select(xp.asarray(kept, device=device_of(cache.allowed)))
 
 
 # --- backwards ------------------------------------------------------------------------------------------------------------------------

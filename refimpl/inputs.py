@@ -5,13 +5,25 @@ x[b, t] = E[ids[b, t]]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refimpl.errors import DtypeError, ShapeError, TokenError
 from refimpl.gradients import Pullback, rows_summed, vjp_of
 from refimpl.number_system import Array, device_of, namespace
 
-__all__ = ["as_array", "check_mask", "check_positions", "check_some_token", "check_token_ids", "rows", "rows_vjp"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "as_array",
+    "check_mask",
+    "check_positions",
+    "check_selected",
+    "check_some_token",
+    "check_token_ids",
+    "rows",
+    "rows_vjp",
+]
 
 
 def as_array(name: str, values: Any, like: Array) -> Array:
@@ -108,6 +120,17 @@ def check_positions(positions: Array, shape: tuple[int, ...]) -> None:
             expected=f"{shape} or {shape[-1:]}",
             got=tuple(positions.shape),
         )
+
+
+def check_selected(selected: Iterable[int], batch: int) -> list[int]:
+    """The rows of a batch that decoding goes on with, in their new order; TokenError unless there are some, each 0 <= row < batch."""
+    found = [int(row) for row in selected]
+    wrong = next((place for place, row in enumerate(found) if not 0 <= row < batch), None)
+    if wrong is not None or not found:
+        got = "none" if wrong is None else found[wrong]
+        where = "select(rows)" if wrong is None else f"select(rows)[{wrong}]"
+        raise TokenError("there is no such row", where=where, expected=f"some rows, each 0 <= row < {batch}", got=got)
+    return found
 
 
 def rows(table: Array, ids: Array) -> Array:  # (n, d), int (...) -> (..., d)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refimpl import gpt2, parallel
-from refimpl.inputs import check_mask, check_token_ids
+from refimpl.inputs import check_mask, check_selected, check_token_ids
 from refimpl.parallel_communicators import RankLostError
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ class Leader:
         return self._read(token_ids, mask, cache, last=False)
 
     def select(self, cache: State, rows: list[int]) -> State:
-        """The state of the given rows."""
-        order = self._order("select", cache.number, [int(row) for row in rows], None)
+        """The state of the given rows; TokenError for one that there is not."""
+        kept = check_selected(rows, cache.cache.allowed.shape[0])
+        order = self._order("select", cache.number, kept, None)
         return self._done(order, cache)[1]
 
     def stop(self) -> None:

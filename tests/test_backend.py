@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import re
 import types
 from typing import Any
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import refimpl
 from refimpl import backend, errors
 
 STEPS = ["CuPy is installed", "NVIDIA driver", "CUDA device", "NVRTC compiles a kernel", "cuBLAS multiplies"]
@@ -246,3 +248,12 @@ def test_numpy_backend_keeps_dtypes_and_values_both_ways(dtype: str) -> None:
 
 def test_a_seed_is_that_of_numpys_default_generator() -> None:
     assert backend.generator(3).random(4).tolist() == np.random.default_rng(3).random(4).tolist()
+
+
+def test_a_backend_and_a_model_on_it_can_be_pickled() -> None:
+    """What a pool of processes needs; the array library itself is a module, which cannot be."""
+
+    model = refimpl.load("tang", backend="numpy")
+    again = pickle.loads(pickle.dumps(model))
+    assert again.backend == model.backend
+    assert again.generate("春", seed=1, max_new_tokens=5) == model.generate("春", seed=1, max_new_tokens=5)

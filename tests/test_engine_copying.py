@@ -405,6 +405,9 @@ BUGS = [
     ),
     ("COPY-2", "_continues", _shorter),
     ("COPY-2", "_among", _everything),
+    ("COPY-2.steps", "_continues", _shorter),
+    ("COPY-2.steps", "_among", _everything),
+    ("COPY-2.steps", "_tags", _unbarred),
     ("COPY-2.published", "_continues", lambda f, x, y, m: f(x, y, 0 * m + 3)),
     ("COPY-3", "_tags", _unbarred),
     (

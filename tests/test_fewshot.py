@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import refimpl
 import weights_io
 from refimpl import cli, decoding, errors, fewshot, fewshot_classify, fewshot_scores, gpt2
+from refimpl.fewshot_scores import log_probabilities
 from refimpl.inference.gpt2 import Session
 from refimpl.text.stopping import StopText
 from validation import components, tolerance
@@ -277,6 +278,10 @@ def test_choices_have_the_log_probability_of_the_definition(
         assert found.scores[0] == found.scores[4]
         assert [found.scores[index] for index in found.order] == sorted(found.scores, reverse=True)
         assert found.order.index(0) + 1 == found.order.index(4)  # equals in the order in which they are given
+
+
+def test_no_rows_have_no_log_probabilities() -> None:
+    assert log_probabilities(_tiny(), []) == []
 
 
 def test_choices_in_float32_differ_by_what_rounding_allows() -> None:

@@ -374,3 +374,13 @@ def test_a_model_reads_with_the_weights_configuration_and_dialect_it_has() -> No
     assert np.array_equal(low._decoder().start([[5, 7]])[0], Session(half, model.config).start([[5, 7]])[0])
     with pytest.raises(ConfigError, match="low memory has one arithmetic"):
         refimpl.Model(half, model.config, model.backend, low_memory=True, arithmetic="mitchell")
+
+
+@pytest.mark.parametrize("rows", [[], [2], [-1], [0, 7]])
+@pytest.mark.parametrize("made", [Session, gpt2.CachedDecoder])
+def test_rows_that_there_are_not_are_refused(made: Any, rows: list[int]) -> None:
+    """NumPy would count -1 from the end, and a GPU take any row."""
+    decoder = made(weights(SMALL, NUMPY, "float64"), SMALL)
+    _, state = decoder.start(IDS, MASK)
+    with pytest.raises(TokenError, match=r"(?s)there is no such row.*0 <= row < 2"):
+        decoder.select(state, rows)

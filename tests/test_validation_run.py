@@ -336,7 +336,7 @@ def test_no_check_gets_lost():
         " PATHKERNEL-1 PATHKERNEL-1.coefficients PATHKERNEL-2 PATHKERNEL-3 PATHKERNEL-3.exact PATHKERNEL-4 PATHKERNEL-5 "
         "PARITY.neural_tangents REALFORMER-6 REALFORMER-6.network"
     )
-    expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
+    expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-2.steps COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)

@@ -124,7 +124,7 @@ def bert_block_vjp(
     (z, _), pullback = realformer_vjp(layer, x, form, mask=seen, previous_scores=previous_scores)
 
     def back(z_bar: Array) -> tuple[Array, ...]:
-        layer_bar, x_bar, scores_bar, _ = pullback(_at_real(z_bar, mask))
+        layer_bar, x_bar, scores_bar, *_ = pullback(_at_real(z_bar, mask))
         return x_bar, scores_bar, *leaves(layer_bar)
 
     return _at_real(z, mask), back

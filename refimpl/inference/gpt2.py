@@ -33,6 +33,7 @@ from refimpl.errors import ConfigError, DtypeError
 from refimpl.inference.in_place import Memory, blocks, heads_of, normalized, softmax, tanh_gelu
 from refimpl.inference.threads import blas_threads, products_on, usual_threads
 from refimpl.inference.widening import shifted, widen
+from refimpl.inputs import check_selected
 from refimpl.number_system import whole_number
 from refimpl.parameters import Linear, Norm, is_positive
 from refimpl.trees import leaves, mapped
@@ -151,15 +152,16 @@ class Session:
         return self._last(self._reading(token_ids, None, cache), cache)
 
     def select(self, cache: State, rows: list[int]) -> State:
-        """The state of the given rows, which may repeat; what they have in common from one prompt is not copied."""
+        """The state of the given rows, which may repeat; what they share is not copied. TokenError for a row there is not."""
         batch = len(cache.allowed)
-        if list(rows) == list(range(batch)):
+        rows = check_selected(rows, batch)
+        if rows == list(range(batch)):
             return cache
         allowed, read = cache.allowed[rows], cache.read[rows]
         if batch == 1 and cache.shared is None:
             empty = cache.cache.taken([0] * len(rows), 0, ROOM)
             return State(empty, 0, allowed, read, cache.cache, cache.length)
-        taken = cache.cache.taken(list(rows), cache.length, self._room(cache.length, cache.before))
+        taken = cache.cache.taken(rows, cache.length, self._room(cache.length, cache.before))
         return State(taken, cache.length, allowed, read, cache.shared, cache.before)
 
     def read(self, token_ids: Any, cache: State | None, mask: Any = None) -> tuple[Any, State]:

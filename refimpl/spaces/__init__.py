@@ -1,1 +1,3 @@
 """SPACES: extract sentences, then generate a summary that copies from them."""
+
+__all__: list[str] = []

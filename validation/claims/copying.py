@@ -251,6 +251,54 @@ def _contiguous(setting: Setting) -> Outcome:
     return Outcome("not refuted", len(_generated(setting)), f"{copied} spans, the longest of {longest} tokens")
 
 
+REACHED = ((3, 3, 4), (2, 5, 4))  # alphabets, the longest sources over them, and tokens generated
+REACHED_STEPS = 80_557
+
+
+def _reached(setting: Setting, source: Tokens, letters: int, depth: int) -> Iterator[tuple[Tokens, int, int, int]]:
+    """(tokens, state before, tag, state after) of every step that any tags and any choice of allowed tokens lead to, from nothing."""
+    array, tags = setting.backend.asarray, ([2.0, 1, 0], [0.0, 1, 0], [1.0, 0, 2])
+    open_now: list[tuple[Tokens, int]] = [((), 0)]
+    for _ in range(depth):
+        rows = [(y, state, tag) for (y, state), tag in itertools.product(open_now, range(3))]
+        scores, states = array(np.array([tags[tag] for *_, tag in rows])), array(np.array([s for _, s, _ in rows]))
+        answers = copying.copy_step(scores, states, source, [list(y) for y, *_ in rows], vocab_size=letters + 1)
+        allowed, after = (setting.backend.to_numpy(answer).tolist() for answer in answers)
+        steps = [
+            ((*y, token), state, tag, new)
+            for (y, state, tag), may, new in zip(rows, allowed, after, strict=True)
+            for token in range(letters + 1)
+            if may[token]
+        ]
+        yield from steps
+        open_now = list(dict.fromkeys((y, new) for y, _, _, new in steps))
+
+
+@claim(
+    "COPY-2.steps",
+    "from state 0, whatever the tags and whichever allowed tokens are taken: after every step the last s tokens, s the state, occur contiguously "
+    "in the source; s is 0 after O, 1 after B, and under I one more than before or, where nothing continues, 1; in state 0 I is O or B, whichever "
+    "scores more",
+    source=SOURCE,
+    method="all sources of 1 to 3 tokens of 3 kinds and of 1 to 5 of 2 kinds, with one token beside them; all tags and all allowed tokens, 4 in a "
+    "row: every (tokens, state) that is reached, by a comparison with all substrings",
+    expected="proved",
+    cases=REACHED_STEPS,
+)
+def _spans_by_steps(setting: Setting) -> Outcome:
+    cases = longest = 0
+    for letters, most, depth in REACHED:
+        for source in _sequences(letters, most, 1):
+            for y, before, tag, after in _reached(setting, source, letters, depth):
+                cases, longest = cases + 1, max(longest, after)
+                span = y[len(y) - after :]
+                right = after in ((before + 1, 1) if tag == INSIDE and before else (tag % INSIDE,))
+                if not (right and (after == 0 or _occurs(span, source))):
+                    found = f"tag {tag} in state {before} leads to {after} after {y}"
+                    return Outcome("refuted", cases, f"source {source}: {found}")
+    return Outcome("proved", cases, f"every step; the longest span has {longest} tokens")
+
+
 def _searches() -> list[tuple[int, bool]]:
     """(beams, whether every token is one that the tags of the text allow) of every recorded search of the released code."""
     answers, found = weights_io.open(components.RECORDED / "spaces" / "answers.safetensors"), []

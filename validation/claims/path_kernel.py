@@ -75,7 +75,7 @@ def _realformer(rng: np.random.Generator) -> Network:
         (last, _), second = blocks.realformer_vjp(layers[1], middle, form, previous_scores=seen.scores)
 
         def pullback(bar: Any) -> Any:
-            upper, middle_bar, scores_bar, _ = second(bar)
+            upper, middle_bar, scores_bar, *_ = second(bar)
             lower, x_bar, *_ = first(middle_bar, blocks.Attended(scores_bar, None, None))
             return (lower, upper), x_bar
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from refimpl import bert, blocks, convolution, gpt2, mlp, parameters  # noqa: F401 - importing them registers rules
 from refimpl.activation import gelu
+from refimpl.spaces import seq2seq
 from validation.gradients.case import EVERY, Case, of
 from validation.gradients.rows import SURE
 
@@ -190,8 +191,9 @@ def _post_ln(rng: np.random.Generator) -> Iterator[Case]:
 
 @of("blocks.realformer")
 def _realformer(rng: np.random.Generator) -> Iterator[Case]:
-    common, _, residual = _layered(rng)
+    common, before, residual = _layered(rng)
     form = {"form": blocks.Form(2, 1e-5, "tanh")}
+    yield Case("before", "keys and values that precede", common | form | before)
     yield Case("sum", "scores, relative positions", common | form | residual, dtypes=("float32",), sampled=True)
     yield Case("mean", "a running mean of scores", common | form | residual | {"mean_over": 2})
     yield Case("own", "its own scores handed on", common | form | residual | {"hand_on": "own"})
@@ -341,9 +343,50 @@ def _sentence(rng: np.random.Generator) -> Iterator[Case]:
         )
 
 
+@of("bert.masked_lm_vectors")
+def _masked_lm_vectors(rng: np.random.Generator) -> Iterator[Case]:
+    given = _bert(rng, BERT, ("masked_lm",)) | {"hidden": rng.normal(size=(2, 3, 4))}
+    yield Case("plain", "a transform, GELU, and a norm", given)
+
+
+@of("bert.masked_lm_scores")
+def _masked_lm_scores(rng: np.random.Generator) -> Iterator[Case]:
+    weights, vectors = _bert(rng, BERT, ("masked_lm",))["weights"], {"vectors": rng.normal(size=(2, 3, 4))}
+    yield Case("tied", "the table is the embedding's", {"weights": weights} | vectors)
+    untied = weights._replace(output_embedding=rng.normal(size=(7, 4)))
+    yield Case("untied", "a table of its own", {"weights": untied} | vectors)
+
+
 @of("bert.masked_lm_logits")
 def _masked_lm(rng: np.random.Generator) -> Iterator[Case]:
     given = _bert(rng, BERT, ("masked_lm",)) | {"hidden": rng.normal(size=(2, 3, 4))}
     yield Case("tied", "the table is the embedding's", given, dtypes=WIDE)
     untied = given["weights"]._replace(output_embedding=rng.normal(size=(7, 4)))
     yield Case("untied", "a table of its own", given | {"weights": untied, "dialect": "bert4keras"})
+
+
+# --- the generator of SPACES ----------------------------------------------------------------------------------------------------------
+
+
+def _generator(
+    rng: np.random.Generator, config: bert.BertConfig = BERT, dialect: str = "huggingface"
+) -> dict[str, Any]:
+    """A generator of one layer, and two rows of source and target, one of them padded."""
+    whole = seq2seq.Seq2SeqConfig(dataclasses.replace(config, num_hidden_layers=1), 1, 2, dialect)
+    weights = seq2seq.Seq2SeqWeights.from_named(_drawn(rng, seq2seq.Seq2SeqWeights.shapes(whole)), whole)
+    segments = {"segment_ids": np.array([[0, 0, 1, 1], [0, 1, 1, 0]])}
+    return {"weights": weights, "config": whole} | BERT_INPUT | segments
+
+
+@of("spaces.seq2seq.logits")
+def _seq2seq_logits(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("bert", "one table for three uses; tokens and tags on the same vectors", _generator(rng))
+    yield Case("nezha", "relative positions, a masked token id", _generator(rng, NEZHA, "bert4keras-0.9"))
+
+
+@of("spaces.seq2seq.loss")
+def _seq2seq_loss(rng: np.random.Generator) -> Iterator[Case]:
+    labels = {"labels": np.array([[0, 1, 2], [1, 2, 0]])}
+    yield Case("corrected", "all tokens are compared", _generator(rng) | labels)
+    masked = {"said": np.array([[3, 5, 1, 2], [6, 1, 4, 0]]), "k": 2, "copy_weight": 0.5, "dialect": "published"}
+    yield Case("published", "two largest logits, other tokens said than read", _generator(rng) | labels | masked)
