@@ -6,6 +6,9 @@
 A block is a run of Han characters (U+4E00 to U+9FD5), ASCII letters, digits and `+#&._%-`. It is cut by the dictionary first; single characters
 that come out side by side are joined and cut again by a hidden Markov model, whose states say that a character begins a word, is inside, ends it
 or stands alone, unless the dictionary has them as one word. Everything outside blocks is cut into single characters, except that CR LF stays one.
+Without the model (`hidden=False`, jieba's `HMM=False`) single characters stay so, but ASCII letters and digits side by side are joined.
+
+Own words, with how often each occurs, make another segmenter (`Segmenter.with_words`); N grows by every number, also where a word was there before.
 
 Dictionary, probabilities and the extent of blocks are those of the package `jieba`; the two searches are written here, for three reasons. Its own
 second search copies the path so far at every character, which takes time in the square of a run: minutes for a megabyte of rare characters. It keeps
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -27,13 +31,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from refimpl.errors import TokenizerError
 
 if TYPE_CHECKING:
-    import re
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Segmenter", "segmenter"]
 
 INSTALL = 'pip install "jieba>=0.42.1,<0.43"   (the extra "text")'
 OCCURRENCES = 60_101_967  # the sum over jieba's own dictionary: with another one, the words are others
+LINE = re.compile(r"^(.+?)( [0-9]+)?( [a-z]+)?$")  # of a user dictionary, as jieba reads it
 _LOCK = threading.Lock()
 
 
@@ -50,15 +54,52 @@ class Segmenter(NamedTuple):
     emit: dict[str, dict[str, float]]  # log p(xₜ | sₜ), first sₜ
     before: dict[str, str]  # the states that may stand before one
     never: float  # log p of what no table has
+    total: int = OCCURRENCES  # N
 
-    def cut(self, text: str) -> Iterator[str]:  # str -> its words in order, which join to it
-        """argmax Σ log(n(w) / N) in every block; single characters elsewhere."""
+    def cut(self, text: str, *, hidden: bool = True) -> Iterator[str]:  # str -> its words in order, which join to it
+        """argmax Σ log(n(w) / N) in every block; single characters elsewhere. `hidden`: whether the second search takes part."""
         for matched, part in _alternating(self.blocks, text):
             if matched:
-                yield from self._words(part)
+                yield from self._words(part) if hidden else self._dictionary_words(part)
                 continue
             for whole, rest in _alternating(self.spaces, part):
                 yield from [rest] if whole else rest
+
+    def with_words(self, lines: Iterable[str]) -> Segmenter:
+        """The segmenter that also knows the words of a user dictionary: lines of a word, how often it occurs, and its kind, the last two optional.
+
+        A word without a number is given the least with which it stays in one piece. What jieba does with the lines, it does in their order; so
+        is it here. Raises TokenizerError for a line that begins with no word, and for 0 occurrences, by which jieba means a word to be split.
+        """
+        made = self._replace(frequency=dict(self.frequency))
+        for number, line in enumerate(lines, 1):
+            if stripped := line.strip().lstrip("\ufeff"):
+                made = made._with_word(*_told(stripped, number))
+        return made
+
+    def _with_word(self, word: str, occurrences: int | None) -> Segmenter:
+        """One word more, in this segmenter's own dictionary."""
+        if occurrences is None:
+            product = 1.0
+            for part in self.cut(word, hidden=False):
+                product *= self.frequency.get(part, 1) / self.total
+            occurrences = max(int(product * self.total) + 1, self.frequency.get(word, 0))
+        self.frequency[word] = occurrences
+        for end in range(1, len(word)):
+            self.frequency.setdefault(word[:end], 0)
+        return self._replace(total=self.total + occurrences)
+
+    def _dictionary_words(self, block: str) -> Iterator[str]:
+        """The most probable words of a block; ASCII letters and digits that come out one by one are joined."""
+        ends = self._ends(block)
+        begin = joined = 0  # block[joined:begin] are such letters
+        while begin < len(block):
+            end = ends[begin]
+            if end - begin > 1 or not (block[begin].isascii() and block[begin].isalnum()):
+                yield from filter(None, (block[joined:begin], block[begin:end]))
+                joined = end
+            begin = end
+        yield from filter(None, (block[joined:],))
 
     def _words(self, block: str) -> Iterator[str]:
         """The most probable words of a block, and what becomes of the single characters between longer ones."""
@@ -77,7 +118,7 @@ class Segmenter(NamedTuple):
         self, block: str
     ) -> list[int]:  # str (n characters) -> where the word ends that begins at each, were there a word
         """Dynamic programming from the end: best[k] = max log(n(w) / N) + best[k + |w|] over the words w that begin at k."""
-        total, frequency = math.log(OCCURRENCES), self.frequency
+        total, frequency = math.log(self.total), self.frequency
         best, ends = [0.0] * (len(block) + 1), [0] * len(block)
         for k in range(len(block) - 1, -1, -1):
             found, end = [], k + 1
@@ -129,6 +170,19 @@ class Segmenter(NamedTuple):
         for step in reversed(steps):
             path.append(step[path[-1]])
         return path[::-1]
+
+
+def _told(line: str, number: int) -> tuple[str, int | None]:
+    """The word of a line of a user dictionary, and how often it occurs."""
+    found = LINE.match(line)
+    if found is None or (found[2] and not int(found[2])):
+        raise TokenizerError(
+            "a line of the user dictionary cannot be used",
+            where=f"line {number}",
+            expected="a word; then, if wanted, how often it occurs, at least once, and its kind in small letters",
+            got=ascii(line)[:80],
+        )
+    return found[1], int(found[2]) if found[2] else None
 
 
 def _alternating(pattern: re.Pattern[str], text: str) -> Iterator[tuple[bool, str]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from refimpl.errors import TokenizerError
 from refimpl.text.cpm import CPMTokenizer, find_vocabulary, is_cpm
+from refimpl.text.framing import CONFIG, Framed, read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,14 +25,6 @@ INSTALL = 'pip install tokenizers   (the extra "text")'
 
 
 FRAMES = (("[CLS]", "[SEP]"), ("<s>", "</s>"))  # BERT's, RoBERTa's
-
-
-class Framed(NamedTuple):
-    """A text or a pair of texts as an encoder reads it, special tokens included."""
-
-    ids: list[int]
-    segments: list[int]
-    whole: int  # how many ids there would be had nothing been cut off
 
 
 class Tokenizer(Protocol):
@@ -277,12 +270,29 @@ def _asks_for_cpm(path: Path) -> bool:
     return path.is_file() and str(_read_object(path).get("tokenizer_class")).startswith("CpmTokenizer")
 
 
+def _of_the_summarizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `words.json` describes."""
+    from refimpl.spaces.words import WordTokenizer
+    from refimpl.text.pieces import PieceTokenizer
+
+    kinds: dict[Any, Any] = {"words": WordTokenizer, "pieces": PieceTokenizer}
+    kind = read_config(folder).get("kind")
+    if kind not in kinds:
+        expected = "kind: " + " or ".join(kinds)
+        raise TokenizerError("no such tokenizer", where=folder / CONFIG, expected=expected, got=repr(kind))
+    made: Tokenizer = kinds[kind].load(folder)
+    return made
+
+
 def open_tokenizer(folder: Path, prepare: Callable[[str], str] | None = None) -> Tokenizer | None:
     """The tokenizer of a folder of weights, or None where the folder has none; raises TokenizerError for one that cannot be read.
 
+    A summarizer's, described by `words.json`, comes before all others.
     CPM-LM's comes before a tokenizer.json beside it: Hugging Face's conversion has one, which without jieba's segmentation gives other ids.
     `prepare` is applied to every text before a character tokenizer sees it.
     """
+    if (folder / CONFIG).is_file():
+        return _of_the_summarizer(folder)
     path = folder / "tokenizer.json"
     if path.is_file() and _is_character_level(_read_json(path)):
         return CharacterTokenizer.from_json(path, prepare)
