@@ -51,8 +51,10 @@ __all__ = [
     "encode",
     "encode_vjp",
     "forward",
+    "head_eps",
     "hidden_states",
     "hidden_states_vjp",
+    "layer_eps",
     "masked_lm_logits",
     "masked_lm_logits_vjp",
     "masked_lm_scores",
@@ -257,7 +259,8 @@ def named_dialect(dialect: str | Dialect) -> Dialect:
     return dialects[dialect]
 
 
-def _eps(config: BertConfig, dialect: Dialect) -> float:
+def layer_eps(config: BertConfig, dialect: Dialect) -> float:
+    """The eps of the layer norms in this dialect, but for the masked-LM head's."""
     chosen = dialect.relative_eps if config.max_position_embeddings is None else dialect.eps
     return config.layer_norm_eps if chosen is None else chosen
 
@@ -358,7 +361,7 @@ def _reading(
     _check_application(application, segment_ids)
     ids = check_token_ids(token_ids, config.vocab_size, like)
     segments = _segments(segment_ids, ids, config)
-    seen, eps = _seen(ids, segments, mask, application, convention), _eps(config, convention)
+    seen, eps = _seen(ids, segments, mask, application, convention), layer_eps(config, convention)
     rows_of = {"token_embedding": ids}
     if weights.segment_embedding is not None:
         rows_of["segment_embedding"] = segments
@@ -592,7 +595,7 @@ def masked_lm_vectors(
     weights: BertWeights, config: BertConfig, hidden: Array, *, dialect: str | Dialect = "huggingface"
 ) -> Array:  # (batch, n, d) -> (batch, n, d)
     """LN(GELU(W x_L + b)): the vectors that the masked-LM head compares with the words'. Arguments and errors as `masked_lm_logits`."""
-    head, eps = _head(weights.masked_lm, "masked_lm"), _head_eps(config, named_dialect(dialect))
+    head, eps = _head(weights.masked_lm, "masked_lm"), head_eps(config, named_dialect(dialect))
     return layer_norm(gelu(head.transform(hidden), config.activation), *head.norm, eps)
 
 
@@ -601,7 +604,8 @@ def masked_lm_scores(weights: BertWeights, vectors: Array) -> Array:  # (batch, 
     return product(vectors, _output(weights)) + _head(weights.masked_lm, "masked_lm").bias
 
 
-def _head_eps(config: BertConfig, dialect: Dialect) -> float:
+def head_eps(config: BertConfig, dialect: Dialect) -> float:
+    """The eps of the masked-LM head's norm in this dialect."""
     return config.layer_norm_eps if dialect.head_eps is None else dialect.head_eps
 
 
@@ -745,7 +749,7 @@ def masked_lm_vectors_vjp(
 ) -> tuple[Array, Pullback]:  # (batch, n, d) -> (batch, n, d), pullback
     """x̄_L = (GELU'(h) ∘ LN*(ȳ)) Wᵀ with h = W x_L + b; 0 for all but the transform and the norm. Arguments as `masked_lm_vectors`."""
     head: MaskedLM = _head(weights.masked_lm, "masked_lm")
-    eps = _head_eps(config, named_dialect(dialect))
+    eps = head_eps(config, named_dialect(dialect))
     inner, inner_pullback = affine_vjp(hidden, *head.transform)
     active, gelu_pullback = gelu_vjp(inner, config.activation)
     words, norm_pullback = layer_norm_vjp(active, *head.norm, eps)

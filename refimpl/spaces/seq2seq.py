@@ -52,6 +52,7 @@ __all__ = [
     "Seq2SeqConfig",
     "Seq2SeqDecoder",
     "Seq2SeqWeights",
+    "check_fits",
     "dialects",
     "generate",
     "initial_seq2seq",
@@ -326,7 +327,7 @@ class Seq2SeqDecoder:
         self.weights, self.config = weights, config
         ids = check_token_ids([list(source_ids)], config.bert.vocab_size, weights.bert.token_embedding)
         self._length = int(ids.shape[1])
-        _check_fits(self._length, config)
+        check_fits(self._length, config)
         segments = namespace(ids).zeros_like(ids)
         self._source = bert.forward(weights.bert, config.bert, ids, segments, dialect=config.bert_dialect)[1]
 
@@ -358,7 +359,8 @@ class Seq2SeqDecoder:
         return cache.select(namespace(cache.allowed).asarray(rows, device=device_of(cache.allowed)))
 
 
-def _check_fits(length: int, config: Seq2SeqConfig) -> None:
+def check_fits(length: int, config: Seq2SeqConfig) -> None:
+    """Raise TokenError for a source of so many tokens after which there is no position left."""
     if length >= config.context:
         raise TokenError(
             "the source leaves no position for a target",
