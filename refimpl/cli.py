@@ -15,7 +15,7 @@ from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import comparison, explain_cli, fewshot_cli, train_cli, vectors_cli, weights_cli
+from refimpl import comparison, explain_cli, fewshot_cli, summarize_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
 from refimpl.console import (
@@ -408,6 +408,7 @@ def _write_comparison(folder: Path, data: str, plot: str) -> None:
 
 
 app.command()(explain_cli.explain)
+app.command()(summarize_cli.summarize)
 
 
 @app.command()

@@ -21,6 +21,7 @@ J. R. R. A. Martins, P. Sturdza and J. J. Alonso, "The complex-step derivative a
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -356,14 +357,14 @@ def _entire(found: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _singular(found: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of positive numbers whose slope is infinite at 0: its step is a fraction of x."""
+def _singular(found: Callable[..., Any], edge: float = 0.0) -> Callable[..., Any]:
+    """A function of numbers above `edge`, where its slope is infinite: its step is a fraction of the distance from there."""
 
     def function(x: Any) -> ComplexArray:
         base = _real(x)
-        size = np.where(base > 0, base, 1.0)
-        outside = np.where(base == 0, np.inf, np.nan)
-        return _of_one(found(base), lambda: np.where(base > 0, _slope(found, size, STEP**0.5 * size), outside), x)
+        inside, outside = base > edge, np.where(base == edge, np.inf, np.nan)
+        at = np.where(inside, base, edge + 1)
+        return _of_one(found(base), lambda: np.where(inside, _slope(found, at, STEP**0.5 * (at - edge)), outside), x)
 
     return function
 
@@ -427,6 +428,7 @@ for _form, _names in (
     (_linear, "cumulative_sum mean sum"),
     (_entire, "exp expm1 sin cos sinh cosh tanh"),
     (_singular, "log sqrt"),
+    (functools.partial(_singular, edge=-1.0), "log1p"),
 ):
     _FORMS |= dict.fromkeys(_names.split(), _form)
 

@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+REMEDY = (
+    "check that config.json belongs to these weights (n_layer, n_embd, n_positions, vocab_size, n_inner, tied head)"
+)
+
+
 class Linear(NamedTuple):
     """x @ weight + bias, with weight (in, out) and bias (out,)."""
 
@@ -131,6 +136,7 @@ def check_weights(
     shapes: Mapping[str, tuple[int, ...]],
     source: Mapping[str, str],
     finite: Container[str] = (),
+    remedy: str = REMEDY,
 ) -> None:
     """Raise ConfigError that lists all missing, extra, misshaped and non-finite arrays; `source` is what a file called each.
 
@@ -160,7 +166,7 @@ def check_weights(
         raise ConfigError(
             f"the weights do not fit the configuration ({len(problems)} problems)",
             got="\n    ".join(["", *problems]),
-            remedy="check that config.json belongs to these weights (n_layer, n_embd, n_positions, vocab_size, n_inner, tied head)",
+            remedy=remedy,
         )
 
 

@@ -69,6 +69,12 @@ def _bell(sign: int) -> Callable[[Any], Any]:
             ("cosh", _named("cosh"), lambda x: x.sinh(), GRID[(np.abs(GRID) < 700) & (np.abs(GRID) > 1e-3)]),
             ("tanh", _named("tanh"), lambda x: x.sech() ** 2, GRID),
             ("log", _named("log"), lambda x: 1 / x, np.array([1e-300, 1e-9, 0.3, 1.0, 7.0, 1e300])),
+            (
+                "log1p",
+                _named("log1p"),
+                lambda x: 1 / (1 + x),
+                np.array([-0.999, -0.3, -1e-9, 0, 1e-300, 0.3, 7.0, 1e300]),
+            ),
             ("sqrt", _named("sqrt"), lambda x: 1 / (2 * x.sqrt()), np.array([1e-290, 1e-9, 0.3, 1.0, 7.0, 1e300])),
             ("square", _named("square"), lambda x: 2 * x, GRID),
             ("pow 3", lambda x: x**3, lambda x: 3 * x * x, GRID),
@@ -92,6 +98,7 @@ def test_slopes_where_there_is_none() -> None:
     x, moving = np.array([0.0, 0.0, -1.0]), np.array([1.0, 0.0, 1.0])
     for function in (_named("sqrt"), _named("log")):
         assert str(jvp(function, (x,), (moving,))[1].tolist()) == "[inf, 0.0, nan]"
+    assert str(jvp(_named("log1p"), (x - 1,), (moving,))[1].tolist()) == "[inf, 0.0, nan]"
     assert _slope(_named("exp"), np.array([-800.0, -np.inf])).tolist() == [0, 0]
     assert _slope(special.erf, np.array([40.0, -np.inf, np.inf])).tolist() == [0, 0, 0]
 

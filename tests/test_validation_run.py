@@ -272,8 +272,9 @@ RULES = (
     "mlp.perceptron normalization.layer_norm parameters.affine parameters.product pooling.mean_pooling pooling.unit_length "
     "positions.extend positions.hierarchical_bases positions.hierarchical_positions softmax.clipped_cross_entropy softmax.cross_entropy "
     "softmax.log_softmax softmax.logsumexp softmax.masked_softmax softmax.softmax softmax.sparse_softmax "
-    "softmax.sparse_softmax_cross_entropy special.erf special.erfc taylor.exp_taylor taylor.taylor_attention taylor.taylor_features "
-    "taylor.taylor_softmax "
+    "softmax.sparse_softmax_cross_entropy spaces.extractor.extractor_loss spaces.extractor.sentence_logits "
+    "spaces.extractor.sentence_probabilities spaces.extractor.sentence_vectors special.erf special.erfc taylor.exp_taylor "
+    "taylor.taylor_attention taylor.taylor_features taylor.taylor_softmax "
 )
 BACKWARDS = (
     "attention cross_entropy favor_attention gelu hierarchical_positions layer_norm log_softmax logsumexp mean_pooling "

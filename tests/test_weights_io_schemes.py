@@ -24,12 +24,12 @@ from weights_io import schemes
 from weights_io.checkpoint import Checkpoint
 from weights_io.schemes import SCHEMES, describe, detect, explain, from_canonical, scheme, to_canonical
 from weights_io.schemes.canonical import ARCHITECTURES, OPTIONAL, TIED
-from weights_io.schemes.scheme import COPY, SQUEEZED, TRANSPOSED, Part, Rule, Scheme, SchemeError
+from weights_io.schemes.scheme import COPY, SQUEEZED, TRANSPOSED, Layer, Part, Rule, Scheme, SchemeError
 
 RECORDED = Path(__file__).parent.parent / "validation" / "recorded"
 ALL = list(SCHEMES.values())
 DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
-SIZES = {"v": 11, "p": 7, "s": 2, "d": 6, "3d": 18, "i": 10, "2": 2, "1": 1}
+SIZES = {"v": 11, "p": 7, "s": 2, "d": 6, "3d": 18, "i": 10, "e": 5, "w": 4, "2w": 8, "k": 3, "2": 2, "1": 1}
 every_scheme = pytest.mark.parametrize("chosen", ALL, ids=lambda chosen: chosen.name)
 
 
@@ -106,8 +106,8 @@ def test_no_name_has_two_meanings(chosen: Scheme) -> None:
     for template, rule in chosen.table.items():
         assert ("{i" in template) == ("{i}" in rule.name), template
         for text in scheme._readings(template):
-            assert chosen.reason(text.format(i=3)) is None, text
-            found = explain([text.format(i=3)], chosen)
+            assert chosen.reason(text.format(i=Layer(3))) is None, text
+            found = explain([text.format(i=Layer(3))], chosen)
             assert not found.ignored
             if rule.part is None:
                 assert list(found.pieces) == [rule.name.format(i=3)]
@@ -143,7 +143,7 @@ def test_the_listed_shapes_are_those_of_the_files(chosen: Scheme) -> None:
     for template, rule in chosen.table.items():
         letters = rows[template]["shape"].strip("()").split(", ")
         if not rule.repeats:
-            name = next(scheme._readings(template)).format(i=0)
+            name = next(scheme._readings(template)).format(i=Layer(0))
             assert arrays[name].shape == tuple(SIZES[letter] for letter in letters), template
         assert rows[template]["canonical"] == rule.name
     assert all(rows[template]["how"] == f"left out: {reason}" for template, reason in chosen.ignored.items())
@@ -185,8 +185,8 @@ def test_schemes_are_found_by_their_names() -> None:
 @given(data=st.data())
 def test_there_and_back_is_the_same_bit_for_bit(chosen: Scheme, data: Any) -> None:
     """to_canonical(from_canonical(x)) = x, and from_canonical(to_canonical(y)) = y, for any sizes, layers, dtype and groups."""
-    sizes = {letter: data.draw(st.integers(1, 5), letter) for letter in "vpsdi"} | {"2": 2, "1": 1}
-    sizes["3d"] = 3 * sizes["d"]
+    sizes = {letter: data.draw(st.integers(1, 5), letter) for letter in "vpsdiewk"} | {"2": 2, "1": 1}
+    sizes["3d"], sizes["2w"] = 3 * sizes["d"], 2 * sizes["w"]
     x = _model(
         chosen,
         layers=data.draw(st.integers(1, 12)),
@@ -211,7 +211,7 @@ def test_there_and_back_is_the_same_bit_for_bit(chosen: Scheme, data: Any) -> No
     assert all(array.flags.writeable for array in x.values())
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "extractor"])
 def test_every_pair_of_schemes_of_an_architecture_converts(architecture: str) -> None:
     """A model goes through all schemes that can hold it, one after the other, and comes back."""
     members = [chosen for chosen in ALL if chosen.architecture == architecture]
@@ -334,8 +334,8 @@ def test_nothing_is_read_before_it_is_asked_for(chosen: Scheme) -> None:
     assert ours.format == "counting, canonical names"
     assert theirs.format == f"counting, canonical names, names of {chosen.name}"
     assert counting.read == []
-    name = "blocks.1.query_key_value.weight"
-    assert ours[name].shape == (6, 18)
+    name = "blocks.1.kernel" if chosen.architecture == "extractor" else "blocks.1.query_key_value.weight"
+    assert ours[name].shape == ((3, 4, 8) if chosen.architecture == "extractor" else (6, 18))
     assert counting.read == [piece for piece, _ in chosen.file_names(name)]
 
 

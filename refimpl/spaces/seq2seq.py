@@ -39,6 +39,7 @@ from refimpl.gradients import Pullback, vjp_of
 from refimpl.inputs import check_mask, check_token_ids
 from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Linear, affine_vjp, check_weights, is_positive
+from refimpl.spaces.published import published_search
 from refimpl.trees import added
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
 dialects = ("corrected", "published")
 GROUPS = ("masked_lm", "output_embedding", "pooler", "next_sentence")  # what the BERT may have; the first it must
 TAGS = ("tags.weight", "tags.bias")
+KEPT = 10  # logits that the released decoding leaves
 UNBOUNDED = 1 << 40  # positions of a NEZHA, which has no table
 
 
@@ -453,24 +455,25 @@ def generate(
     *,
     beams: int = 3,
     max_new_tokens: int | None = None,
-    length_penalty: float = 1.0,
+    length_penalty: float | None = None,
     k: int | None = 10,
     copy: bool = True,
     dialect: str = "corrected",
     decoder: TaggedDecoder | None = None,
 ) -> list[Generated]:
-    """Beam search for a target of the source, in which the tags say what may be copied; best first.
+    """Beam search for the targets of the largest Σ log p / n^α, in which the tags say what may be copied; best first.
 
     Parameters
     ----------
     weights, config : the model
     source_ids : token ids, special tokens included; what may be copied
     beams : int >= 1
-    max_new_tokens : int, or None for as many as there are positions
-    length_penalty : as `refimpl.decoding.beam_search`
+    max_new_tokens : int, or None for as many as there are positions, which of a NEZHA there is no end
+    length_penalty : α, as `refimpl.decoding.beam_search`; None: 1
     k : of the logits that a tag allows, the k largest (and their equals) alone are probabilities: those that training compared; None: all
     copy : False: without the tags
-    dialect : "corrected": the state of a hypothesis goes where it goes (`refimpl.copying.CopyDecoder`)
+    dialect : "corrected": the state of a hypothesis goes where it goes (`refimpl.copying.CopyDecoder`). "published": what the released code does,
+        which copies, has k = 10 and no length penalty, and returns one text (`refimpl.spaces.published`)
     decoder : what reads, a decoder of this very source; None: `Seq2SeqDecoder(weights, config, source_ids)`
 
     Returns
@@ -482,13 +485,49 @@ def generate(
     TokenError, ConfigError, ShapeError
         as `Seq2SeqDecoder` and `refimpl.decoding.beam_search`; for options out of range.
     """
+    _check_options(config, max_new_tokens, length_penalty, k, copy, dialect)
+    reading = Seq2SeqDecoder(weights, config, source_ids) if decoder is None else decoder
+    source, start, end = [int(token) for token in source_ids], config.start_token_id, config.end_token_id
+    if dialect == "published":
+        most = reading.context - 1 if max_new_tokens is None else max_new_tokens
+        _check_room(most, reading.context)
+        one = published_search(reading, source, start=start, end=end, beams=beams, max_new_tokens=most)
+        return [Generated(*one, places_of(source, one.ids, one.tags))]
+    noting = _Noting(copying.CopyDecoder(reading, source) if copy else _Untagged(reading), k)
+    penalty = 1.0 if length_penalty is None else length_penalty
+    found = beam_search(
+        noting, [start], beams=beams, max_new_tokens=max_new_tokens, length_penalty=penalty, stop=(end,)
+    )
+    tagged = [(hypothesis, noting.tags(hypothesis.ids)) for hypothesis in found]
+    return [Generated(each.ids, each.score, tags, places_of(source, each.ids, tags)) for each, tags in tagged]
+
+
+def _check_options(
+    config: Seq2SeqConfig,
+    max_new_tokens: int | None,
+    length_penalty: float | None,
+    k: int | None,
+    copy: bool,
+    dialect: str,
+) -> None:
+    """Raise ConfigError for options of `generate` that are out of range, or that the dialect does not have."""
     _of_copying(dialect)
     if k is not None and not is_positive(k):
         raise ConfigError("k must be a whole number", where="generate(k=...)", expected="from 1, or None", got=repr(k))
-    reading = Seq2SeqDecoder(weights, config, source_ids) if decoder is None else decoder
-    source = [int(token) for token in source_ids]
-    noting = _Noting(copying.CopyDecoder(reading, source) if copy else _Untagged(reading), k)
-    options: dict[str, Any] = {"beams": beams, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty}
-    found = beam_search(noting, [config.start_token_id], stop=(config.end_token_id,), **options)
-    tagged = [(hypothesis, noting.tags(hypothesis.ids)) for hypothesis in found]
-    return [Generated(each.ids, each.score, tags, places_of(source, each.ids, tags)) for each, tags in tagged]
+    if max_new_tokens is None and config.bert.max_position_embeddings is None:
+        remedy = "say how many tokens there may be at most"
+        raise ConfigError("a NEZHA has no last position", where="generate(max_new_tokens=...)", remedy=remedy)
+    if dialect == "published" and (length_penalty is not None or k != KEPT or not copy):
+        expected = f"k = {KEPT}, copy=True, no length_penalty"
+        got = f"k = {k!r}, copy={copy!r}, length_penalty={length_penalty!r}"
+        raise ConfigError("the released decoding has no such option", where="generate", expected=expected, got=got)
+
+
+def _check_room(most: int, context: int) -> None:
+    if not 1 <= most < context:
+        raise TokenError(
+            "the target runs past the position table",
+            where="generate",
+            expected=f"1 <= max_new_tokens <= {context - 1} after this source",
+            got=most,
+        )

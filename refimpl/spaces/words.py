@@ -141,8 +141,13 @@ def extend_vocabulary(
     ------
     TokenizerError
         if a word has no tokens, for instance because it is white space: nothing can be averaged.
+    ConfigError
+        if the tokenizer has another vocabulary.
     """
     cutting = WordTokenizer(vocabulary) if tokenizer is None else tokenizer
+    if cutting.vocabulary != vocabulary:
+        expected, got = "a tokenizer of the vocabulary that is extended", repr(cutting)
+        raise ConfigError("the pieces would be others", where="tokenizer", expected=expected, got=got)
     extended, consists = dict(vocabulary), []
     for word in words:
         if word in extended:

@@ -154,7 +154,7 @@ def units(text: str, unit: str = "character", segmenter: Segmenter | None = None
         from refimpl.text import segmentation
 
         segmenter = segmentation.segmenter()
-    return list(segmenter.cut(text, hidden=False))  # type: ignore[call-arg]
+    return list(segmenter.cut(text, hidden=False))
 
 
 def rouge(hypothesis: Sequence[str], reference: Sequence[str], *, dialect: str = DIALECT) -> Rouge:

@@ -1,6 +1,6 @@
 """Every rule of `refimpl.gradients` held to what was not derived by hand: complex steps, mean values in balls, budgets of every dtype.
 
-`checking` says what is compared and what that proves; `rows`, `losses`, `layers`, `features` and `mitchell` have the inputs.
+`checking` says what is compared and what that proves; `rows`, `losses`, `layers`, `features`, `mitchell` and `extractor` have the inputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refimpl.gradients import RULES
-from validation.gradients import features, layers, losses, mitchell, rows
+from validation.gradients import extractor, features, layers, losses, mitchell, rows
 from validation.gradients.case import CASES, Case, cases_of
 from validation.gradients.checking import NUMPY, Outcome, examine, planned
 
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "count",
     "examine",
+    "extractor",
     "features",
     "layers",
     "losses",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weights_io.checkpoint import Checkpoint
-from weights_io.schemes import hugging_face_bert, hugging_face_gpt2, megatron_cpm, tensorflow
+from weights_io.schemes import hugging_face_bert, hugging_face_gpt2, keras_extractor, megatron_cpm, tensorflow
 from weights_io.schemes.canonical import ARCHITECTURES
 from weights_io.schemes.scheme import (
     RULES,
@@ -69,6 +69,8 @@ SCHEMES: dict[str, Scheme] = {
         tensorflow.NEZHA,
         tensorflow.OPENAI_GPT2,
         megatron_cpm.SCHEME,
+        keras_extractor.KERAS,
+        keras_extractor.TF_KERAS,
         *OWN,
     )
 }

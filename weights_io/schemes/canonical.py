@@ -1,8 +1,9 @@
 """The project's own names of parameters, one table for each architecture: name -> shape in the letters of `docs/conventions.md`.
 
-`{i}` is the layer, counted from 0; s is the number of segments. Linear weights are (in, out). The projections of query, key and value are one tensor,
-columns Q, then K, then V, in every architecture: one product, cut in the same way in one place, whichever family it is; the schemes join and
-cut what frameworks keep apart. A group in `OPTIONAL` is there as a whole or not at all.
+`{i}` is the layer, counted from 0; s is the number of segments. In the extractor e is the width of the vectors that are read, w that of the layers,
+and k the number of taps. Linear weights are (in, out). The projections of query, key and value are one tensor, columns Q, then K, then V, in every
+architecture: one product, cut in the same way in one place, whichever family it is; the schemes join and cut what frameworks keep apart. A group in
+`OPTIONAL` is there as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ BERT_HEADS: Table = {
     "next_sentence.bias": ("2",),
 }
 
+EXTRACTOR: Table = {
+    "projection": ("e", "w"),
+    "blocks.{i}.kernel": ("k", "w", "2w"),
+    "blocks.{i}.bias": ("2w",),
+    "blocks.{i}.norm.scale": ("w",),
+    "blocks.{i}.norm.bias": ("w",),
+    "blocks.{i}.alpha": ("1",),
+    "head.weight": ("w", "1"),
+    "head.bias": ("1",),
+}
+
 ARCHITECTURES: dict[str, Table] = {
     # x + Attention(LN(x)), x + FeedForward(LN(x)), and a norm after the last layer
     "gpt2": EMBEDDINGS | ATTENTION_NORM | BLOCK | {"final_norm.scale": ("d",), "final_norm.bias": ("d",)} | HEAD,
@@ -60,8 +72,11 @@ ARCHITECTURES: dict[str, Table] = {
     "bert": EMBEDDINGS | SEGMENTS | EMBEDDING_NORM | BLOCK | ATTENTION_NORM | BERT_HEADS | HEAD,
     # as "bert", with fixed relative positions that no file keeps
     "nezha": {"token_embedding": ("v", "d")} | SEGMENTS | EMBEDDING_NORM | BLOCK | ATTENTION_NORM | BERT_HEADS | HEAD,
+    # x + α LN(GLU(convolution(x))), between two products: `refimpl.spaces.extractor`
+    "extractor": EXTRACTOR,
 }
 OPTIONAL: frozenset[str] = frozenset({"segment_embedding", "pooler", "masked_lm", "next_sentence", "output_embedding"})
+FIRST = ("token_embedding", "projection")  # what shows the widths of the others
 TIED: dict[str, str] = {"output_embedding": "token_embedding"}  # may be left out where it equals
 
 
@@ -79,10 +94,11 @@ def _lengths(shape: tuple[int, ...], letters: tuple[str, ...], sizes: dict[str, 
 def misfits(shapes: Mapping[str, tuple[int, ...]], architecture: str) -> list[str]:
     """One line for every tensor whose shape is not that of the table, for one meaning of the letters throughout.
 
-    v and d are those of the token embedding, every other letter is what the first tensor with it shows. Names without a place are not looked at.
+    v and d are those of the token embedding, e and w the projection's; every other letter is what the first tensor with it shows. Names without a
+    place are not looked at.
     """
     table, sizes, lines = ARCHITECTURES[architecture], dict[str, int](), []
-    for name in sorted(shapes, key=lambda name: name != "token_embedding"):
+    for name in sorted(shapes, key=lambda name: name not in FIRST):
         letters = table.get(re.sub(r"^blocks\.\d+\.", "blocks.{i}.", name))
         if letters is not None and (wanted := _lengths(shapes[name], letters, sizes)) != list(shapes[name]):
             means = "" if None in wanted else f" = {tuple(wanted)}"

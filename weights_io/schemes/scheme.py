@@ -2,9 +2,10 @@
 
     table = {"h{i}/attn/w": Rule("blocks.{i}.query_key_value.weight", SQUEEZED), ...}
 
-A *template* on the left is a name in the file: `{i}` is the layer, `{i:02}` the layer in two digits, `[x]` is text that may be left out, and `[x|y]`
-one of several texts. All of them are read; what stands first is written. A *rule* on the right is the project's own (canonical) name, one of three
-transforms, and the part of the canonical tensor that this one is. That is the whole vocabulary, and every word of it can be undone exactly:
+A *template* on the left is a name in the file: `{i}` is the layer, `{i:02}` the layer in two digits, `{i:_}` and `{i:_1}` as Keras counts (`Layer`),
+`[x]` is text that may be left out, and `[x|y]` one of several texts. All of them are read; what stands first is written. A *rule* on the right is
+the project's own (canonical) name, one of three transforms, and the part of the canonical tensor that this one is. That is the whole vocabulary,
+and every word of it can be undone exactly:
 
 * as it is, transposed, or without a first axis of length 1;
 * part k of n along the last axis: the tensors of the parts are joined, side by side;
@@ -42,6 +43,7 @@ __all__ = [
     "TRANSPOSED",
     "VALUE",
     "Explanation",
+    "Layer",
     "Part",
     "Piece",
     "Row",
@@ -70,6 +72,7 @@ RULES = {
 LONGEST = 256  # characters of a name that a table can explain
 LISTED = 100  # names in one message
 BLOCK = 1 << 22  # bytes compared at a time
+COUNT = re.compile(r"_([0-9]{1,3})(?=/)")  # behind the name of a layer of Keras
 NUMBER = re.compile(r"(?<![0-9])[0-9]{1,3}(?![0-9])")  # a layer; no model has a thousand
 
 
@@ -87,6 +90,15 @@ class SchemeError(WeightsError):
         shown = [f"\n    {clipped(line)}" for line in self.problems[:LISTED]]
         more = [f"\n    and {len(self.problems) - LISTED} more"] if len(self.problems) > LISTED else []
         self.args = ("".join([str(self.args[0]), *shown, *more]),)
+
+
+class Layer(int):
+    """The number of a layer, from 0, which in a template may be written as Keras does: `{i:_}` is "", "_1", "_2", ..., `{i:_1}` is "_1", "_2", ..."""
+
+    def __format__(self, form: str) -> str:
+        if form in ("_", "_1"):
+            return f"_{self + len(form) - 1}" if self or form == "_1" else ""
+        return super().__format__(form)
 
 
 # --- the vocabulary ---------------------------------------------------------------------------------------------------------
@@ -213,7 +225,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{reading})" for reading in readings), re.DOTALL)
 
 
-def _find(name: str, templates: Mapping[str, Any]) -> tuple[str, int | None] | None:
+def _find(name: str, templates: Mapping[str, Any]) -> tuple[str, Layer | None] | None:
     """The template that `name` is an instance of, and its layer; a layer is written in the template's one way only."""
     if name in templates and "{" not in name:
         return name, None
@@ -221,9 +233,22 @@ def _find(name: str, templates: Mapping[str, Any]) -> tuple[str, int | None] | N
         return None
     for number in NUMBER.finditer(name):
         for mark in ("{i}", "{i:02}"):
-            template = f"{name[: number.start()]}{mark}{name[number.end() :]}"
-            if template in templates and mark.format(i=int(number[0])) == number[0]:
-                return template, int(number[0])
+            template, layer = f"{name[: number.start()]}{mark}{name[number.end() :]}", Layer(number[0])
+            if template in templates and mark.format(i=layer) == number[0]:
+                return template, layer
+    return _counted(name, templates)
+
+
+def _counted(name: str, templates: Mapping[str, Any]) -> tuple[str, Layer] | None:
+    """The same where Keras counts, which writes the number, or none, several times."""
+    if "/" not in name:
+        return None
+    found = COUNT.findall(name)
+    bare, count = COUNT.sub("", name), int(found[0]) if found else 0
+    for mark, layer in (("{i:_}", count), ("{i:_1}", count - 1)):
+        for template in templates if layer >= 0 else ():
+            if mark in template and template.replace(mark, "") == bare and template.format(i=Layer(layer)) == name:
+                return template, Layer(layer)
     return None
 
 
@@ -278,7 +303,7 @@ class Explanation:
 def _wanted(scheme: Scheme, found: Iterable[str]) -> tuple[list[str], list[str]]:
     """Canonical names that a checkpoint with `found` has besides, and its gaps: runs of layers that are missing whole."""
     places = [_find(name, scheme._written) for name in found]
-    layers = sorted({place[1] for place in places if place and place[1] is not None}) or [0]
+    layers = sorted({place[1] for place in places if place and place[1] is not None}) or [Layer(0)]
     groups = {place[0].split(".")[0] for place in places if place}
     templates = [t for t in scheme._written if t.split(".")[0] not in OPTIONAL or t.split(".")[0] in groups]
     wanted = [t for t in templates if "{i}" not in t]
