@@ -99,7 +99,7 @@ def generated(pair: Pair, folder: Path, beams: int, copy: bool, k: int | None, s
     weights, config, reader, pieces = opened(folder)
     read_text = pair.text if source == "text" else joined(pair.text, sentences(pair.text), extracted(pair))
     ids = framed(pieces, pieces.encode(read_text), POSITIONS - TARGET)
-    options: dict[str, Any] = {"beams": beams, "max_new_tokens": TARGET, "copy": copy, "k": k}
+    options: dict[str, Any] = {"beams": beams, "max_new_tokens": TARGET - 1, "copy": copy, "k": k}
     best = generate(weights, config, ids, decoder=reader.reading(ids), **options)[0]
     kept = [i for i, token in enumerate(best.ids) if token != config.end_token_id]
     each = ([getattr(best, name)[i] for i in kept] for name in ("ids", "tags", "places"))

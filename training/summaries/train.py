@@ -56,7 +56,7 @@ def sampled_rouge(weights: Seq2SeqWeights, config: Seq2SeqConfig, pairs: list[Pa
     scores = []
     for pair in pairs:
         source = framed(pieces, pieces.encode(pair.text), POSITIONS - TARGET)
-        best = generate(weights, config, source, beams=1, max_new_tokens=TARGET, decoder=reader.reading(source))[0]
+        best = generate(weights, config, source, beams=1, max_new_tokens=TARGET - 1, decoder=reader.reading(source))[0]
         scores.append(score(pieces.decode(best.ids), pair).main)
     return float(np.mean(scores))
 
