@@ -85,9 +85,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder written by prepare.py and vocabulary.py")
     parser.add_argument("--generator", type=Path, required=True, help="folder with the generator and its tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder for the summarizer")
-    parser.add_argument(
-        "--english", type=int, default=20000, help="English texts that are learned from; all Chinese ones are"
-    )
+    parser.add_argument("--english", type=int, default=20000, help="texts that are learned from")
+    parser.add_argument("--chinese", type=int, default=20000, help="the same; there are fewer")
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--peak", type=float, default=1e-3)
@@ -100,14 +99,16 @@ def main() -> None:
     weights, config = load_seq2seq(args.generator, backend="numpy")
     model = weights, config, tokenizer(args.generator)
     every = {name: read(args.work / f"{name}.jsonl") for name in ("train", "valid")}
-    english = [pair for pair in every["train"] if pair.lang == "en"]
-    drawn = sorted(english, key=lambda pair: generator("extract", pair.id).random())[: args.english]
-    kept = {pair.id for pair in drawn} | {pair.id for pair in every["train"] if pair.lang == "zh"}
+    order = sorted(every["train"], key=lambda pair: generator("extract", pair.id).random())
+    each = {"en": args.english, "zh": args.chinese}
+    drawn = [pair for lang, most in each.items() for pair in [pair for pair in order if pair.lang == lang][:most]]
+    kept = args.out.with_name(f"{args.out.name}-vectors")
+    kept.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    train = documents(model, [pair for pair in every["train"] if pair.id in kept], args.work / "train.vectors.npy")
+    train = documents(model, drawn, kept / "train.npy")
     held = {
-        lang: documents(model, [p for p in every["valid"] if p.lang == lang], args.work / f"valid.{lang}.vectors.npy")
+        lang: documents(model, [pair for pair in every["valid"] if pair.lang == lang], kept / f"{lang}.npy")
         for lang in ("en", "zh")
     }
     print(f"{len(train)} texts, vectors in {time.monotonic() - began:.0f} s", flush=True)
@@ -120,7 +121,7 @@ def main() -> None:
         gradient,
         corpus,
         learning.AdamW((0.9, 0.999), 1e-8, 0.01),
-        learning.Schedule(args.peak, "linear", steps, 200, 0.01),
+        learning.Schedule(args.peak, "linear", steps, steps // 20, 0.01),
         seed=args.seed,
         about={"config": dataclasses.asdict(sizes)} | gradient.described(),
     )

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,17 +72,14 @@ def extracted(pair: Pair) -> list[int]:
 
 
 def joined(text: str, lines: list[str], kept: Iterable[int]) -> str:
-    """The kept sentences: neighbours as they stand in the text, others on a new line. All of them are the text, but for the blanks around it."""
-    spans, end = [], 0
+    """The kept sentences, each with the blanks and new lines behind it: of all of them, the text."""
+    begins, end = [], 0
     for line in lines:
-        begin = text.index(line, end)
-        end = begin + len(line)
-        spans.append((begin, end))
-    result, before = "", -1
-    for i in sorted(kept):
-        result += (text[spans[before][1] : spans[i][0]] if i == before + 1 else "\n") if result else ""
-        result, before = result + text[slice(*spans[i])], i
-    return result
+        begins.append(text.index(line, end))
+        end = begins[-1] + len(line)
+    return "".join(
+        text[slice(*place)] for i, place in enumerate(pairwise([*begins, len(text)])) if i in set(kept)
+    ).rstrip()
 
 
 def generator(*names: Any) -> np.random.Generator:
