@@ -2,6 +2,7 @@
 
     python training/summaries/evaluate.py --work $WORK                                        # the baselines
     python training/summaries/evaluate.py --work $WORK --model $WORK/generator/seq2seq        # and the generator
+    python training/summaries/evaluate.py --work $WORK --summarizer $WORK/summarizer          # and all of it
 
 Units are lower-case words in English and characters in Chinese, blanks left out; the counting is that of rouge 1.0.1. Everything is the mean over
 the texts of one language, in percent. Besides, of what a model writes:
@@ -42,17 +43,17 @@ from pairs import (
 )
 
 from refimpl.inference.unilm import Session as Reader
+from refimpl.spaces.folder import load
 from refimpl.spaces.seq2seq import generate
 from refimpl.spaces.seq2seq_folder import load_seq2seq
+from refimpl.spaces.summarizer import Summarizer
 
 
 class Said(NamedTuple):
-    """A summary, and of its tokens: ids, tags, places in the source; None where no model made it."""
+    """A summary, and of its tokens, where a model made it, (id, whether it is copied, whether it has a place in the source)."""
 
     text: str
-    ids: list[int] | None = None
-    tags: list[int] | None = None
-    places: list[int | None] | None = None
+    tokens: list[tuple[int | None, bool, bool]] | None = None
 
 
 # --- without a model --------------------------------------------------------------------------------------------------------------------
@@ -101,9 +102,26 @@ def generated(pair: Pair, folder: Path, beams: int, copy: bool, k: int | None, s
     ids = framed(pieces, pieces.encode(read_text), POSITIONS - TARGET)
     options: dict[str, Any] = {"beams": beams, "max_new_tokens": TARGET - 1, "copy": copy, "k": k}
     best = generate(weights, config, ids, decoder=reader.reading(ids), **options)[0]
-    kept = [i for i, token in enumerate(best.ids) if token != config.end_token_id]
-    each = ([getattr(best, name)[i] for i in kept] for name in ("ids", "tags", "places"))
-    return Said(pieces.decode(best.ids), *each)
+    each = zip(best.ids, best.tags, best.places, strict=True)
+    tokens = [(token, tag > 0, place is not None) for token, tag, place in each if token != config.end_token_id]
+    return Said(pieces.decode(best.ids), tokens)
+
+
+@functools.lru_cache(maxsize=1)
+def summarizer(folder: Path) -> Summarizer:
+    return load(folder, backend="numpy")
+
+
+def extracted_alone(pair: Pair, folder: Path) -> Said:
+    """The sentence that the extractor finds most probable."""
+    lines = sentences(pair.text)
+    return Said(lines[int(np.argmax(summarizer(folder).probabilities(lines)))])
+
+
+def summarized(pair: Pair, folder: Path, beams: int, copy: bool) -> Said:
+    """What `refimpl summarize` says: generated from the sentences that the extractor chooses."""
+    found = summarizer(folder).summarize(pair.text, beams=beams, copy=copy)
+    return Said(found.text, [(None, token.tag != "O", token.place is not None) for token in found.tokens])
 
 
 # --- figures --------------------------------------------------------------------------------------------------------------------------------
@@ -127,12 +145,13 @@ def figures(pairs: list[Pair], found: list[Said], pieces: Any) -> dict[str, Any]
         new.append((sum(unit not in set(text) for unit in output), len(output)))
         twos = list(itertools.pairwise(output))
         double.append((len([two for two in twos if two not in set(itertools.pairwise(text))]), len(twos)))
-        if said.ids is not None and said.tags is not None and said.places is not None:
+        if said.tokens is not None:
             wanted = set(pieces.encode(pair.summary))
-            tagged = [i for i, tag in enumerate(said.tags) if tag]
-            copied.append((len(tagged), len(said.ids)))
-            placed.append((sum(said.places[i] is not None for i in tagged), len(tagged)))
-            right.append((sum(said.ids[i] in wanted for i in tagged), len(tagged)))
+            tagged = [(token, place) for token, copy, place in said.tokens if copy]
+            copied.append((len(tagged), len(said.tokens)))
+            placed.append((sum(place for _, place in tagged), len(tagged)))
+            known = [token for token, _ in tagged if token is not None]
+            right.append((sum(token in wanted for token in known), len(known)))
     row |= {
         "new": ratio(new),
         "new_2": ratio(double),
@@ -168,6 +187,11 @@ def systems(args: argparse.Namespace, lang: str) -> dict[str, Callable[[Pair], S
         found["generated from the labels' sentences"] = functools.partial(
             generated, copy=True, source="labels", **common
         )
+    if args.summarizer:
+        found["extracted alone"] = functools.partial(extracted_alone, folder=args.summarizer)
+        whole = functools.partial(summarized, folder=args.summarizer, beams=args.beams)
+        found["extracted, generated without copying"] = functools.partial(whole, copy=False)
+        found["extracted and generated"] = functools.partial(whole, copy=True)
     return found
 
 
@@ -175,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder written by prepare.py and vocabulary.py")
     parser.add_argument("--model", type=Path, help="folder with a generator and its tokenizer")
+    parser.add_argument("--summarizer", type=Path, help="folder that extract.py wrote")
     parser.add_argument("--part", default="test", choices=("valid", "test"))
     parser.add_argument("--samples", type=int, default=0, help="texts of a language; 0 for all")
     parser.add_argument("--beams", type=int, default=3)
@@ -197,8 +222,7 @@ def main() -> None:
             row = figures(pairs, found, pieces) | {"seconds": round(time.monotonic() - began, 1)}
             record[lang]["systems"][name] = row
             print(lang, f"{name:40}", *(f"{key} {value}" for key, value in row.items()), flush=True)
-            kept = {"lead sentence", "oracle extraction"} | {name for name in systems(args, lang) if name[:3] == "gen"}
-            if name in kept:
+            if found[0].tokens is not None:
                 written += [
                     {"system": name, "id": pair.id, "said": said.text} for pair, said in zip(pairs, found, strict=True)
                 ]
