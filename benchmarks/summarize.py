@@ -1,10 +1,11 @@
 """Time and memory of `refimpl summarize` on a long judgment, with random weights of the demo's size.
 
-    python benchmarks/summarize.py [--characters 20000] [--new-tokens 256] [--source-tokens 2048] [--beams 3] [--text FILE.jsonl]
+    python benchmarks/summarize.py [--characters 20000] [--new-tokens 256] [--sentences 256]
+        [--source-tokens 4096] [--beams 3] [--text FILE.jsonl]
 
-The worst case of these settings: every sentence is extracted, so that the source is as long as it may be, and the end token is never said, so that the
-summary is too.
-Prints the time of each part and the peak of the process's memory; exits with 1 over 10 s or 1 GB.
+The worst case of these settings: every sentence is extracted, so that the source is as long as it may be, and the end token is never said, so that
+the summary is too. Prints the time of each part and the peak of the process's
+memory; exits with 1 over 10 s or 1 GB.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 192, 4, 6, 8000, 512
 SECONDS, BYTES = 10.0, 10**9
 
 
-def summarizer(characters: str, new_tokens: int, source_tokens: int, beams: int) -> Summarizer:
+def summarizer(characters: str, new_tokens: int, sentences: int, source_tokens: int, beams: int) -> Summarizer:
     """Random weights; the tags never let the first sentence's end come, and the end token's logit is low."""
     rest = (chr(code) for code in range(0x4E00, 0x9FFF))
     tokens = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(characters) - set(" \n\t　\xa0")), *rest])
@@ -39,7 +40,9 @@ def summarizer(characters: str, new_tokens: int, source_tokens: int, beams: int)
     weights.bert.masked_lm.bias[config.end_token_id] = -100.0
     weights.tags.bias[:] = (0.0, 0.0, 0.01)
     small = extractor.ExtractorConfig(WIDTH, WIDTH)
-    settings = Settings(threshold=0.0, max_new_tokens=new_tokens, source_tokens=source_tokens, beams=beams)
+    settings = Settings(
+        threshold=0.0, max_new_tokens=new_tokens, sentences=sentences, source_tokens=source_tokens, beams=beams
+    )
     return Summarizer(weights, config, tokenizer, extractor.initial_extractor(small), small, settings)
 
 
@@ -61,12 +64,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--characters", type=int, default=20_000)
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--source-tokens", type=int, default=2048)
+    parser.add_argument("--source-tokens", type=int, default=4096)
+    parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--text", help="JSON lines with the field text; without it, random characters")
     given = parser.parse_args()
     text = judgment(given.text, given.characters)
-    made = summarizer(text, given.new_tokens, given.source_tokens, given.beams)
+    made = summarizer(text, given.new_tokens, given.sentences, given.source_tokens, given.beams)
     made.tokenizer.encode(text[:100])
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     parts = {}

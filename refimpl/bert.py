@@ -254,7 +254,7 @@ def named_dialect(dialect: str | Dialect) -> Dialect:
     """The dialect of that name, or the dialect given; raises ConfigError that lists the names there are."""
     if isinstance(dialect, Dialect):
         return dialect
-    if dialect not in dialects:
+    if not isinstance(dialect, str) or dialect not in dialects:
         raise ConfigError("unknown dialect", where="bert", expected=f"one of {', '.join(dialects)}", got=repr(dialect))
     return dialects[dialect]
 

@@ -53,6 +53,9 @@ def summarize(
         int | None, typer.Option(help="Tokens of a summary at most; without it, the model's.")
     ] = None,
     length_penalty: Annotated[float | None, typer.Option(help="The power of the length.")] = None,
+    sentences: Annotated[
+        int | None, typer.Option(help="Look at the last so many sentences; without it, the model's number.")
+    ] = None,
     source_tokens: Annotated[
         int | None, typer.Option(help="Tokens of the extracted source at most; without it, the model's.")
     ] = None,
@@ -81,28 +84,26 @@ def summarize(
     """
     _check_options(output, resume, retry, as_json, explain, workers, dask)
     given = {"threshold": threshold, "beams": beams, "max_new_tokens": max_new_tokens, "copy": copy}
-    given |= {"length_penalty": length_penalty, "source_tokens": source_tokens}
+    given |= {"length_penalty": length_penalty, "sentences": sentences, "source_tokens": source_tokens}
+    _check_apart(inputs, [("--output", output), ("--report", report)])
     found = documents.read(inputs, field=field, form=form)  # refused before the model is opened
     opened = _opened(model, backend, given)
     shown = _Shown(as_json, explain, output is not None and not (as_json or explain), _several(inputs, form))
-    with ExitStack() as stack:
-        page = _report(report, opened)
-        journal = (
-            stack.enter_context(Journal(output, opened.key, resume=resume, retry=retry, notify=_note))
-            if output
-            else None
-        )
-        total = documents.count(inputs, form=form) if err.is_terminal else None
-        bar = stack.enter_context(_bar(total))
-        run = stack.enter_context(_workers(opened, workers, dask))
-        try:
+    journal: Journal | None = None
+    try:
+        with ExitStack() as stack:
+            page = _report(report, opened)
+            if output is not None:
+                journal = Journal(output, opened.key, resume=resume, retry=retry, notify=_note)
+                stack.enter_context(journal)
+            bar = stack.enter_context(_bar(documents.count(inputs, form=form) if err.is_terminal else None))
+            run = stack.enter_context(_workers(opened, workers, dask))
             for result in running.run(found, run, lambda document: _known(journal, document)):
                 with bar.paused():
                     _take(result, opened.key, journal, page, shown)
                 bar.advance()
-        except KeyboardInterrupt:
-            bar.stop()
-            _interrupted(shown, journal)
+    except KeyboardInterrupt:
+        _interrupted(shown, journal)
     if journal is not None:
         journal.check_end()
     _close(shown, output, page)
@@ -122,6 +123,16 @@ def _check_options(
     for what, expected, contradicted in wrong:
         if contradicted:
             raise ConfigError(what, where="refimpl summarize", expected=expected)
+
+
+def _check_apart(inputs: list[str], made: list[tuple[str, Path | None]]) -> None:
+    """Refuse to write where is read: what is written would be a document."""
+    for name, path in made:
+        there = () if path is None else (path.resolve(), *path.resolve().parents)
+        within = [given for given in inputs if given != "-" and Path(given).resolve() in there]
+        if within:
+            remedy = "name a place outside of what is read"
+            raise ConfigError("what is written would be read", where=f"{name} {path}", got=within[0], remedy=remedy)
 
 
 def _several(inputs: list[str], form: str) -> bool:

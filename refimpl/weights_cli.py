@@ -20,6 +20,7 @@ from refimpl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from weights_io import schemes
     from weights_io.inspection import Node, Statistics
 
 __all__ = ["app"]
@@ -35,6 +36,7 @@ CompatOption = Annotated[
     bool, typer.Option("--compat", help="Tolerate what the format's own reader does, where that is safe.")
 ]
 ExpansionOption = Annotated[int, typer.Option(help="How many times larger than the file its tensors may be.")]
+NAMES = 10_000  # more than models have; others are not held to naming schemes
 DEEPEST = 30  # levels of metadata that are shown
 VERDICTS = {"verified": "[green]verified [/]", "other": "[bold red]other    [/]", "missing": "[yellow]missing  [/]"}
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -128,8 +130,9 @@ def _inspection(checkpoint: weights_io.Checkpoint, found: dict[str, Statistics])
         }
         row |= {"file": str(info.file), "offset": info.offset}
         rows.append(row | ({"statistics": found[name]._asdict()} if name in found else {}))
-    about = {"format": checkpoint.format, "tensors": rows, "shared": checkpoint.shared()}
-    return about | {"metadata": _Plain()(checkpoint.metadata)}
+    scheme = _known_names(checkpoint)
+    about = {"format": checkpoint.format, "scheme": None if scheme is None else scheme.name, "tensors": rows}
+    return about | {"shared": checkpoint.shared()} | {"metadata": _Plain()(checkpoint.metadata)}
 
 
 class _Plain:
@@ -174,6 +177,8 @@ def _show_tree(checkpoint: weights_io.Checkpoint, *, fold: bool) -> None:
     shown = Tree(f"[bold]{escape(_heading(checkpoint))}[/bold]")
     _grow(shown, tree(checkpoint, fold=fold))
     out.print(shown, highlight=False, soft_wrap=True)
+    if (scheme := _known_names(checkpoint)) is not None:
+        out.print(f"names of {scheme.name}: {escape(scheme.title)}", highlight=False, soft_wrap=True)
     for names in checkpoint.shared():
         out.print(f"stored once: {escape(', '.join(names))}", highlight=False, soft_wrap=True)
     for name, value in checkpoint.metadata.items():
@@ -183,6 +188,17 @@ def _show_tree(checkpoint: weights_io.Checkpoint, *, fold: bool) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _known_names(checkpoint: weights_io.Checkpoint) -> schemes.Scheme | None:
+    """The naming scheme that has a place for every name, if there is one; no checkpoint of a model has more names than are looked at."""
+    from weights_io import schemes
+
+    try:
+        scheme = schemes.detect(checkpoint) if len(checkpoint) <= NAMES else None
+    except schemes.SchemeError:
+        return None
+    return None if scheme is None or schemes.explain(checkpoint, scheme).problems else scheme
 
 
 def _label(node: Node) -> str:

@@ -16,6 +16,7 @@ from refimpl.spaces import extractor, seq2seq
 from refimpl.spaces.summarizer import Settings, Summarizer
 from refimpl.spaces.summary import Sentence, SourceMap, Summary, Token, located, spans_of
 from refimpl.spaces.words import WordTokenizer
+from refimpl.text.pieces import BYTES, SPACE, PieceTokenizer
 
 
 def beginning(text: str) -> Summary:
@@ -58,10 +59,13 @@ class Beginnings(NamedTuple):
 ALPHABET = "甲乙丙丁原告被判决根据法院，。；：\n0123456789的一不是在人有我他这民事侵权责任赔偿诉讼请求驳回"
 
 
-def tiny(positions=48, seed=0, nezha=False, tags=(0.0, 3.0, 4.0), **settings):
+def tiny(positions=48, seed=0, nezha=False, tags=(0.0, 3.0, 4.0), pieces=False, **settings):
     """A summarizer of random weights that knows some characters, and prefers to copy."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(ALPHABET) - {"\n"})]
-    tokenizer = WordTokenizer({token: number for number, token in enumerate(tokens)})
+    if pieces:
+        tokens += ["[MASK]", *BYTES, SPACE, "a", "b", f"{SPACE}a", f"{SPACE}ab", f"{SPACE}。", "判决"]
+    kind = PieceTokenizer if pieces else WordTokenizer
+    tokenizer = kind({token: number for number, token in enumerate(tokens)})
     sizes = bert.BertConfig(len(tokens), 12, 1, 2, max_position_embeddings=None if nezha else positions)
     config, small = seq2seq.Seq2SeqConfig(sizes, 2, 3), extractor.ExtractorConfig(12, 6, 3, (1, 2))
     rng = np.random.default_rng(seed)

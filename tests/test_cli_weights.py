@@ -42,13 +42,22 @@ def test_inspect_shows_the_tree_with_layers_folded() -> None:
     assert "0 ... 3 4 alike" in lines
     assert "weight float32 24 x 72 6.91 kB" in lines
     assert sum("c_attn" in line for line in lines) == 1
+    assert "names of hugging-face-gpt2: Hugging Face GPT-2" in lines
     assert sum("c_attn" in line for line in _lines(_weights("inspect", TINY, "--all"))) == 4
+
+
+def test_inspect_names_no_scheme_that_leaves_something_open(tmp_path: Path) -> None:
+    arrays = dict(weights_io.open(TINY))
+    for tensors in ({"a": np.zeros(2)}, arrays | {"more": np.zeros(2)}, {n: arrays[n] for n in list(arrays)[1:]}):
+        weights_io.save(tmp_path / "a.safetensors", tensors)
+        assert "names of" not in _weights("inspect", tmp_path / "a.safetensors")
+        assert json.loads(_weights("inspect", tmp_path / "a.safetensors", "--json"))["scheme"] is None
 
 
 def test_inspect_as_json_has_every_tensor_and_its_place() -> None:
     found = json.loads(_weights("inspect", SHARDS, "--json", "--stats"))
     opened = weights_io.open(SHARDS)
-    assert found["format"] == "safetensors (sharded)"
+    assert (found["format"], found["scheme"]) == ("safetensors (sharded)", "hugging-face-gpt2")
     assert {row["name"] for row in found["tensors"]} == set(opened)
     for row in found["tensors"]:
         info = opened.info(row["name"])

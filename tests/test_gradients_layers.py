@@ -23,6 +23,7 @@ from systems import BALLS, NUMPY, SYSTEMS, System, rounded, unchanged
 
 from refimpl import attention, bert, blocks, errors, gpt2, inputs, parameters, pooling
 from refimpl.gradients import rule_of, vjp, zeros
+from refimpl.spaces import seq2seq
 from refimpl.trees import leaves, mapped
 from validation import tolerance, truth
 
@@ -107,6 +108,7 @@ def _layer_cases() -> list[Case]:
         Case("pre_ln-before", blocks.pre_ln, common | {"form": form, "before": before, "mask": seen}),
         Case("post_ln", blocks.post_ln, common | {"form": form, "mask": causal, "relative": relative}),
         Case("realformer", blocks.realformer, common | residual | {"form": form, "mean_over": 2}),
+        Case("realformer-before", blocks.realformer, common | {"form": form, "before": before, "mask": seen}),
         Case("realformer-own", blocks.realformer, common | residual | {"form": form, "hand_on": "own"}),
     ]
 
@@ -151,7 +153,25 @@ def _bert_cases() -> list[Case]:
         Case("next_sentence", bert.next_sentence_logits, {"weights": heads, "hidden": hidden}),
         Case("masked_lm", bert.masked_lm_logits, words | {"weights": heads}),
         Case("masked_lm-untied", bert.masked_lm_logits, words | {"weights": untied, "dialect": "bert4keras"}),
+        Case("masked_lm-vectors", bert.masked_lm_vectors, words | {"weights": heads}),
+        Case("masked_lm-scores", bert.masked_lm_scores, {"weights": untied, "vectors": hidden}),
+        Case("seq2seq", seq2seq.logits, _generator("huggingface", BERT)),
+        Case(
+            "seq2seq-loss",
+            seq2seq.loss,
+            _generator("bert4keras-0.9", NEZHA) | {"labels": np.array([[0, 1, 2]] * 2), "k": 3},
+        ),
     ]
+
+
+def _generator(dialect: str, config: bert.BertConfig) -> dict[str, Any]:
+    """A generator of SPACES, and two rows of source and target."""
+    whole = seq2seq.Seq2SeqConfig(dataclasses.replace(config, num_hidden_layers=1), 1, 2, dialect)
+    shapes = seq2seq.Seq2SeqWeights.shapes(whole)
+    tags = {name: _random(shapes[name], 41, 0.5) for name in seq2seq.TAGS}
+    encoder = _bert(whole.bert, ("masked_lm",)).named()
+    given = {"weights": seq2seq.Seq2SeqWeights.from_named(encoder | tags, whole), "config": whole}
+    return given | {"token_ids": BERT_IDS, "segment_ids": SEGMENTS, "mask": BERT_MASK}
 
 
 def _cases() -> list[Case]:

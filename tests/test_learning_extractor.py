@@ -90,6 +90,15 @@ def test_grouped_documents_are_padded_little() -> None:
     assert len({tuple(order) for order in orders}) > 1
 
 
+def test_half_precision_is_widened_where_its_step_comes() -> None:
+    documents = _documents(dtype="float16")
+    corpus = Documents(documents)
+    assert all(a is b for (a, _), (b, _) in zip(corpus.documents, documents, strict=True))
+    (batch,), (wide,) = corpus.step(0, 0), Documents([(a.astype("float32"), b) for a, b in documents]).step(0, 0)
+    assert batch.vectors.dtype == np.float32
+    assert all(map(np.array_equal, batch, wide))
+
+
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[float]:
         corpus = Documents(_documents([2] * 20), form="padded", rows=20, seed=seed)
@@ -135,8 +144,8 @@ def test_documents_refuse_in_words() -> None:
     ):
         with _refused(errors.TextError, "does not fit", "number 1", "float64 (n, 3)", str(wrong[1].shape)):
             Documents([good[0], wrong])
-    with _refused(errors.TextError, "does not fit", "number 0", "float32 or float64 (n, in)"):
-        Documents([(vectors.astype("float16"), labels)])
+    with _refused(errors.TextError, "does not fit", "number 0", "float16, float32 or float64 (n, in)"):
+        Documents([(vectors.astype("int64"), labels)])
     with _refused(errors.TextError, "not finite", "number 1"):
         Documents([good[0], (np.full((1, 3), np.nan), labels)])
     corpus = Documents(good, rows=4)

@@ -484,6 +484,9 @@ def test_files_refuse_in_words(tmp_path: Path, recorded_folder: Any) -> None:
             load_extractor(plain)
     with _refused(errors.ConfigError, "no extractor", "Hugging Face GPT-2"):
         load_extractor(recorded_folder("gpt2_tiny"))
+    weights_io.save(plain, {name: a.astype(int) for name, a in arrays.items()})
+    with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
+        load_extractor(plain, dilations=(1, 2))
     weights_io.save(plain, {"a": np.zeros(2)})
     with _refused(weights_io.WeightsError, "no naming scheme"):
         load_extractor(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -156,6 +157,7 @@ def test_words_of_a_user_dictionary_are_jiebas(text: str) -> None:
     assert "".join(ours.cut(text, hidden=False)) == text
 
 
+@functools.cache
 def _both() -> tuple[segmentation.Segmenter, Any]:
     """This project's segmenter and jieba's, told the same."""
     lines = [*DICTIONARY, "", "\ufeff原告 7", "新造的词 n", "cad图纸 60", "甲乙丙"]
@@ -172,6 +174,11 @@ def test_a_user_dictionary_is_its_tokenizers_own() -> None:
     assert list(segmenter().with_words(["民事判决甲 9000"]).cut("民事判决甲", hidden=False)) == ["民事判决甲"]
     assert segmenter().frequency == before
     assert segmenter().total == segmentation.OCCURRENCES
+
+
+def test_every_occurrence_counts_in_what_the_words_are_divided_by() -> None:
+    assert list(segmenter().with_words(["的了 1"]).cut("的了", hidden=False)) == ["的", "了"]
+    assert list(segmenter().with_words(["的了 1", "甲乙 10000000000000"]).cut("的了", hidden=False)) == ["的了"]
 
 
 @pytest.mark.parametrize("line", ["原告 0", "原告 0 n"])
@@ -220,12 +227,13 @@ def test_normalized_characters_come_from_where_it_says(text: str) -> None:
 
 @given(texts)
 def test_what_is_decoded_once_stays(text: str) -> None:
-    """From the second time on, where no characters are lost: [UNK] is left out, and an apostrophe takes its letters along."""
-    tokenizer = WordTokenizer(TINY, ())
-    once = tokenizer.decode(tokenizer.encode(text))
-    again = tokenizer.decode(tokenizer.encode(once))
-    assert again.replace(" ", "") == once.replace(" ", "")
-    assert tokenizer.decode(tokenizer.encode(again)).replace(" ", "") == again.replace(" ", "")
+    """Of words, from the second time on: where [UNK] was left out, two characters may become a word, which takes other spaces."""
+    vocabulary = _extended("bert4keras-0.9.7", SAMPLE["words"])[0]
+    for tokenizer in (WordTokenizer(vocabulary), WordTokenizer(vocabulary, ())):
+        once = tokenizer.decode(tokenizer.encode(text))
+        again = tokenizer.decode(tokenizer.encode(once))
+        assert again == once if tokenizer.dictionary is None else again.replace(" ", "") == once.replace(" ", "")
+        assert tokenizer.decode(tokenizer.encode(again)) == again
 
 
 def test_a_long_text_takes_time_in_proportion(recorded_tokenizer: WordTokenizer) -> None:
@@ -252,6 +260,32 @@ def test_texts_of_nothing(text: str) -> None:
         assert tokenizer.encoded(text) == framing.Encoded([], [])
     assert tokenizer.decode([]) == ""
     assert tokenizer.framed(text).ids == [2, 3]
+
+
+def test_han_characters_are_those_of_unicode_when_bert_was_written() -> None:
+    """All that are named so, in the blocks up to extension E, and nothing else."""
+    for code in range(0x30000):
+        named = unicodedata.name(chr(code), "").startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH"))
+        later = 0x2CEB0 <= code < 0x2F800
+        if unicodedata.category(chr(code)) != "Cn":
+            assert wordpiece.is_han(chr(code)) == (named and not later), hex(code)
+
+
+def test_of_two_parts_the_longer_is_cut_one_token_at_a_time() -> None:
+    for first, second, room in itertools.product(range(2, 9), range(1, 9), range(3, 18)):
+        expected = [first, second]
+        while sum(expected) > room:
+            expected[0 if expected[0] > expected[1] else 1] -= 1
+        assert framing._kept([first, second], room) == expected
+        assert framing._kept([first], room) == [min(first, room)]
+
+
+@pytest.mark.parametrize("white", [*" \n\r\t\u3000\xa0\u2028\u2029"])
+def test_white_space_separates_words_and_control_characters_do_not(white: str) -> None:
+    tokenizer = WordTokenizer(TINY)
+    assert tokenizer.tokens(tokenizer.encode(f"ab{white}b")) == ["a", "##b", "b"]
+    for nothing in "\x00\x1c\x85\u200b\ufeff\ufffd":
+        assert tokenizer.encoded(f"a{nothing}b") == framing.Encoded([9, 12], [(0, 1), (2, 3)])
 
 
 def test_no_text_becomes_a_special_token() -> None:
@@ -483,6 +517,7 @@ def test_a_saved_tokenizer_is_the_same(tmp_path: Path, dictionary: Any) -> None:
         )
         assert after.encode("原告甲 abc") == before.encode("原告甲 abc")
     assert (tmp_path / "new" / "user_dict.txt").exists() == (dictionary is not None)
+    assert len(pickle.dumps(before)) < 1000  # without jieba's words, which it has looked up by now
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from summarizers import Beginnings, beginning, tiny
 from typer.testing import CliRunner
 
-from refimpl import cli
+from refimpl import cli, summarize_cli
 from refimpl.errors import BackendError, ConfigError, RefimplError, TextError
 from refimpl.spaces import documents, folder, running
 from refimpl.spaces.documents import Document
 from refimpl.spaces.journal import Journal
+from refimpl.spaces.report import Report
 from refimpl.spaces.running import Here, Processes, Result
+from refimpl.spaces.showing import Run, sentence_runs
 from refimpl.spaces.summarizer import Summarizer
-from refimpl.spaces.summary import SourceMap, Summary, Token, located, spans_of
+from refimpl.spaces.summary import Sentence, SourceMap, Span, Summary, Token, located, spans_of
 
 ROOT = Path(__file__).parent.parent
 KEY = {"model": "m1", "options": {"beams": 3}}
@@ -61,8 +64,9 @@ def test_spans_name_the_characters_that_were_copied(data: st.DataObject) -> None
             tokens.append(Token("xy", "O", None))
         else:
             after = tokens[-1].place if tokens else None
-            at = after[1] if tag == "I" and after and after[1] < len(source) else at
-            tokens.append(Token(source[at], tag, (at, at + 1)))
+            goes_on = tag == "I" and after is not None and after[1] < len(source)
+            at = after[1] if goes_on and after else at
+            tokens.append(Token(source[at], "I" if goes_on else "B", (at, at + 1)))
     summary = "".join(token.text for token in tokens)
     spans = spans_of(tokens, where)
     for span in spans:
@@ -79,6 +83,47 @@ def test_a_span_over_sentences_that_are_apart_has_two_places() -> None:
     assert where.places((3, 6)) == ((9, 12),)
     with _refused(TextError, "a sentence is not in the text", "'b'"):
         located("ab", ["a", "b", "b"])
+
+
+@given(st.data())
+def test_runs_are_cut_where_spans_begin_and_end(data: st.DataObject) -> None:
+    """Every character is in one run, with just the spans that it is of."""
+    first, second, third = (data.draw(st.text("ab", max_size=6)) for _ in range(3))
+    text = first + "|" + second + "|" + third
+    place = st.tuples(st.integers(0, len(text)), st.integers(0, len(text))).map(sorted).map(tuple)
+    spans = tuple(Span((0, 0), (0, 0), tuple(data.draw(st.lists(place, max_size=2)))) for _ in range(3))
+    sentence = Sentence(second, (len(first) + 1, len(first) + 1 + len(second)), 0.5, True)
+    summary = Summary("", "", (sentence,), (), spans, 0.0, "stop")
+    runs = sentence_runs(summary, sentence)
+    assert "".join(run.text for run in runs) == second
+    assert all(run.text for run in runs)
+    each = [run.spans for run in runs for _ in run.text]
+    for number in range(len(second)):
+        at = sentence.place[0] + number
+        covering = [any(a <= at < b for a, b in span.text) for span in spans]
+        assert set(each[number]) == {span for span in range(3) if covering[span]}
+    assert sentence_runs(summary, sentence._replace(chosen=False)) == ([Run(second, ())] if second else [])
+
+
+def test_what_was_copied_twice_is_linked_once_for_each_copy(tmp_path: Path) -> None:
+    """Two spans from one place, and one from two sentences: every name in the page is there once, every link leads somewhere."""
+    pytest.importorskip("jinja2", reason="needs the extra validation")
+    sentences = (Sentence("甲乙。", (0, 3), 0.9, True), Sentence("丙丁。", (4, 7), 0.8, True))
+    spans = (
+        Span((0, 2), (0, 2), ((0, 2),)),
+        Span((2, 4), (0, 2), ((0, 2),)),
+        Span((4, 6), (2, 4), ((2, 3), (4, 5))),
+    )
+    summary = Summary("甲乙甲乙。丙x", "甲乙。丙丁。", sentences, (), spans, 0.0, "stop")
+    page = Report(tmp_path, "model", {})
+    for document in _documents("甲乙。\n丙丁。", "甲乙。\n丙丁。"):
+        page.add(Result(document, summary))
+    content = page.write().read_text("utf-8")
+    names = re.findall(' id="([^"]*)"', content)
+    assert len(names) == len(set(names))
+    assert {f"{kind}{document}-{span}" for kind in "st" for document in (0, 1) for span in (0, 1)} <= set(names)
+    assert {"s0-2", "t0-2", "t1-2"} <= set(names)
+    assert set(re.findall('href="#([^"]*)"', content)) <= set(names)
 
 
 def test_a_summary_is_read_back_from_its_json() -> None:
@@ -128,6 +173,21 @@ def test_standard_input_is_a_text_or_lines() -> None:
 
     assert read("auto") == ['{"a": "x"}\n{"a": "y"}\n']
     assert read("jsonl") == ["x", "y"]
+
+
+def test_files_that_cannot_be_read_and_names_that_are_no_text_are_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("甲", "utf-8")
+    (tmp_path / "b.txt").write_text("乙", "utf-8")
+    (tmp_path / "b.txt").chmod(0)
+    found = list(documents.read([str(tmp_path)]))
+    assert found[0].name.endswith("a\\udcff.txt")
+    json.dumps(found[0].name, ensure_ascii=False).encode()
+    if found[1].text is None:  # for the superuser, every file can be read
+        assert "the file cannot be read" in (found[1].error or "")
+        assert "PermissionError" in (found[1].error or "")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert documents.count([str(tmp_path / "pipe.jsonl")]) is None  # counting would take what is to be read
+    assert documents.count([str(tmp_path)]) == 2
 
 
 def test_what_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -446,6 +506,29 @@ def test_it_is_explained_what_was_extracted_and_copied(model: Path, tmp_path: Pa
         assert f"  {summary.text[slice(*span.place)]}  from {start} to {end}" in told.stdout
 
 
+def test_a_bar_is_shown_where_it_takes_long_and_makes_way(
+    model: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, here one that is written down, whose two seconds are over at once; standard output has the results alone."""
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=80)
+    monkeypatch.setattr(summarize_cli, "err", terminal)
+    begin = summarize_cli._Bar.paused
+
+    def late(self: Any) -> Any:
+        if not self._due:
+            self._begin()
+        return begin(self)
+
+    monkeypatch.setattr(summarize_cli._Bar, "paused", late)
+    found = _run(many, "--model", model, "--beams", 1, "--json", env=PLAIN | {"TERM": "xterm"})
+    assert [json.loads(line)["index"] for line in found.stdout.splitlines()] == list(range(7))
+    assert "summarizing" in written.getvalue()
+    assert "0/7" in written.getvalue()
+    assert written.getvalue().rstrip().endswith("6 of 7 documents summarized, 1 failed")
+    assert "summarizing" not in written.getvalue()[written.getvalue().rindex("\x1b[2K") :]
+
+
 def test_the_page_shows_every_document_and_obeys_none(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="needs the extra validation")
     given = tmp_path / "given.jsonl"
@@ -495,6 +578,18 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(tmp_path: Path, 
         assert each in told
 
 
+def test_what_is_written_is_not_read(model: Path, many: Path, tmp_path: Path) -> None:
+    for read, option, path in [
+        (many, "--output", many),
+        (tmp_path, "--output", tmp_path / "out.jsonl"),
+        (tmp_path, "--report", tmp_path / "a" / "page"),
+    ]:
+        told = _refused_command(read, "--model", model, option, path)
+        assert "what is written would be read" in told
+        assert f"{option} {path}" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]
+
+
 def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     for arguments, code, words in [
@@ -509,30 +604,32 @@ def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model
 
 
 def test_a_run_that_is_killed_leaves_a_file_that_goes_on(model: Path, many: Path, tmp_path: Path) -> None:
-    """In a process of its own, which ends itself in the middle of a line."""
+    """In a process of its own, which ends as soon as it has written the fourth line."""
     code = """
 import os, sys
 from refimpl import cli
 from refimpl.spaces import journal
 write = journal.Journal.write
 def killed(self, record):
-    if record["index"] == 3:
-        self._file.write(b'{"index": 3, "na')
-        self._file.flush()
-        os.kill(os.getpid(), 9)
     write(self, record)
+    if record["index"] == 3:
+        os.kill(os.getpid(), 9)
 journal.Journal.write = killed
 cli.main()
 """
-    out = tmp_path / "out.jsonl"
+    out, straight = tmp_path / "out.jsonl", tmp_path / "straight.jsonl"
     arguments = [str(each) for each in (many, "--model", model, "--beams", 1, "--output", out)]
     command = [sys.executable, "-c", code, "summarize", *arguments]
     assert subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, check=False).returncode == -9
-    assert out.read_bytes().endswith(b'{"index": 3, "na')
-    assert _run(*arguments, "--resume").exit_code == 1
-    straight = tmp_path / "straight.jsonl"
     assert _run(*arguments[:-1], straight).exit_code == 1
+    lines = straight.read_bytes().splitlines(keepends=True)
+    assert out.read_bytes() == b"".join(lines[:4])
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    told = _run(*arguments, "--resume", "--explain")
+    assert told.exit_code == 1
     assert out.read_bytes() == straight.read_bytes()
+    shown = [line for line in told.stdout.splitlines() if line.startswith(str(many))]
+    assert shown == [f"{many}:{number}" for number in (5, 6, 7)]  # what was done before is not shown again
 
 
 def test_the_workers_of_a_scheduler_come_to_the_same_and_one_that_dies_takes_one_document(

@@ -94,6 +94,7 @@ def test_the_longest_pieces_and_bytes_for_the_rest() -> None:
     assert _tokens("软件包龘") == ["软", "件", "包", "<0xE9>", "<0xBE>", "<0x98>"]
     assert _tokens("1.23")[-3:] == [".", "2", "3"]
     assert TOKENIZER.encoded("the 库").offsets == [(0, 3), (3, 4), (4, 5)]
+    assert TOKENIZER.encoded("the library").offsets == [(0, 3), (4, 11)]
 
 
 def test_bytes_that_are_no_text_are_shown_as_such() -> None:

@@ -264,6 +264,7 @@ def test_fixtures_that_are_promised_must_be_there(monkeypatch, tmp_path):
 RULES = (
     "activation.gelu activation.relu activation.sigmoid activation.tanh attention.merge_heads attention.scaled_dot_product_attention "
     "attention.split_heads bert.encode bert.hidden_states bert.masked_lm_logits bert.next_sentence_logits bert.pooled "
+    "bert.masked_lm_scores bert.masked_lm_vectors spaces.seq2seq.logits spaces.seq2seq.loss "
     "blocks.feed_forward blocks.post_ln blocks.pre_ln blocks.realformer blocks.self_attention convolution.dilated_convolution "
     "convolution.gated_convolution convolution.gated_linear_unit copying.copy_loss copying.sequence_loss copying.spaces_loss "
     "favor.favor_attention favor.hyperbolic_features favor.positive_features favor.relu_features favor.trigonometric_features "
@@ -338,6 +339,9 @@ def test_no_check_gets_lost():
         "PARITY.neural_tangents REALFORMER-6 REALFORMER-6.network"
     )
     expected += " COPY-1 COPY-1.spans COPY-2 COPY-2.published COPY-2.steps COPY-3 COPY-3.published COPY-4 COPY-5 COPY-5.published PARITY.spaces"
+    expected += " COPY-2.generate COPY-2.generate.published SEQ2SEQ-1 SEQ2SEQ-2 PARITY.spaces_decoding"
+    expected += " ROUGE-1 ROUGE-2 ROUGE-2.published ROUGE-3 ROUGE-3.sentences ROUGE-4 ROUGE-4.published ROUGE-5 ROUGE-6 CUT-1 MATCH-1 MATCH-2"
+    expected += " PARITY.rouge PARITY.spaces_labels"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)

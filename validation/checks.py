@@ -16,7 +16,21 @@ import refimpl
 import weights_io
 from refimpl import copying, decoding, gpt2, mlp, path_kernel
 from refimpl.parameters import Linear
-from validation import claims, components, conformance, gradients, number_systems, peers, scalar, tolerance, truth
+from refimpl.spaces import labels
+from refimpl.spaces.published import published_search
+from refimpl.text import rouge, sentences
+from validation import (
+    claims,
+    components,
+    conformance,
+    gradients,
+    hashed,
+    number_systems,
+    peers,
+    scalar,
+    tolerance,
+    truth,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,6 +280,61 @@ def _spaces(setting: Setting) -> Finding:
     return Finding(True, "equal", cases, "every label, mask and state")
 
 
+def _spaces_decoding(setting: Setting) -> Finding:
+    """Texts of the released decoder of SPACES on the beam search of bert4keras 0.9.7, all of them equal."""
+    for number, case in enumerate(hashed.recorded()):
+        model = hashed.Hashed(number, case.model.vocabulary, case.model.favoured, setting.backend.asarray)
+        ends = {"start": model.vocabulary - 2, "end": model.vocabulary - 1}
+        options = {"max_new_tokens": case.most, "min_length": case.min_length, "min_ends": case.min_ends}
+        found = published_search(model, case.source, beams=case.beams, **ends, **options)
+        if found.ids != case.text:
+            return Finding(False, "differs", number, f"search {number}: {found.ids}, recorded {case.text}")
+    return Finding(True, "equal", number + 1, "every text")
+
+
+@functools.cache
+def _rouge_texts() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((components.RECORDED / "rouge" / "texts.json").read_text("utf-8"))
+    return found
+
+
+def _rouge(setting: Setting) -> Finding:
+    """p, r and f as four programs answer them, bit for bit; 0 where they raise ValueError, as SPACES has it."""
+    answers, pairs, cases = (
+        weights_io.open(components.RECORDED / "rouge" / "answers.safetensors"),
+        _rouge_texts()["pairs"],
+        0,
+    )
+    values = np.append(answers["values"], 0.0)  # which -1 selects
+    for dialect, scores in zip(_rouge_texts()["dialects"], answers["scores"], strict=True):
+        for (hypothesis, reference), places in zip(pairs, scores, strict=True):
+            cases, found = cases + places.size, np.array(rouge.rouge(hypothesis, reference, dialect=dialect))
+            if not np.array_equal(found, values[places]):
+                said = f"{dialect}, {hypothesis!r} against {reference!r}: {found.tolist()}"
+                return Finding(False, "differs", cases, said)
+    return Finding(True, "equal", cases, "every p, r and f")
+
+
+def _spaces_labels(setting: Setting) -> Finding:
+    """Clauses, mappings and their metric as the released code answers them, with three versions of the package rouge."""
+    texts, cases = _rouge_texts(), 0
+    for *given, pieces in texts["cuts"]:
+        cases += 1
+        if sentences.split(*given) != pieces:
+            return Finding(False, "differs", cases, f"pieces of {given}: {sentences.split(*given)}")
+    for dialect, mappings in texts["mappings"].items():
+        for document, mapping, main in zip(texts["documents"], mappings, texts["mains"][dialect], strict=True):
+            cases, found = cases + len(mapping) + 1, labels.extractive_labels(*document, dialect=dialect)
+            if [list(pair) for pair in found.mapping] != mapping or found.score != main:
+                return Finding(False, "differs", cases, f"{dialect}, {document[1]!r}: {found.mapping}, {found.score}")
+    return Finding(True, "equal", cases, "every piece, pair of sentences and metric")
+
+
+def _spaces_labels_count() -> int:
+    texts = _rouge_texts()
+    return len(texts["cuts"]) + sum(len(mapping) + 1 for every in texts["mappings"].values() for mapping in every)
+
+
 def _spaces_count() -> int:
     opened = weights_io.open(components.RECORDED / "spaces" / "answers.safetensors")
     return sum(int((opened[name] >= 0).sum()) for name in ("source", "target")) + _sizes(
@@ -379,6 +448,9 @@ def parity_checks() -> list[Check]:
         ("torch_components", "torch: softmax, GELU, layer norm, attention", torch_count, _torch),
         ("embedded", "transformers on the embedded model: ids, log p, logits, greedy", _embedded_count(), _embedded),
         ("spaces", "SPACES: labels of 400 pairs, masks and states of 300 hypotheses", _spaces_count(), _spaces),
+        ("spaces_decoding", "SPACES: texts of 320 searches", len(hashed.recorded()), _spaces_decoding),
+        ("rouge", "rouge 1.0.1, 1.0.0, 0.3.2, rouge-score: p, r, f of many pairs", _sizes("rouge", ["scores"]), _rouge),
+        ("spaces_labels", "SPACES: clauses, and sentences matched", _spaces_labels_count(), _spaces_labels),
         ("neural_tangents", "neural-tangents: kernels, and predictions by them", _kernel_count(), _neural_tangents),
         ("outside.hf_gpt2", "transformers: a recorded GPT-2 kept outside the package", None, _outside),
     ]

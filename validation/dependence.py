@@ -34,7 +34,7 @@ tagged_branches: list[Branch] = []  # since the list was last cleared
 
 SHAPING = frozenset({"reshape", "permute_dims", "broadcast_to", "matrix_transpose", "expand_dims", "squeeze"})
 REDUCING = frozenset({"sum", "mean", "max", "min", "any", "all"})
-ELEMENTWISE = frozenset({"exp", "log", "sqrt", "tanh", "abs", "maximum", "minimum", "isfinite"})
+ELEMENTWISE = frozenset({"clip", "exp", "log", "sqrt", "tanh", "abs", "maximum", "minimum", "isfinite"})
 NOTHING = np.uint64(0)
 
 

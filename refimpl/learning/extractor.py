@@ -36,9 +36,9 @@ from refimpl.spaces.extractor import (
 from refimpl.trees import added
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["DocumentForm", "Documents", "ExtractorGradient", "SentenceBatch"]
+__all__ = ["DocumentForm", "Documents", "ExtractorGradient", "SentenceBatch", "rectangle"]
 
 DocumentForm = Literal["grouped", "padded"]
 FORMS = ("grouped", "padded")
@@ -57,7 +57,8 @@ class Documents:
 
     Parameters
     ----------
-    documents : (vectors, labels) of each: float32 or float64 (n, in) and bool (n,) with n from 1; they are kept as they are, not copied
+    documents : (vectors, labels) of each: float16, float32 or float64 (n, in) and bool (n,) with n from 1; they are kept as they are, not copied,
+        so that they may lie in a file; float16 is widened to float32 where its step comes
     form : "grouped" or "padded"
     rows : documents in a rectangle at most
     seed : of the order
@@ -86,10 +87,10 @@ class Documents:
 
     def _check(self, number: int) -> None:
         (vectors, labels), (first, _) = self.documents[number], self.documents[0]
-        floating = str(vectors.dtype) in ("float32", "float64") and vectors.dtype == first.dtype
+        floating = str(vectors.dtype) in ("float16", "float32", "float64") and vectors.dtype == first.dtype
         fits = floating and vectors.ndim == 2 and len(vectors) > 0 and vectors.shape[1:] == first.shape[1:]
         if not fits or labels.dtype != np.bool_ or labels.shape != vectors.shape[:1]:
-            kind = f"{first.dtype} (n, {first.shape[1]})" if number else "float32 or float64 (n, in)"
+            kind = f"{first.dtype} (n, {first.shape[1]})" if number else "float16, float32 or float64 (n, in)"
             raise TextError(
                 "a document does not fit",
                 where=f"Documents(documents), number {number}",
@@ -126,7 +127,7 @@ class Documents:
         if (place := whole_number(position)) is None or not 0 <= place < self.steps(epoch):
             expected = f"from 0 to {self.steps(epoch) - 1}, the steps of epoch {epoch}"
             raise ConfigError("there is no such step", where="Documents.step", expected=expected, got=repr(position))
-        return (self._batch(self._order(first)[place]),)
+        return (rectangle([self.documents[i] for i in self._order(first)[place]]),)
 
     def _ordered(self, epoch: int) -> list[list[int]]:
         """The documents of each step of an epoch, by their numbers."""
@@ -137,15 +138,15 @@ class Documents:
         chunks = [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
         return [chunks[i] for i in rng.permutation(len(chunks))] if self.form == "grouped" else chunks
 
-    def _batch(self, numbers: list[int]) -> SentenceBatch:
-        """Documents side by side, padded behind with zeros that do not count."""
-        chosen = [self.documents[i] for i in numbers]
-        first, n = chosen[0][0], max(len(labels) for _, labels in chosen)
-        vectors = np.zeros((len(chosen), n, first.shape[1]), first.dtype)
-        labels, counted = np.zeros((len(chosen), n), np.bool_), np.zeros((len(chosen), n), np.bool_)
-        for place, (rows, kept) in enumerate(chosen):
-            vectors[place, : len(kept)], labels[place, : len(kept)], counted[place, : len(kept)] = rows, kept, True
-        return SentenceBatch(vectors, labels, counted)
+
+def rectangle(documents: Sequence[tuple[Any, Any]]) -> SentenceBatch:
+    """Documents (vectors, labels) side by side, padded behind with zeros that do not count."""
+    first, n = documents[0][0], max(len(labels) for _, labels in documents)
+    vectors = np.zeros((len(documents), n, first.shape[1]), np.result_type(first.dtype, np.float32))
+    labels, counted = np.zeros((len(documents), n), np.bool_), np.zeros((len(documents), n), np.bool_)
+    for place, (rows, kept) in enumerate(documents):
+        vectors[place, : len(kept)], labels[place, : len(kept)], counted[place, : len(kept)] = rows, kept, True
+    return SentenceBatch(vectors, labels, counted)
 
 
 class ExtractorGradient:
@@ -191,9 +192,7 @@ class ExtractorGradient:
         self, weights: ExtractorWeights, batch: SentenceBatch, total: int, rng: np.random.Generator | None
     ) -> tuple[Array, ExtractorWeights]:
         xp, device = namespace(weights.projection), device_of(weights.projection)
-        dtype = str(weights.projection.dtype).rpartition(".")[
-            2
-        ]  # its name on the host, which rounds before arrays are moved
+        dtype = str(weights.projection.dtype).rpartition(".")[2]  # the host rounds to it, then arrays are moved
         host = [batch.vectors.astype(dtype), batch.labels, batch.counted, *self._factors(batch, dtype, rng)]
         vectors, labels, counted, *dropout = (xp.asarray(part, device=device) for part in host)
         z, back = sentence_logits_vjp(weights, self.config, vectors, counted, dropout=dropout or None)

@@ -151,11 +151,15 @@ class PairCorpus:
 
     def described(self) -> dict[str, Any]:
         """Everything that decides what a step holds, as JSON can say it; of the pairs their number and checksum."""
+        options = {name: getattr(self, name) for name in (*self.options, "form", "masking", "dialect")}
+        return options | {"pairs": len(self.pairs), "sha256": self._checksum}
+
+    @functools.cached_property
+    def _checksum(self) -> str:
         digest = hashlib.sha256()
         for pair in self.pairs:
             digest.update(json.dumps(pair).encode() + b"\n")
-        options = {name: getattr(self, name) for name in (*self.options, "form", "masking", "dialect")}
-        return options | {"pairs": len(self.pairs), "sha256": digest.hexdigest()}
+        return digest.hexdigest()
 
     def steps(self, epoch: int) -> int:
         """How many steps an epoch has."""
@@ -188,11 +192,12 @@ class PairCorpus:
     def _ordered(self, epoch: int) -> list[list[list[int]]]:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.pairs)).tolist()
+        order = order[: len(order) - len(order) % self.rows]  # before they are sorted: or the longest would be left out
         if self.form == "sorted":
             pool = POOL * self.rows
             chunks = [order[i : i + pool] for i in range(0, len(order), pool)]
             order = [number for chunk in chunks for number in sorted(chunk, key=self._size)]
-        found = [order[i : i + self.rows] for i in range(0, len(order) - self.rows + 1, self.rows)]
+        found = [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
         if self.form == "sorted":
             found = [found[i] for i in rng.permutation(len(found))]
         return [found[i : i + self.rectangles] for i in range(0, len(found) - self.rectangles + 1, self.rectangles)]

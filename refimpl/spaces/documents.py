@@ -72,8 +72,9 @@ def read(inputs: Sequence[str], *, field: str = "text", form: str = "auto", stdi
 
 
 def count(inputs: Sequence[str], *, form: str = "auto") -> int | None:
-    """How many documents there are; None where standard input is among them, which is read once."""
-    return None if "-" in inputs else sum(1 for _ in _raw(inputs, form, None))
+    """How many documents there are; None where standard input or a pipe is among them, which is read once."""
+    once = any(name == "-" or not (Path(name).is_file() or Path(name).is_dir()) for name in inputs)
+    return None if once else sum(1 for _ in _raw(inputs, form, None))
 
 
 def _raw(inputs: Iterable[str], form: str, stdin: Any) -> Iterator[_Raw]:
@@ -95,15 +96,16 @@ def _files(path: Path) -> list[Path]:
 
 def _of_file(path: Path, form: str) -> Iterator[_Raw]:
     lines = form == "jsonl" or (form == "auto" and path.suffix.lower() in LINES)
+    name = str(path).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
     try:
         if not lines:
-            yield _Raw(str(path), path.read_bytes(), False)
+            yield _Raw(name, path.read_bytes(), False)
             return
         with path.open("rb") as file:
-            yield from _lines(str(path), file)
+            yield from _lines(name, file)
     except OSError as error:
-        got = f"{type(error).__name__}: {error}"
-        yield _Raw(str(path), b"", lines, explain("the file cannot be read", where=path, got=got))
+        got = f"{type(error).__name__}: {error.strerror}"
+        yield _Raw(name, b"", lines, explain("the file cannot be read", where=name, got=got))
 
 
 def _lines(name: str, stream: Iterable[bytes]) -> Iterator[_Raw]:

@@ -428,8 +428,7 @@ def extractor_loss(
         if the logits are not floating or labels and mask not boolean, shapes differ, no sentence counts, or options make no sense.
     """
     counted, n = _counted(logits, labels, mask, dialect, total)
-    kept = namespace(logits, counted).where(counted, logits, exact(0, logits))
-    return counted_mean(_losses(kept, labels), counted, n)
+    return counted_mean(_losses(logits, labels), counted, n)
 
 
 # --- backwards --------------------------------------------------------------------------------------------------------------------------
@@ -480,7 +479,7 @@ def sentence_logits_vjp(
             layers.insert(0, GatedLayer(kernel, bias, Norm(scale, shift), alpha))
         v_bar, projection = back_of_projection(_scaled(x_bar, given.dropout[1]))
         weights_bar = ExtractorWeights(projection, tuple(layers), Linear(*head))
-        return weights_bar, _real(_scaled(v_bar, given.dropout[0]), mask)
+        return weights_bar, _scaled(v_bar, given.dropout[0])
 
     return _real(z, mask)[..., 0], pullback
 
@@ -501,11 +500,10 @@ def extractor_loss_vjp(
 ) -> tuple[Array, Pullback]:  # (...), bool (...), bool (...) -> (), pullback
     """z̄_s = -σ(-z_s) L̄/N for sentences to be kept, σ(z_s) L̄/N for others; exactly 0 at padding. Arguments and errors as `extractor_loss`."""
     counted, n = _counted(logits, labels, mask, dialect, total)
-    xp, zero = namespace(logits, counted), exact(0, logits)
-    kept = xp.where(counted, logits, zero)
 
     def pullback(loss_bar: Array) -> tuple[Array]:  # () -> (...)
-        slopes = xp.where(labels, -sigmoid(-kept), sigmoid(kept)) / exact(n, logits)
-        return (xp.where(counted, slopes * loss_bar, zero),)
+        xp = namespace(logits, counted)
+        slopes = xp.where(labels, -sigmoid(-logits), sigmoid(logits)) / exact(n, logits)
+        return (xp.where(counted, slopes * loss_bar, exact(0, logits)),)
 
-    return counted_mean(_losses(kept, labels), counted, n), pullback
+    return counted_mean(_losses(logits, labels), counted, n), pullback

@@ -18,6 +18,7 @@ import weights_io
 from refimpl import backend as backends
 from refimpl.errors import ConfigError
 from refimpl.learning.checkpoints import check_name, on_host
+from refimpl.number_system import check_floating
 from refimpl.spaces.extractor import ExtractorConfig, ExtractorWeights
 from weights_io import schemes
 
@@ -70,8 +71,8 @@ def load_extractor(
 
     Raises
     ------
-    ConfigError, weights_io.WeightsError
-        for a file that cannot be read or is no extractor; dilations that do not show; arguments that contradict the file.
+    ConfigError, DtypeError, weights_io.WeightsError
+        for a file that cannot be read or is no extractor, or not one of floats; dilations that do not show; arguments that contradict the file.
     """
     if dtype not in (None, *DTYPES):
         raise ConfigError("unknown dtype", where="load_extractor(dtype)", expected=", ".join(DTYPES), got=repr(dtype))
@@ -86,6 +87,7 @@ def load_extractor(
         source = {name: pieces[0].name for name, pieces in explained.pieces.items()}
         library = backends.get(backend)
         arrays = {name: library.asarray(ours[name] if dtype is None else ours[name].astype(dtype)) for name in ours}
+        check_floating("weights", arrays["projection"], "load_extractor")
         return ExtractorWeights.from_named(arrays, config, source=source), config
 
 

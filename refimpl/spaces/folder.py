@@ -1,7 +1,7 @@
 """A summarizer as a folder.
 
-    spaces.json              format 1: the settings (`refimpl.spaces.summarizer.Settings`), and the extractor's sizes
-    extractor.safetensors    the extractor, names as in `ExtractorWeights.shapes`
+    spaces.json              {"format": 1, "settings": {..}}, under the names of `refimpl.spaces.summarizer.Settings`; what is absent is as there
+    extractor.safetensors    the extractor, as `refimpl.spaces.extractor_file` has it
     seq2seq/                 the generator, as `refimpl.spaces.seq2seq_folder` has it, and the files of its tokenizer
     NAME/                    where the settings' `encoder` is NAME and not "seq2seq": a model that `refimpl.load` opens
 
@@ -21,7 +21,7 @@ from refimpl import backend as backends
 from refimpl.errors import ConfigError
 from refimpl.files import replace_file
 from refimpl.model import load as load_model
-from refimpl.spaces.extractor import ExtractorConfig, ExtractorWeights
+from refimpl.spaces.extractor_file import load_extractor, save_extractor
 from refimpl.spaces.seq2seq_folder import load_seq2seq, save_seq2seq
 from refimpl.spaces.summarizer import Settings, Summarizer
 from refimpl.text import open_tokenizer
@@ -42,17 +42,14 @@ def save(folder: str | Path, summarizer: Summarizer, dtype: str = "float32") -> 
 
     A folder of an encoder of its own is not written: put it there under the name that the settings have for it.
     """
-    import weights_io
-
     path = Path(folder)
     generator, extractor = (
         mapped(lambda array: array.astype(dtype), each) for each in (summarizer.weights, summarizer.extractor_weights)
     )
     save_seq2seq(path / GENERATOR, generator, summarizer.config)
-    weights_io.save(path / EXTRACTOR, extractor.named())
+    save_extractor(path / EXTRACTOR, extractor, summarizer.extractor_config)
     summarizer.tokenizer.save(path / GENERATOR)
-    about = {"format": FORMAT, "extractor": dataclasses.asdict(summarizer.extractor_config)}
-    _write(path / ABOUT, about | {"settings": dataclasses.asdict(summarizer.settings)})
+    _write(path / ABOUT, {"format": FORMAT, "settings": dataclasses.asdict(summarizer.settings)})
 
 
 def _write(path: Path, value: Any) -> None:
@@ -60,48 +57,34 @@ def _write(path: Path, value: Any) -> None:
     replace_file(path, lambda file: file.write(content))
 
 
-def _read(path: Path, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The object in a file, with a format that is known and just these names."""
-    expected = f"an object with format {FORMAT}, {', '.join(names)}"
+def _read(path: Path) -> Any:
+    """The settings in spaces.json, as they stand there."""
+    expected = f"an object with format {FORMAT} and settings"
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"
-        remedy = "name a folder that holds spaces.json, extractor.safetensors and seq2seq/"
-        raise ConfigError(f"{kind} cannot be read", where=path, expected=expected, got=got, remedy=remedy) from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or set(found) != {"format", *names}:
+        remedy = f"name a folder that holds {ABOUT}, {EXTRACTOR} and {GENERATOR}/"
+        what = "the summarizer cannot be read"
+        raise ConfigError(what, where=path, expected=expected, got=got, remedy=remedy) from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT or set(found) != {"format", "settings"}:
         got = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
         got += f"; format {found['format']!r}" if isinstance(found, dict) and "format" in found else ""
-        raise ConfigError(f"{kind} is not as expected", where=path, expected=expected, got=got)
-    return found
-
-
-def _made(kind: Any, fields: Any, where: str) -> Any:
-    """The dataclass of these fields; raises ConfigError for names that it has not, and what it raises itself."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    if not isinstance(fields, dict) or not set(fields) <= set(known):
-        unknown = sorted(set(fields) - set(known)) if isinstance(fields, dict) else type(fields).__name__
-        raise ConfigError("unknown fields", where=where, expected=", ".join(known), got=unknown)
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ConfigError("a field is missing or of the wrong kind", where=where, got=str(error)) from None
+        raise ConfigError("the summarizer is not as expected", where=path, expected=expected, got=got)
+    return found["settings"]
 
 
 def read_settings(folder: str | Path) -> Settings:
-    """The settings of a summarizer's folder; raises ConfigError for one that is none."""
-    return _about(Path(folder))[0]
-
-
-def _about(folder: Path) -> tuple[Settings, ExtractorConfig]:
-    if not folder.is_dir():
+    """The settings of a summarizer's folder; raises ConfigError for one that is none, and for fields that are unknown or out of range."""
+    path = Path(folder)
+    if not path.is_dir():
         remedy = "name the folder of a summarizer with --model; docs/summarize.md says how one is made"
-        raise ConfigError("there is no such folder", where=folder, remedy=remedy)
-    path = folder / ABOUT
-    found = _read(path, "the summarizer", ("extractor", "settings"))
-    settings: Settings = _made(Settings, found["settings"], f"{path}, settings")
-    sizes: ExtractorConfig = _made(ExtractorConfig, found["extractor"], f"{path}, extractor")
-    return settings, sizes
+        raise ConfigError("there is no such folder", where=path, remedy=remedy)
+    fields, known = _read(path / ABOUT), [field.name for field in dataclasses.fields(Settings)]
+    if not isinstance(fields, dict) or not set(fields) <= set(known):
+        unknown = sorted(set(fields) - set(known)) if isinstance(fields, dict) else type(fields).__name__
+        raise ConfigError("unknown settings", where=path / ABOUT, expected=", ".join(known), got=unknown)
+    return Settings(**fields)
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -115,14 +98,6 @@ def fingerprint(folder: str | Path) -> str:
         with file.open("rb") as content:
             whole.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()
-
-
-def _weights(path: Path, dtype: str, backend: backends.Backend) -> dict[str, Any]:
-    """All arrays of a file, in `dtype`, on the backend."""
-    import weights_io
-
-    with weights_io.open(path) as checkpoint:
-        return {name: backend.asarray(checkpoint[name].astype(dtype)) for name in checkpoint}
 
 
 def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -> Summarizer:
@@ -140,13 +115,12 @@ def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -
         for what is not there, is of another format, or does not fit together.
     """
     path = Path(folder)
-    settings, sizes = _about(path)
+    settings = read_settings(path)
     if dtype not in DTYPES:
         raise ConfigError("unknown dtype", where="dtype", expected=", ".join(DTYPES), got=repr(dtype))
     chosen = backends.get(backend)
     weights, config = load_seq2seq(path / GENERATOR, backend=chosen.name, dtype=dtype)
-    arrays = _weights(path / EXTRACTOR, dtype, chosen)
-    extractor = ExtractorWeights.from_named(arrays, sizes)
+    extractor, sizes = load_extractor(path / EXTRACTOR, dtype=dtype, backend=chosen.name)
     tokenizer: Any = open_tokenizer(path / GENERATOR)
     if not hasattr(tokenizer, "encoded"):
         expected = "the files of a WordTokenizer or PieceTokenizer: words.json and vocab.txt"

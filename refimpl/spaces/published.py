@@ -1,7 +1,7 @@
 """The decoding of SPACES as it was published: beams that go on with the states of other hypotheses.
 
-With s_r the state of row r (the length of its copied span), y_r its tokens, z and τ the model's logits and probabilities of tags for it, a step of the
-released code is
+With s_r the state of row r (the length of its copied span), y_r its tokens, z and τ the model's logits and probabilities of tags for it, a step of
+the released code is
 
     allowed_r, s'_r = the tag's (`refimpl.copying.copy_step`, the probability of I negated where s_r = 0)
     ẑ_r = z_r where allowed, and of that on the 10 largest; -1000 elsewhere
@@ -10,9 +10,9 @@ released code is
 
 in which hypotheses take their places among the rows anew, and the states stay in theirs: row r' goes on with s'_{r'}, the state of whatever stood
 there before. Where the best row has ended the search is over, and its tokens are the answer; others that have ended are dropped, their states are
-not, and there is a beam less. A token that is not allowed has log 10⁻¹², not -∞: where fewer are allowed than there are beams, the search goes on with
-some that are not, all equal, chosen by the partition. `order_of_partition` is that partition as it was in NumPy 1 (and is in NumPy 2 on processors
-without AVX-512), step by step, so that a text does not depend on the machine.
+not, and there is a beam less. A token that is not allowed has log 10⁻¹², not -∞: where fewer are allowed than there are beams, the search goes on
+with some that are not, all equal, chosen by the partition. `order_of_partition` is that partition as it was in NumPy 1, step by step, so that a text
+does not depend on the machine: NumPy 2 has others on processors with AVX2 or AVX-512, which leave another order.
 
 References: `AutoSummary` of github.com/bojone/SPACES at a545db3, on `AutoRegressiveDecoder.beam_search` of bert4keras 0.9.7, which its README names;
 D. Musser, "Introspective sorting and selection algorithms", Software: Practice and Experience 27 (1997), as in NumPy's `npysort/selection`.
@@ -129,7 +129,7 @@ def _select(v: Sequence[float], order: list[int], low: int, high: int, kth: int)
 
 
 def order_of_partition(values: Sequence[float], kth: int) -> list[int]:
-    """The places of all values in the order of NumPy's argpartition (introselect) about rank `kth`: no smaller one follows the kth, no larger precedes.
+    """The places of all values as NumPy 1's argpartition (introselect) leaves them: no smaller one follows the kth, no larger one precedes it.
 
     Parameters
     ----------
@@ -194,6 +194,7 @@ def published_search(
     max_new_tokens: int,
     min_length: int = 1,
     min_ends: int = 1,
+    carried: bool = False,
 ) -> Found:
     """Equation (1) until the best row has ended, or `max_new_tokens` times; then the row of the largest score, the first of equal ones.
 
@@ -206,6 +207,7 @@ def published_search(
     max_new_tokens : int >= 1
     min_length : tokens, the start token included, before which no row ends
     min_ends : how many end tokens end a row
+    carried : True: states go where their hypotheses go, which the released code does not do; all else as it does
 
     Raises
     ------
@@ -223,6 +225,7 @@ def published_search(
         scores, after = _scores(said, states, tokens, rows)
         states[: len(rows)] = after
         rows, origins = _best(scores, states, rows, beams)
+        states = [states[origin] for origin in origins] if carried else states
         ends = [row.ids.count(end) for row in rows]
         best = max(range(len(rows)), key=lambda r: rows[r].score)
         if step + 2 >= min_length and ends[best] == min_ends:
@@ -230,6 +233,7 @@ def published_search(
         if step + 2 >= min_length:
             kept = [r for r in range(len(rows)) if ends[r] < min_ends]
             rows, origins, beams = [rows[r] for r in kept], [origins[r] for r in kept], min(beams, len(kept))
+            states = [states[r] for r in kept] if carried else states
             best = max(range(len(rows)), key=lambda r: rows[r].score, default=0)
         if not rows:
             remedy = "ask for fewer tokens before the end, min_length"

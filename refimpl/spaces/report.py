@@ -125,9 +125,9 @@ def _linked(runs: Iterable[Run], here: str, there: str, seen: set[int]) -> list[
         if not run.spans:
             found.append({"text": run.text, "href": None})
             continue
-        first = next((span for span in run.spans if span not in seen), None)
-        span = run.spans[0] if first is None else first
-        name = None if first is None else f"{here}-{first}"
-        seen.add(span)
-        found.append({"text": run.text, "href": f"{there}-{span}", "id": name, "colour": span % COLOURS})
+        new = [span for span in run.spans if span not in seen]
+        span = new[0] if new else run.spans[0]
+        seen |= set(new)
+        names = [f"{here}-{each}" for each in new]
+        found.append({"text": run.text, "href": f"{there}-{span}", "names": names, "colour": span % COLOURS})
     return found

@@ -340,7 +340,11 @@ class OnDask:
         """Results that are there; waits for one."""
         from distributed import wait
 
-        done = wait(list(self._futures), return_when="FIRST_COMPLETED").done
+        try:
+            done = wait(list(self._futures), return_when="FIRST_COMPLETED").done
+        except Exception as error:  # of whatever kind, it is not of a document
+            got = f"{type(error).__name__}: {error}"
+            raise BackendError("the scheduler is lost", where=self._address, got=got) from None
         return [self._result(future, self._futures.pop(future)) for future in done]
 
     def _result(self, future: Any, document: Document) -> Result:

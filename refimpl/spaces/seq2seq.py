@@ -82,6 +82,9 @@ class Seq2SeqConfig:
     bert_dialect: str = "huggingface"  # of `refimpl.bert.dialects`
 
     def __post_init__(self) -> None:
+        if isinstance(self.bert_dialect, bert.Dialect):
+            expected = f"the name of one: {', '.join(bert.dialects)}"
+            raise ConfigError("a configuration names its dialect", where="Seq2SeqConfig", expected=expected)
         bert.named_dialect(self.bert_dialect)
         for name in ("start_token_id", "end_token_id"):
             token = whole_number(getattr(self, name))

@@ -19,8 +19,12 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from array_api_compat import is_numpy_array
+
+from refimpl.copying import INSIDE
 from refimpl.errors import ConfigError, TextError
-from refimpl.number_system import namespace
+from refimpl.inference.unilm import Session
+from refimpl.number_system import device_of, namespace
 from refimpl.parameters import is_positive
 from refimpl.positions import extend
 from refimpl.spaces import extractor, seq2seq
@@ -36,7 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIONS", "Settings", "Summarizer"]
 
-OPTIONS = ("threshold", "beams", "max_new_tokens", "copy", "length_penalty", "source_tokens")  # of each summary
+OPTIONS = (
+    "threshold",
+    "beams",
+    "max_new_tokens",
+    "copy",
+    "length_penalty",
+    "sentences",
+    "source_tokens",
+)  # of each summary
 TOGETHER = 4096  # tokens of sentences that are read at once, padding included
 STEP = 512  # position tables are extended to multiples of it
 TAGS = "OBI"
@@ -53,11 +65,11 @@ class Settings:
     strips: str | None = None
     sentences: int = 256  # the last so many are looked at
     sentence_tokens: int = 512  # of a sentence for its vector, special ones included
-    source_tokens: int = 2048  # of the source, special ones included
+    source_tokens: int = 4096  # of the source, special ones included
     overlong: str = "drop"
     beams: int = 3
     max_new_tokens: int = 256
-    length_penalty: float = 1.0
+    length_penalty: float | None = None  # None: 1, and in the published dialect none
     k: int | None = 10  # of `refimpl.spaces.seq2seq.generate`
     copy: bool = True
     dialect: str = "corrected"
@@ -71,10 +83,9 @@ class Settings:
         wrong = [f"{name} = {getattr(self, name)!r}" for name in counts if not is_positive(getattr(self, name))]
         wrong += [f"k = {self.k!r}"] if not (self.k is None or is_positive(self.k)) else []
         wrong += [f"copy = {self.copy!r}"] if not isinstance(self.copy, bool) else []
-        for name, least, below in (("threshold", 0, 1), ("length_penalty", -100, 100)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            wrong += [] if number and least <= value < below else [f"{name} = {value!r}"]
+        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        wrong += [] if number and 0 <= self.threshold < 1 else [f"threshold = {self.threshold!r}"]
+        wrong += [] if _is_penalty(self.length_penalty) else [f"length_penalty = {self.length_penalty!r}"]
         for name, known in (("overlong", OVERLONG), ("dialect", seq2seq.dialects)):
             wrong += [] if getattr(self, name) in known else [f"{name} = {getattr(self, name)!r}"]
         for name in ("separators", "rouge", "encoder"):
@@ -83,6 +94,10 @@ class Settings:
         if wrong:
             expected = "counts from 1, 0 <= threshold < 1, overlong drop or cut, dialect corrected or published"
             raise ConfigError("a setting is out of range", where="Settings", expected=expected, got=", ".join(wrong))
+        if self.dialect == "published" and (self.k, self.copy, self.length_penalty) != (10, True, None):
+            expected = "k = 10, copy = true, no length_penalty"
+            got = f"k = {self.k}, copy = {self.copy}, length_penalty = {self.length_penalty}"
+            raise ConfigError("the published decoding has no such option", where="Settings", expected=expected, got=got)
 
     def options(self, **given: Any) -> dict[str, Any]:
         """The options of a summary: those given that are not None, and these settings for the others. Raises ConfigError as they do."""
@@ -95,6 +110,11 @@ class Settings:
         return {name: getattr(full, name) for name in OPTIONS}
 
 
+def _is_penalty(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and -100 <= value <= 100)
+
+
 class _Source(NamedTuple):
     """What is read by the generator."""
 
@@ -103,6 +123,19 @@ class _Source(NamedTuple):
     offsets: list[Place]  # of each token that is not special, in the text
     chosen: list[int]  # numbers of the sentences in it
     notes: list[str]
+
+    def origin(self, token: int) -> Place | None:
+        """Where a token's characters are; None for a special token, and for a space that the text has not."""
+        start, end = self.offsets[token - 1] if 0 < token < len(self.ids) - 1 else (0, 0)
+        return (start, end) if start < end else None
+
+
+class _Generator(NamedTuple):
+    """What generates, for so many positions."""
+
+    weights: seq2seq.Seq2SeqWeights
+    config: seq2seq.Seq2SeqConfig
+    session: Session | None  # what reads fast; None: the definition reads
 
 
 class Summarizer:
@@ -136,7 +169,7 @@ class Summarizer:
         self.extractor_weights, self.extractor_config = extractor_weights, extractor_config
         self.settings, self.encoder = settings, encoder
         self._check()
-        self._extended = functools.lru_cache(maxsize=4)(self._with_positions)
+        self._ready = functools.lru_cache(maxsize=4)(self._with_positions)
 
     def _check(self) -> None:
         tokenizer, config = self.tokenizer, self.config
@@ -176,9 +209,8 @@ class Summarizer:
         return namespace(found[0]).stack([found[number] for number in range(len(rows))])
 
     def _framed(self, sentence: str) -> list[int]:
-        limit = self.settings.sentence_tokens
-        context = self.config.context
-        ids = self.tokenizer.encode(sentence)[: min(limit, context) - 2]
+        limit = min(self.settings.sentence_tokens, self.config.context)
+        ids = self.tokenizer.encode(sentence)[: max(limit - 2, 0)]
         return [self.config.start_token_id, *ids, self.config.end_token_id]
 
     def _pooled(self, rows: list[list[int]]) -> Array:  # -> (b, d)
@@ -188,27 +220,30 @@ class Summarizer:
         dialect = self.config.bert_dialect
         return extractor.sentence_vectors(self.weights.bert, self.config.bert, ids, mask=mask, dialect=dialect)
 
-    def probabilities(self, sentences: Sequence[str]) -> list[float]:
+    def probabilities(self, sentences: Sequence[str]) -> Array:  # -> (n,)
         """p = σ(extractor(v)) of all sentences of one text."""
-        vectors = self.vectors(sentences)
-        found = extractor.sentence_probabilities(self.extractor_weights, self.extractor_config, vectors[None, :, :])
-        return [float(found[0, number]) for number in range(len(sentences))]
+        weights, config = self.extractor_weights, self.extractor_config
+        return extractor.sentence_probabilities(weights, config, self.vectors(sentences))
 
-    def _with_positions(self, positions: int) -> tuple[seq2seq.Seq2SeqWeights, seq2seq.Seq2SeqConfig]:
-        """The generator with a position table extended to so many positions."""
-        config, offset = self.config.bert, self.config.bert.position_offset
-        weights = self.weights._replace(bert=extend(self.weights.bert, to=positions, offset=offset))
-        bert = dataclasses.replace(config, max_position_embeddings=positions + offset)
-        return weights, dataclasses.replace(self.config, bert=bert)
+    def _with_positions(self, positions: int) -> _Generator:
+        """The generator with a position table of at least so many rows: its own, or extended."""
+        weights, config = self.weights, self.config
+        if positions > config.context:
+            offset = config.bert.position_offset
+            weights = weights._replace(bert=extend(weights.bert, to=positions, offset=offset))
+            bert = dataclasses.replace(config.bert, max_position_embeddings=positions + offset)
+            config = dataclasses.replace(config, bert=bert)
+        table = weights.tags.weight
+        fast = is_numpy_array(table) and table.dtype.name in ("float32", "float64")
+        return _Generator(weights, config, Session(weights, config) if fast else None)
 
-    def _generator(self, positions: int, notes: list[str]) -> tuple[seq2seq.Seq2SeqWeights, seq2seq.Seq2SeqConfig]:
-        """The generator for so many positions: as it is, or extended."""
+    def _generator(self, positions: int, notes: list[str]) -> _Generator:
+        """The generator for so many positions."""
         have = self.config.context
         if positions <= have:
-            return self.weights, self.config
-        to = min(-(-positions // STEP) * STEP, have * have)
+            return self._ready(0)
         notes.append(f"the {have} positions were extended hierarchically: {positions} are needed")
-        return self._extended(to)
+        return self._ready(min(-(-positions // STEP) * STEP, have * have))
 
     def _room(self, options: dict[str, Any]) -> int:
         """How many tokens a source may have."""
@@ -221,34 +256,30 @@ class Summarizer:
             raise ConfigError("the source has no room", where="summarize", expected=expected, got=got)
         return room
 
-    def _source(self, sentences: Sequence[str], p: Sequence[float], chosen: list[int], room: int) -> _Source:
-        """The chosen sentences joined, as tokens that fit."""
-        notes, kept = list[str](), list(chosen)
-        lengths = {number: len(self.tokenizer.encode(sentences[number])) for number in kept}
-        drop = self.settings.overlong == "drop"
-        while True:
-            text = "".join(sentences[number] for number in kept)
-            ids, offsets = self.tokenizer.encoded(text)
-            if not drop or len(ids) + 2 <= room or len(kept) == 1:
-                break
-            excess = len(ids) + 2 - room
-            for number in sorted(kept, key=lambda number: p[number]):
-                if excess <= 0 or len(kept) == 1:
-                    break
-                kept.remove(number)
-                excess -= lengths[number]
-        if len(kept) < len(chosen):
-            told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences, the least probable, were left out"
-            notes.append(f"{told}: the source may have {room} tokens")
+    def _source(self, sentences: Sequence[str], kept: list[int], room: int) -> _Source:
+        """The sentences that were kept, joined, as tokens that fit."""
+        text, notes = "".join(sentences[number] for number in kept), list[str]()
+        ids, offsets = self.tokenizer.encoded(text)
         if len(ids) + 2 > room:
             notes.append(f"the source was cut after {room - 2} of its {len(ids)} tokens")
             ids, offsets = ids[: room - 2], offsets[: room - 2]
             text = text[: offsets[-1][1]]
-        if not ids:
-            expected = "characters that the vocabulary has tokens for"
-            raise TextError("the chosen sentences have no token", where="summarize", expected=expected, got=text[:40])
         framed = [self.config.start_token_id, *ids, self.config.end_token_id]
         return _Source(text, framed, list(offsets), kept, notes)
+
+    def _fitting(
+        self, sentences: Sequence[str], p: Sequence[float], lengths: Sequence[int], chosen: list[int], room: int
+    ) -> list[int]:
+        """The chosen sentences, without the least probable of them as long as all together are too long; one at least."""
+        kept, leaving = list(chosen), sorted(chosen, key=lambda number: p[number])[:-1]
+        while leaving and self.settings.overlong == "drop":
+            excess = len(self.tokenizer.encode("".join(sentences[number] for number in kept))) + 2 - room
+            if excess <= 0:
+                break
+            while leaving and excess > 0:
+                kept.remove(leaving[0])
+                excess -= lengths[leaving.pop(0)]
+        return kept
 
     # --- all of it ------------------------------------------------------------------------------------------------------------------------
 
@@ -261,6 +292,7 @@ class Summarizer:
         max_new_tokens: int | None = None,
         copy: bool | None = None,
         length_penalty: float | None = None,
+        sentences: int | None = None,
         source_tokens: int | None = None,
     ) -> Summary:
         """The summary of a text, and how it came about. What is None is as in the settings.
@@ -271,6 +303,7 @@ class Summarizer:
         threshold : sentences of a larger probability are chosen; where there is none, the most probable one
         beams, max_new_tokens, length_penalty : of the search, `refimpl.decoding.beam_search`
         copy : whether the tags decide what may come next; False: generated without them
+        sentences : how many sentences are looked at, the last ones
         source_tokens : the most tokens that the source may have
 
         Returns
@@ -284,59 +317,82 @@ class Summarizer:
         ConfigError
             for options out of range.
         """
-        given = {"threshold": threshold, "beams": beams, "max_new_tokens": max_new_tokens, "copy": copy}
-        options = self.settings.options(**given, length_penalty=length_penalty, source_tokens=source_tokens)
+        given: dict[str, Any] = {"threshold": threshold, "beams": beams, "max_new_tokens": max_new_tokens, "copy": copy}
+        given |= {"length_penalty": length_penalty, "sentences": sentences, "source_tokens": source_tokens}
+        options = self.settings.options(**given)
         if not text.strip():
             raise TextError("the text is empty", where="summarize", expected="characters other than white space")
         room, notes = self._room(options), list[str]()
-        sentences, places = self._sentences(text, notes)
-        p = self.probabilities(sentences)
-        chosen = self._chosen(p, options["threshold"], notes)
-        source = self._source(sentences, p, chosen, room)
+        texts, places = self._sentences(text, options["sentences"], notes)
+        lengths = [len(self.tokenizer.encode(sentence)) for sentence in texts]
+        if not any(lengths):
+            expected = "characters that the vocabulary has tokens for"
+            raise TextError("the text has no token", where="summarize", expected=expected, got=ascii(text[:40]))
+        found = self.probabilities(texts)
+        p = [float(found[number]) for number in range(len(texts))]
+        chosen = self._chosen(found, lengths, options["threshold"], notes)
+        source = self._source(texts, self._fitting(texts, p, lengths, chosen, room), room)
+        if len(source.chosen) < len(chosen):
+            told = f"{len(chosen) - len(source.chosen)} of {len(chosen)} chosen sentences, the least probable, were left out"
+            notes.append(f"{told}: the source may have {room} tokens")
         notes += source.notes
-        weights, config = self._generator(len(source.ids) + 1 + options["max_new_tokens"], notes)
-        searched = {name: options[name] for name in ("beams", "max_new_tokens", "copy", "length_penalty")}
-        searched |= {"k": self.settings.k, "dialect": self.settings.dialect}
-        best = seq2seq.generate(weights, config, source.ids, **searched)[0]
+        generator = self._generator(len(source.ids) + 1 + options["max_new_tokens"], notes)
+        best = self._generated(generator, source.ids, options)
         said = [
             Sentence(sentence, place, probability, number in source.chosen)
-            for number, (sentence, place, probability) in enumerate(zip(sentences, places, p, strict=True))
+            for number, (sentence, place, probability) in enumerate(zip(texts, places, p, strict=True))
         ]
-        ended = "stop" if best.ids and best.ids[-1] == config.end_token_id else "length"
+        ended = "stop" if best.ids and best.ids[-1] == self.config.end_token_id else "length"
         tokens = self._tokens(best, source)
         spans = spans_of(tokens, SourceMap([places[number] for number in source.chosen]))
         whole = "".join(token.text for token in tokens)
         notes += [] if whole else ["the summary is empty: the model ended at once"]
         return Summary(whole, source.text, tuple(said), tokens, spans, float(best.score), ended, tuple(notes))
 
-    def _sentences(self, text: str, notes: list[str]) -> tuple[list[str], list[Place]]:
+    def _generated(self, generator: _Generator, ids: list[int], options: dict[str, Any]) -> seq2seq.Generated:
+        """The best target of a source."""
+        searched = {name: options[name] for name in ("beams", "max_new_tokens", "copy", "length_penalty")}
+        searched |= {"k": self.settings.k, "dialect": self.settings.dialect}
+        weights, config, session = generator
+        decoder = None if session is None else session.reading(ids)
+        return seq2seq.generate(weights, config, ids, decoder=decoder, **searched)[0]
+
+    def _sentences(self, text: str, limit: int, notes: list[str]) -> tuple[list[str], list[Place]]:
         """The last sentences, and where they are."""
         settings = self.settings
         every = split(text, settings.longest, settings.separators, settings.strips)
-        if len(every) > settings.sentences:
-            notes.append(f"of {len(every)} sentences the last {settings.sentences} were looked at")
+        if len(every) > limit:
+            notes.append(f"of {len(every)} sentences the last {limit} were looked at")
         places = located(text, every)
-        return every[-settings.sentences :], places[-settings.sentences :]
+        return every[-limit:], places[-limit:]
 
-    def _chosen(self, p: list[float], threshold: float, notes: list[str]) -> list[int]:
-        chosen = [number for number, each in enumerate(p) if each > threshold]
-        if chosen:
-            return chosen
-        best = max(range(len(p)), key=lambda number: p[number])
-        notes.append(
-            f"no sentence has a probability above {threshold}: the most probable one, {p[best]:.3g}, was taken"
-        )
-        return [best]
+    def _chosen(
+        self, p: Array, lengths: Sequence[int], threshold: float, notes: list[str]
+    ) -> list[int]:  # (n,) -> numbers
+        """The sentences above the threshold; the most probable one where there is none. None without a token is chosen."""
+        xp = namespace(p)
+        something = xp.asarray([length > 0 for length in lengths], device=device_of(p))
+        p = xp.where(something, p, xp.zeros_like(p))
+        chosen = extractor.choose(p, threshold, otherwise="none")
+        if not chosen:
+            chosen = extractor.choose(p, threshold, otherwise="best")
+            told = f"no sentence has a probability above {threshold}"
+            notes.append(f"{told}: the most probable one, {float(p[chosen[0]]):.3g}, was taken")
+        return chosen
 
     def _tokens(self, generated: seq2seq.Generated, source: _Source) -> tuple[Token, ...]:
         """The tokens with what each adds to the text; what was copied as it stands in the source."""
-        inside = range(1, len(source.ids) - 1)
-        origins = [
-            source.offsets[place - 1] if place is not None and place in inside else None for place in generated.places
-        ]
+        origins = [None if place is None else source.origin(place) for place in generated.places]
         published = self.settings.dialect == "published"
         written = [None if place is None or published else source.text[slice(*place)] or None for place in origins]
         texts = self._added(generated.ids, written)
+        for number in range(1, 0 if published else len(texts)):
+            before, here, own = origins[number - 1], origins[number], texts[number].lstrip()
+            if own and before and here and generated.tags[number] == INSIDE and here[0] >= before[1]:
+                texts[number] = source.text[before[1] : here[0]] + own  # with the spaces of the source
+        for number, place in enumerate(origins):
+            if place and not texts[number] and source.text[slice(*place)].isspace():
+                origins[number] = None  # a space at the beginning, which is not written
         return tuple(
             Token(text, TAGS[tag] if place is not None else "O", place)
             for text, tag, place in zip(texts, generated.tags, origins, strict=True)

@@ -157,17 +157,21 @@ class SourceMap:
 
 
 def spans_of(tokens: Iterable[Token], source: SourceMap) -> tuple[Span, ...]:
-    """The spans of the copied tokens: B begins one, and so does I where it does not stand after the token before it in the source."""
+    """The spans of the copied tokens: B begins one, and so does I where what is before it was not copied, or stands behind it in the source.
+
+    White space at a span's beginning, which separates it from what was there, is not of it.
+    """
     found: list[tuple[Place, Place]] = []
-    at, going = 0, False
+    at, last = 0, None
     for token in tokens:
-        here = (at, at + len(token.text))
-        at = here[1]
+        start, end = at, at + len(token.text)
+        at, before, last = end, last, token.place
         if token.place is None:
-            going = False
-        elif going and token.tag == "I" and token.place[0] >= found[-1][1][1]:
-            found[-1] = ((found[-1][0][0], here[1]), (found[-1][1][0], token.place[1]))
+            continue
+        if before is not None and token.tag == "I" and token.place[0] >= before[0]:
+            (first, _), (origin, _) = found[-1]
+            found[-1] = ((first, end), (origin, token.place[1]))
         else:
-            found.append((here, token.place))
-            going = True
+            start += len(token.text) - len(token.text.lstrip() or token.text)
+            found.append(((start, end), token.place))
     return tuple(Span(place, origin, source.places(origin)) for place, origin in found)

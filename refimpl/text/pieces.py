@@ -148,8 +148,7 @@ class PieceTokenizer(FramingTokenizer):
         """
         given = list(ids)
         self.tokens(given)
-        text = b"".join(self._bytes[identity] for identity in given).decode("utf-8", "replace")
-        return text[1:] if text[:1] == " " and not BEGINS_WITH_HAN.match(text[1:]) else text
+        return b"".join(self._bytes[identity] for identity in given).decode("utf-8", "replace").removeprefix(" ")
 
     # --- files ------------------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ so do all dialects here. "rouge-score" is the definition of Lin for one sequence
 For every dialect 0 <= p, r, f <= 1, and p and r change places with h and y, but for (5), where of two longest common subsequences the other
 may be taken then. f of a text with itself is 1 in "rouge-score" where there is an N-gram, and 1 / (1 + ε/2) in (2).
 
-References: C.-Y. Lin, "ROUGE: a package for automatic evaluation of summaries" (2004); the packages rouge 1.0.1, 1.0.0 and 0.3.2 (P.-A. Cuturier)
+References: C.-Y. Lin, "ROUGE: a package for automatic evaluation of summaries" (2004); the packages rouge 1.0.1, 1.0.0 and 0.3.2
 and rouge-score 0.1.2. (5) is computed from the bits of H. Hyyrö, "Bit-parallel LCS-length computation revisited" (2004).
 """
 
@@ -47,7 +47,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from refimpl.errors import ConfigError
+from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -110,9 +110,6 @@ class Rouge(NamedTuple):
         return self.rouge_1.f * 0.2 + self.rouge_2.f * 0.4 + self.rouge_l.f * 0.4
 
 
-_NOTHING = Rouge(*[Score(0.0, 0.0, 0.0)] * 3)
-
-
 class Counted(NamedTuple):
     """What is counted of one text in one dialect: `compare` takes two of them, and a text that is compared often is counted once."""
 
@@ -173,6 +170,8 @@ def rouge(hypothesis: Sequence[str], reference: Sequence[str], *, dialect: str =
     ------
     ConfigError
         for another dialect.
+    TextError
+        for units that are not strings.
     """
     return compare(count(hypothesis, dialect=dialect), count(reference, dialect=dialect))
 
@@ -205,7 +204,10 @@ def main_metric(
 
 
 def count(sequence: Sequence[str], *, dialect: str = DIALECT) -> Counted:
-    """G_1, G_2, the sentences and n of ROUGE-L of one sequence of units; raises ConfigError for another dialect."""
+    """G_1, G_2, the sentences and n of ROUGE-L of one sequence of units; ConfigError for another dialect, TextError for other units."""
+    wrong = [] if isinstance(sequence, str) else [unit for unit in sequence if not isinstance(unit, str)]
+    if wrong:
+        raise TextError("units must be strings", where="rouge", expected="a sequence of str", got=repr(wrong[0]))
     if dialect not in _DIALECTS:
         raise ConfigError("unknown dialect", where="rouge", expected=", ".join(dialects), got=repr(dialect))
     once, by_sentence = _DIALECTS[dialect].once, _DIALECTS[dialect].sentences
@@ -243,8 +245,6 @@ def _compared(hypothesis: Counted, reference: Counted, common: int) -> Rouge:
     if hypothesis.dialect != reference.dialect:
         got = f"{hypothesis.dialect}, {reference.dialect}"
         raise ConfigError("counted in two dialects", where="rouge.compare", expected="one", got=got)
-    if not hypothesis.sentences or not reference.sentences:
-        return _NOTHING
     dialect = _DIALECTS[hypothesis.dialect]
     one, two = (
         _score(len(g & h), len(g), len(h), dialect.epsilon)

@@ -87,15 +87,14 @@ def _split(text: str, longest: int, separators: str, strips: str | None) -> list
 
 
 def _runs(text: str, longest: int, separator: str) -> Iterator[str]:
-    """y₁, y₂, ...: they join to the text, and all but the last end in the separator."""
+    """y₁, y₂, ...: they join to the text, which is not empty, and all but the last end in the separator."""
     begin = end = 0
     for part in text.split(separator):
         if part and end > begin and end + len(part) + 1 - begin > longest:
             yield text[begin:end]
             begin = end
         end += len(part) + 1
-    if begin < len(text):
-        yield text[begin:]
+    yield text[begin:]
 
 
 def _at_least_one(name: str, value: Any) -> None:

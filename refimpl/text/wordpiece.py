@@ -66,12 +66,11 @@ def stem(token: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def _kind(character: str) -> int:
     """What becomes of a character; in doubt, the first of these holds."""
-    category = unicodedata.category(character)
     if is_punctuation(character) or is_han(character):
         return APART
-    if character in " \n\r\t" or category == "Zs":
+    if character in "\n\r\t":  # control characters otherwise
         return SPACE
-    if category in ("Cc", "Cf") or character == "\ufffd":
+    if unicodedata.category(character) in ("Cc", "Cf") or character == "\ufffd":
         return NOTHING
     return SPACE if character.isspace() else LETTER
 
@@ -125,14 +124,14 @@ def pieces(
 def joined(tokens: Sequence[str]) -> str:
     """The text that tokens stand for, as bert4keras writes it; special tokens must have been left out."""
     text = ""
-    for number, token in enumerate(tokens):
+    for token in tokens:
         if token.startswith("##"):
             text += token[2:]
         elif len(token) == 1 and is_han(token):
             text += token
         elif len(token) == 1 and is_punctuation(token):
             text += token + " "
-        elif number and text and is_han(text[-1]):
+        elif text and is_han(text[-1]):
             text += token
         else:
             text += " " + token

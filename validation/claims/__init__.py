@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from validation.claims import copying, favor, gpt2, mitchell, path_kernel, positions, realformer, sparse, taylor
+from validation.claims import (
+    copying,
+    favor,
+    gpt2,
+    mitchell,
+    path_kernel,
+    positions,
+    realformer,
+    rouge,
+    seq2seq,
+    sparse,
+    taylor,
+)
 from validation.claims.registry import CLAIMS, Claim, Outcome, Setting, claim, select
 
 __all__ = [
@@ -18,7 +30,9 @@ __all__ = [
     "path_kernel",
     "positions",
     "realformer",
+    "rouge",
     "select",
+    "seq2seq",
     "sparse",
     "taylor",
 ]

@@ -387,6 +387,7 @@ def _seq2seq_logits(rng: np.random.Generator) -> Iterator[Case]:
 @of("spaces.seq2seq.loss")
 def _seq2seq_loss(rng: np.random.Generator) -> Iterator[Case]:
     labels = {"labels": np.array([[0, 1, 2], [1, 2, 0]])}
-    yield Case("corrected", "all tokens are compared", _generator(rng) | labels)
+    hidden = {"mask": np.array([[True, False, True, True], [True] * 3 + [False]])}  # a source token, and padding
+    yield Case("corrected", "all tokens are compared", _generator(rng) | labels | hidden)
     masked = {"said": np.array([[3, 5, 1, 2], [6, 1, 4, 0]]), "k": 2, "copy_weight": 0.5, "dialect": "published"}
     yield Case("published", "two largest logits, other tokens said than read", _generator(rng) | labels | masked)

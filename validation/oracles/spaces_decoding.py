@@ -6,10 +6,10 @@
     oracle/bin/python validation/oracles/spaces_decoding.py --source SPACES/seq2seq_model.py \\
         --snippets bert4keras/bert4keras/snippets.py --out validation/recorded
 
-Writes `spaces_decoding/answers.safetensors`. bert4keras 0.9.7 is what the README of SPACES names; its `beam_search` chooses rows by NumPy's
+Writes `spaces_decoding/answers.safetensors`. bert4keras 0.9.7 is what the README of SPACES names. Its `beam_search` chooses rows by NumPy's
 argpartition, and their order matters, which NumPy 2 makes depend on the processor: so this is recorded with a NumPy 1. (With NumPy 2 and
-NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL" it is the same.) What `predict` calls of TensorFlow is one line, the model's scores. These are whole
-numbers of a hash of the text so far (`scores`), divided by a power of two, so that no library of random numbers has a part in them.
+NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL" it is the same.) What `predict` calls of TensorFlow is one line, the model's scores. These are
+whole numbers of a hash of the text so far (`scores`), divided by a power of two, so that no library of random numbers has a part in them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ WHAT = {
     "options": "vocabulary; beams; tokens generated at most; min_length, min_ends; 1 where tags favour copying, 0 where not. The start token is the "
     "vocabulary's last but one, the end token its last",
     "output": "what beam_search returns, its start token first, 255 behind it",
-    "scores": "of case c (0, 1, ...) and a text: h = hash(c, text's ids one by one), h' = hash(h, place) for places 0 .. vocabulary + 2, where "
-    "hash(a, b) is splitmix64's mixing of (a * 0x9E3779B97F4A7C15 + b + 1) mod 2^64, and u = the upper 24 bits of h' / 2^24; logits 6 (u - 1/2), of the end "
-    "token 1 less; tags 4 (u - 1/2), of I 1 more where copying is favoured, through softmax",
+    "scores": "of case c (0, 1, ...) and a text: h = hash(.. hash(hash(c, first id), second id) ..), h' = hash(h, place) for places 0 .. "
+    "vocabulary + 2, where hash(a, b) is splitmix64's mixing of (a * 0x9E3779B97F4A7C15 + b + 1) mod 2^64, and u = the upper 24 bits of h' / 2^24; "
+    "logits 6 (u - 1/2), of the end token 1 less; tags 4 (u - 1/2), of I 1 more where copying is favoured, through softmax",
 }
 
 

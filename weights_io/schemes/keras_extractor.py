@@ -32,7 +32,7 @@ def _table(mark: str, first: str, last: str) -> dict[str, Rule]:
 KERAS = Scheme(
     name="keras-extractor",
     architecture="extractor",
-    title="The extractor of SPACES in Keras 2.3, as the released program saves it",
+    title="The extractor of SPACES in Keras 2.3",
     reference=REFERENCE,
     table=_table("{i:_1}", "dense_1", "dense_2"),
 )
@@ -40,7 +40,7 @@ KERAS = Scheme(
 TF_KERAS = Scheme(
     name="tf-keras-extractor",
     architecture="extractor",
-    title="The same in tf.keras, whose first layer of a kind has no number",
+    title="The extractor of SPACES in tf.keras",
     reference=REFERENCE,
     table=_table("{i:_}", "dense", "dense_1"),
 )
