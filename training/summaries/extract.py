@@ -145,6 +145,7 @@ def main() -> None:
         threshold=max(good, default=THRESHOLDS[0]),
         separators=SEPARATORS,
         longest=LONGEST,
+        blanks=True,
         sentence_tokens=POSITIONS,
         source_tokens=POSITIONS - TARGET,
         max_new_tokens=TARGET - 1,
