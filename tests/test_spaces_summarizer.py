@@ -38,10 +38,13 @@ def made() -> Summarizer:
     return tiny()
 
 
-def _check(summary: Summary, text: str, published: bool = False) -> None:
+def _check(summary: Summary, text: str, published: bool = False, blanks: bool = False) -> None:
     """What a summary says of itself holds for the text."""
     assert all(text[slice(*each.place)] == each.text for each in summary.sentences)
-    assert "".join(each.text for each in summary.sentences if each.chosen).startswith(summary.source)
+    chosen = "".join(each.text for each in summary.sentences if each.chosen)
+    assert chosen.startswith(summary.source) or (
+        blanks and "".join(chosen.split()).startswith("".join(summary.source.split()))
+    )
     assert "".join(token.text for token in summary.tokens) == summary.text
     assert all((token.tag == "O") == (token.place is None) for token in summary.tokens)
     for span in summary.spans:
@@ -77,6 +80,21 @@ def test_what_a_summary_says_is_true_of_the_text(text: str, summarizer: Summariz
         summarizer.settings.dialect == "published"
     )  # which leaves out what the vocabulary lacks, and has spaces of its own
     _check(summarizer.summarize(text, threshold=threshold), text, published)
+
+
+@given(
+    st.text(ALPHABET, min_size=1, max_size=60).filter(lambda text: set(text) & set("原告甲乙")),
+    st.sampled_from([0.0, 0.5]),
+)
+@example(TEXT, 0.0)
+@example(TEXT, 0.5)
+@settings(max_examples=25, deadline=None)
+def test_with_its_blanks_a_text_all_of_whose_sentences_are_chosen_is_the_source(text: str, threshold: float) -> None:
+    summary = tiny(threshold=threshold, blanks=True).summarize(text)
+    _check(summary, text, blanks=True)
+    assert summary.source == summary.source.rstrip()
+    if all(each.chosen for each in summary.sentences) and not any("cut after" in note for note in summary.notes):
+        assert summary.source == text.strip()
 
 
 def test_a_summary_is_made_of_the_parts_that_others_define(made: Summarizer) -> None:
@@ -289,7 +307,7 @@ def test_a_text_without_characters_is_refused(made: Summarizer, text: str, words
     [
         *({"threshold": value} for value in (-0.1, 1.0, "0.2", True, float("nan"))),
         *({"beams": 2.0}, {"k": 0}, {"copy": 1}, {"overlong": "trim"}, {"dialect": "x"}, {"separators": None}),
-        *({"sentences": 0}, {"source_tokens": -1}, {"length_penalty": float("inf")}, {"strips": 3}),
+        *({"sentences": 0}, {"source_tokens": -1}, {"length_penalty": float("inf")}, {"strips": 3}, {"blanks": 1}),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

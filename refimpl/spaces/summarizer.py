@@ -63,6 +63,9 @@ class Settings:
     separators: str = SEPARATORS  # where sentences end: `refimpl.text.sentences.split`
     longest: int = 1
     strips: str | None = None
+    blanks: bool = (
+        False  # whether the generator reads a sentence with the white space behind it; SPACES joins them without
+    )
     sentences: int = 256  # the last so many are looked at
     sentence_tokens: int = 512  # of a sentence for its vector, special ones included
     source_tokens: int = 4096  # of the source, special ones included
@@ -82,7 +85,8 @@ class Settings:
         counts = ("longest", "sentences", "sentence_tokens", "source_tokens", "beams", "max_new_tokens")
         wrong = [f"{name} = {getattr(self, name)!r}" for name in counts if not is_positive(getattr(self, name))]
         wrong += [f"k = {self.k!r}"] if not (self.k is None or is_positive(self.k)) else []
-        wrong += [f"copy = {self.copy!r}"] if not isinstance(self.copy, bool) else []
+        switches = {"copy": self.copy, "blanks": self.blanks}
+        wrong += [f"{name} = {value!r}" for name, value in switches.items() if not isinstance(value, bool)]
         number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         wrong += [] if number and 0 <= self.threshold < 1 else [f"threshold = {self.threshold!r}"]
         wrong += [] if _is_penalty(self.length_penalty) else [f"length_penalty = {self.length_penalty!r}"]
@@ -258,7 +262,7 @@ class Summarizer:
 
     def _source(self, sentences: Sequence[str], kept: list[int], room: int) -> _Source:
         """The sentences that were kept, joined, as tokens that fit."""
-        text, notes = "".join(sentences[number] for number in kept), list[str]()
+        text, notes = "".join(sentences[number] for number in kept).rstrip(), list[str]()
         ids, offsets = self.tokenizer.encoded(text)
         if len(ids) + 2 > room:
             notes.append(f"the source was cut after {room - 2} of its {len(ids)} tokens")
@@ -333,11 +337,13 @@ class Summarizer:
         found = self.probabilities(texts)
         p = [float(found[number]) for number in range(len(texts))]
         chosen = self._chosen(found, lengths, options["threshold"], notes)
-        kept = self._fitting(texts, p, lengths, chosen, room)
+        read = _up_to_next(places) if self.settings.blanks else places
+        joined = [text[slice(*place)] for place in read]
+        kept = self._fitting(joined, p, lengths, chosen, room)
         if len(kept) < len(chosen):
             told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences, the least probable, were left out"
             notes.append(f"{told}: the source may have {room} tokens")
-        source = self._source(texts, kept, room)
+        source = self._source(joined, kept, room)
         notes += source.notes
         generator = self._generator(len(source.ids) + 1 + options["max_new_tokens"], notes)
         best = self._generated(generator, source.ids, options)
@@ -347,7 +353,7 @@ class Summarizer:
         ]
         ended = "stop" if best.ids and best.ids[-1] == self.config.end_token_id else "length"
         tokens = self._tokens(best, source)
-        spans = spans_of(tokens, SourceMap([places[number] for number in source.chosen]))
+        spans = spans_of(tokens, SourceMap([read[number] for number in source.chosen]))
         whole = "".join(token.text for token in tokens)
         notes += [] if whole else ["the summary is empty: the model ended at once"]
         return Summary(whole, source.text, tuple(said), tokens, spans, float(best.score), ended, tuple(notes))
@@ -419,6 +425,12 @@ def _batches(lengths: Sequence[int]) -> Iterator[range]:
             yield range(first, last)
             first = last
     yield range(first, len(lengths))
+
+
+def _up_to_next(places: Sequence[Place]) -> list[Place]:
+    """Each place up to the beginning of the next."""
+    ends = [begin for begin, _ in places[1:]] + [end for _, end in places[-1:]]
+    return [(begin, end) for (begin, _), end in zip(places, ends, strict=True)]
 
 
 def _agreeing(x: str, y: str) -> int:
