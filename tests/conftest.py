@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ def system(request: pytest.FixtureRequest) -> systems.System:
 def floating_system(request: pytest.FixtureRequest) -> systems.System:
     """Every number system but balls."""
     return request.param
+
+
+@pytest.fixture
+def kept_environment() -> Any:
+    """Variables of the environment are afterwards what they were: Dask sets some for its workers, and leaves them set."""
+    with unittest.mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -632,6 +632,7 @@ cli.main()
     assert shown == [f"{many}:{number}" for number in (5, 6, 7)]  # what was done before is not shown again
 
 
+@pytest.mark.usefixtures("kept_environment")
 def test_the_workers_of_a_scheduler_come_to_the_same_and_one_that_dies_takes_one_document(
     model: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_bad_options_are_refused_in_words(tmp_path: Path, monkeypatch: Any) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("kept_environment")
 def test_workers_of_a_scheduler_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import weights_io
@@ -115,6 +115,7 @@ def test_no_name_has_two_meanings(chosen: Scheme) -> None:
 
 @every_scheme
 @given(layer=st.integers(0, 999))
+@example(layer=999)
 def test_names_of_a_canonical_name_lead_back_to_it(chosen: Scheme, layer: int) -> None:
     for template in {rule.name for rule in chosen.table.values()}:
         canonical = template.format(i=layer)

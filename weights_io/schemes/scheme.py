@@ -72,7 +72,7 @@ RULES = {
 LONGEST = 256  # characters of a name that a table can explain
 LISTED = 100  # names in one message
 BLOCK = 1 << 22  # bytes compared at a time
-COUNT = re.compile(r"_([0-9]{1,3})(?=/)")  # behind the name of a layer of Keras
+COUNT = re.compile(r"_([0-9]{1,3}|1000)(?=/)")  # behind the name of a layer of Keras, which may count from 1
 NUMBER = re.compile(r"(?<![0-9])[0-9]{1,3}(?![0-9])")  # a layer; no model has a thousand
 
 
