@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import refimpl
 from refimpl import mitchell
-from refimpl.console import JsonOption, cores, err, out, print_json
+from refimpl.console import JsonOption, bar, cores, err, out, print_json
 from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
 from validation import pairs
@@ -380,7 +380,7 @@ def _shown(state: State) -> None:
 def _run(claim: str, bits: int, path: Path, jobs: int, scheduler: str | None) -> tuple[State, Counterexample | None]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     described = TextColumn("{task.description}")
-    with Progress(described, *columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar(described, *columns) as progress:
         task = progress.add_task(f"{claim}, {bits} bits", total=None)
         return exhaust(
             claim,
