@@ -35,9 +35,9 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import device_of, exact, namespace, pi, square_root
-from refimpl.spaces import labels, words
+from refimpl.spaces import extractor, labels, words
 from refimpl.text import rouge, sentences
-from validation import backwards, extraction, layers, logarithmic, perturbed, tolerance, truth
+from validation import backwards, extraction, layers, logarithmic, perturbed, summarizing, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
@@ -1326,6 +1326,16 @@ COMPONENTS: dict[str, Component] = {
             layers.bert_block,
             layers.bert_block_cases,
             sampled=_layer_amplification(layers.bert_block),
+        ),
+        Component(
+            "dgcnn",
+            f"f(vectors, mask, {', '.join(summarizing.PARAMETERS)}, eps)        (b,n,in), bool (b,n), (in,w), (6,k,w,2w), (6,2w), (6,w) twice, (6,), "
+            "(w,1), (1,) -> (b,n); dilations 1, 2, 4, 8, 1, 1",
+            summarizing.dgcnn,
+            summarizing.dgcnn_cases,
+            documented=extractor.sentence_logits,
+            sampled=_layer_amplification(summarizing.dgcnn),
+            families=("bfloat16",),  # whose numbers serve all dtypes
         ),
         Component(
             "gpt2",

@@ -36,6 +36,7 @@ from validation.scalar import (
     pooling,
     positions,
     softmax,
+    summarizing,
     taylor,
 )
 
@@ -91,6 +92,7 @@ SCALAR: dict[str, Callable[..., Any]] = {
         favor.favor_attention,
         blocks.gpt2_block,
         blocks.bert_block,
+        summarizing.dgcnn,
         gpt2.gpt2,
         bert.bert,
         bert.nezha,

@@ -178,6 +178,14 @@ def _block(*, previous: bool) -> Callable[[np.random.Generator], Cases]:
     return cases
 
 
+def _dgcnn(rng: np.random.Generator) -> Cases:
+    """Three channels, three taps: small enough for every parameter."""
+    mask = np.array([[True] * 10, [True, False, True, True, *[False] * 6]])
+    shapes = (2, 10, 2), None, (2, 3), (6, 3, 3, 6), (6, 6), (6, 3), (6, 3), (6,), (3, 1), (1,)
+    arrays = tuple(mask if shape is None else rng.normal(size=shape) for shape in shapes)
+    return [Case("three taps", "padding behind and between", arrays, {"eps": 0.125})]
+
+
 def _block_backwards(*, previous: bool) -> Callable[[np.random.Generator], Cases]:
     """A layer so narrow that each of its parameters can be moved: width 2, one head, three tokens, the first of which is padding."""
 
@@ -259,6 +267,7 @@ OWN: dict[str, Callable[[np.random.Generator], Cases]] = {
     "favor_attention": _favor,
     "gpt2_block": _block(previous=False),
     "bert_block": _block(previous=True),
+    "dgcnn": _dgcnn,
     "gpt2_block.vjp": _block_backwards(previous=False),
     "bert_block.vjp": _block_backwards(previous=True),
     "gpt2": _gpt2,

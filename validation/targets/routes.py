@@ -413,6 +413,27 @@ def _bert_block(x: Any, mask: Any, previous_scores: Any, *parameters: Any, heads
     return _layer(x, mask, previous_scores, parameters, heads, eps, pre=False, xp=xp)
 
 
+def _dgcnn(vectors: Any, mask: Any, projection: Any, *parameters: Any, eps: float, xp: Any) -> Any:
+    """All taps of a layer side by side, and one product for them; 0 at padding."""
+    kernels, biases, scales, shifts, alphas, head, offset = parameters
+    real, (taps, w), n = mask[..., None], kernels.shape[1:3], mask.shape[1]
+    x = xp.where(real, vectors, xp.zeros_like(vectors)) @ projection
+    for layer, distance in enumerate((1, 2, 4, 8, 1, 1)):
+        x = xp.where(real, x, xp.zeros_like(x))
+        first = -((taps - 1) * distance // 2)
+        there = xp.arange(n)[:, None] + xp.arange(first, first + (taps - 1) * distance + 1, distance)[None, :]
+        inside = (there >= 0) & (there < n)
+        seen = x[:, xp.where(inside, there, xp.zeros_like(there)), :]
+        seen = xp.where(inside[None, :, :, None], seen, xp.zeros_like(seen))
+        both = (
+            xp.reshape(seen, (x.shape[0], n, taps * w)) @ xp.reshape(kernels[layer], (taps * w, 2 * w)) + biases[layer]
+        )
+        gated = both[..., :w] / (1 + xp.exp(-both[..., w:]))
+        x = x + alphas[layer] * _layer_norm(gated, scales[layer], shifts[layer], eps, xp=xp)
+    z = (x @ head + offset)[..., 0]
+    return xp.where(mask, z, xp.zeros_like(z))
+
+
 def _gpt2(token_ids: Any, mask: Any, *, xp: Any, move: Any) -> Any:
     config, arrays, _ = components.recorded_gpt2("gpt2_tiny")
     w = {name: move(np.asarray(a, np.float32)) for name, a in arrays.items()}
@@ -527,6 +548,7 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "favor_attention": _favor,
     "gpt2_block": _gpt2_block,
     "bert_block": _bert_block,
+    "dgcnn": _dgcnn,
     "gpt2": _gpt2,
     "bert": functools.partial(_encoder, name="bert"),
     "nezha": functools.partial(_encoder, name="nezha"),
