@@ -198,6 +198,9 @@ def test_readers_refuse(decoder):
         reading.advance([[5], [5]], state)
     with pytest.raises((TokenError, ShapeError), match="runs past the position table"):
         reading.advance([[5] * 15], state)
+    for rows, got in (([0, -1], "-1"), ([1], "1"), ([], "none")):
+        with pytest.raises(TokenError, match=rf"no such row(.|\n)*each 0 <= row < 1\n  got: +{got}$"):
+            reading.select(state, rows)
 
 
 def test_sessions_refuse_what_they_cannot_compute_with():
@@ -291,6 +294,27 @@ def test_places_are_the_leftmost_of_the_whole_span():
 def test_generation_refuses(options, error, message):
     with pytest.raises(error, match=message):
         generate(_weights(BERT), BERT, SOURCE, **options)
+
+
+class _Spoiled(Hashed):
+    """A model one of whose logits is no number."""
+
+    spoiled = float("nan")
+
+    def scores(self, text):
+        logits, tags = super().scores(text)
+        logits[3] = self.spoiled
+        return logits, tags
+
+
+@pytest.mark.parametrize("spoiled", [np.nan, np.inf])
+@pytest.mark.parametrize("options", [{}, {"k": None}, {"copy": False}, {"dialect": "published"}])
+def test_logits_that_are_no_numbers_are_refused(options, spoiled):
+    """Also where the k largest alone are looked at, which NaN is none of."""
+    config, model = Seq2SeqConfig(bert.BertConfig(14, 2, 1, 1), 12, 13), _Spoiled(3, 14, 1)
+    model.spoiled = spoiled
+    with pytest.raises(TokenError, match=r"the next token cannot be chosen(.|\n)*logits of row 0"):
+        generate(None, config, [12, 1, 2, 3, 13], beams=2, max_new_tokens=4, decoder=model, **options)
 
 
 def test_a_nezha_must_be_told_where_to_end():
@@ -411,6 +435,24 @@ def test_rows_that_all_ended_too_early_are_reported():
 
     with pytest.raises(TokenError, match=r"every row has ended(.|\n)*min_length"):
         published_search(Ending(0, 12), [1, 11], start=10, end=11, beams=1, max_new_tokens=9, min_length=4)
+
+
+def test_float16_is_widened_before_a_probability_meets_the_smallest():
+    """10⁻¹² is 0 in float16, and its logarithm no number: the answer is that of the same logits in float32."""
+    for case in range(9):
+        found = [
+            published_search(
+                Hashed(case, 14, 1, lambda a, dtype=dtype: np.asarray(a, np.float16).astype(dtype)),
+                [12, case % 3, 1, 2, 1, 13],
+                start=12,
+                end=13,
+                beams=3,
+                max_new_tokens=8,
+            )
+            for dtype in (np.float16, np.float32)
+        ]
+        assert found[0].ids == found[1].ids
+        assert abs(found[0].score - found[1].score) < 1e-5
 
 
 @pytest.mark.parametrize(

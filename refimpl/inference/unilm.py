@@ -24,7 +24,7 @@ from refimpl import bert
 from refimpl.activation import gelu
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.inference.in_place import blocks, normalized, softmax, tanh_gelu
-from refimpl.inputs import check_mask, check_token_ids
+from refimpl.inputs import check_mask, check_selected, check_token_ids
 from refimpl.positions import relative_positions
 from refimpl.spaces.seq2seq import check_fits
 from refimpl.trees import leaves
@@ -317,10 +317,11 @@ class Reading:
         return out.swapaxes(1, 2).reshape(batch * n, heads * w), on
 
     def select(self, cache: State, rows: list[int]) -> State:
-        """The state of the given rows, which may repeat."""
-        if list(rows) == list(range(len(cache.allowed))):
+        """The state of the given rows, which may repeat; TokenError for a row there is not."""
+        rows = check_selected(rows, len(cache.allowed))
+        if rows == list(range(len(cache.allowed))):
             return cache
-        taken = cache.cache.taken(list(rows), cache.length, max(cache.length + ROOM, 3 * cache.length // 2))
+        taken = cache.cache.taken(rows, cache.length, max(cache.length + ROOM, 3 * cache.length // 2))
         return State(taken, cache.length, cache.allowed[rows])
 
 
