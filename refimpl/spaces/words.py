@@ -36,6 +36,7 @@ from refimpl.text.framing import (
     SPECIAL,
     Encoded,
     FramingTokenizer,
+    as_lines,
     read_config,
     read_lines,
     write_texts,
@@ -341,7 +342,7 @@ class WordTokenizer(FramingTokenizer):
         config["words"] = self.dictionary is not None
         files = {VOCABULARY: _lines(self.tokens(range(self.size))), CONFIG: json.dumps(config, indent=2) + "\n"}
         if self.dictionary is not None:
-            files[DICTIONARY] = "".join(f"{line}\n" for line in self.dictionary)
+            files[DICTIONARY] = as_lines("line of the user dictionary", self.dictionary)
         write_texts(Path(folder), files)
 
     @classmethod
@@ -365,4 +366,4 @@ def _lines(tokens: Sequence[str]) -> str:
             raise TokenizerError(
                 "a token cannot be written", where=f"token {number}", expected=expected, got=ascii(token)
             )
-    return "".join(f"{token}\n" for token in tokens)
+    return as_lines("token", tokens)
