@@ -487,6 +487,13 @@ def test_files_refuse_in_words(tmp_path: Path, recorded_folder: Any) -> None:
     weights_io.save(plain, {name: a.astype(int) for name, a in arrays.items()})
     with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
         load_extractor(plain, dilations=(1, 2))
+    with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
+        load_extractor(plain, dilations=(1, 2), dtype="float64")
+    with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
+        save_extractor(path, mapped(lambda a: a.astype(int), _model(SMALL)), SMALL)
+    weights_io.save(plain, {name: 1e6 * np.ones_like(a) for name, a in arrays.items()})
+    with _refused(errors.ConfigError, "not finite: projection"):
+        load_extractor(plain, dilations=(1, 2), dtype="float16")
     weights_io.save(plain, {"a": np.zeros(2)})
     with _refused(weights_io.WeightsError, "no naming scheme"):
         load_extractor(plain)

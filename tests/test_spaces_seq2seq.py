@@ -656,6 +656,20 @@ def test_float16_in_a_folder_is_widened_exactly(tmp_path):
     assert {array.dtype for array in leaves(found)} == {np.dtype(np.float32)}
 
 
+def test_numbers_that_are_no_parameters_are_refused(tmp_path):
+    weights = _weights(BERT)
+    with pytest.raises(DtypeError, match=r"weights must be real floating point(.|\n)*int64"):
+        save_seq2seq(tmp_path, mapped(lambda a: a.astype(int), weights), BERT)
+    save_seq2seq(tmp_path, mapped(lambda a: a + 1e6, weights), BERT)
+    with pytest.raises(ConfigError, match=r"not finite: token_embedding"):
+        load_seq2seq(tmp_path, backend="numpy", dtype="float16")
+    with weights_io.open(tmp_path / "model.safetensors") as file:
+        tensors = {name: file[name].astype(int) for name in file}
+    weights_io.save(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(DtypeError, match=r"must be real floating point(.|\n)*load_seq2seq(.|\n)*int64"):
+        load_seq2seq(tmp_path, backend="numpy")
+
+
 def _change(folder, **fields):
     path = folder / "config.json"
     given = json.loads(path.read_text()) | fields
