@@ -424,6 +424,11 @@ def test_words_are_added_once_with_what_they_consist_of() -> None:
         ),
         (lambda: words.extend_embedding(np.zeros((3, 2)), [0, -1], []), errors.TokenError, r"row out of range"),
         (
+            lambda: words.extend_embedding(np.zeros((3, 2)), np.array([0, 1]), [[0.5]]),
+            errors.TokenError,
+            r"rows are whole numbers\n  where: +consists\[0\](.|\n)*got: +0.5",
+        ),
+        (
             lambda: words.extend_embedding(np.zeros((3, 2)), [0], [[]]),
             errors.TokenError,
             r"mean of no rows\n  where: +consists\[0\]",

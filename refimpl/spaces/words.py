@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refimpl.errors import ConfigError, ShapeError, TokenError, TokenizerError
-from refimpl.number_system import Array, check_floating, device_of, namespace, rounded_once
+from refimpl.number_system import Array, check_floating, device_of, namespace, rounded_once, whole_number
 from refimpl.text.framing import (
     CONFIG,
     FORMAT,
@@ -200,10 +200,14 @@ def extend_embedding(
 
 
 def _check_rows(name: str, lists: Sequence[Sequence[int]], rows: int) -> None:
-    """Raise TokenError for an empty list, or a row that is not there."""
+    """Raise TokenError for an empty list, ids that are not whole numbers, or a row that is not there."""
     for number, ids in enumerate(lists):
-        if not ids:
+        if not len(ids):
             raise TokenError("a mean of no rows", where=f"{name}[{number}]", expected="at least one id")
+        wrong = [index for index in ids if whole_number(index) is None]
+        if wrong:
+            got = repr(wrong[0])
+            raise TokenError("rows are whole numbers", where=f"{name}[{number}]", expected="token ids", got=got)
         if not (min(ids) >= 0 and max(ids) < rows):
             got = f"from {min(ids)} to {max(ids)}"
             raise TokenError("row out of range", where=f"{name}[{number}]", expected=f"0 <= id < {rows}", got=got)
