@@ -209,6 +209,9 @@ def test_sessions_refuse_what_they_cannot_compute_with():
         Session(mapped(lambda a: a.astype(np.float16), weights), BERT)
     with pytest.raises(ConfigError, match=r"computes on NumPy(.|\n)*Seq2SeqDecoder"):
         Session(mapped(HOST[4].to, weights), BERT)
+    for other in (NEZHA, dataclasses.replace(INNER, num_hidden_layers=2), dataclasses.replace(INNER, vocab_size=12)):
+        with pytest.raises(ConfigError, match="the weights do not fit the configuration"):
+            Session(weights, dataclasses.replace(BERT, bert=other))
     with pytest.raises(ConfigError, match="lack this head"):
         Session(weights._replace(bert=weights.bert._replace(masked_lm=None)), BERT)
 
@@ -588,6 +591,13 @@ def test_a_corpus_refuses(texts, options, error, message):
             _corpus().step(0, 2)
         with pytest.raises(ConfigError, match="no such epoch"):
             _corpus().step(-1, 0)
+
+
+def test_the_gradient_refuses_another_dialect_before_the_first_step():
+    with pytest.raises(
+        ConfigError, match=r"unknown dialect(.|\n)*Seq2SeqGradient(.|\n)*corrected, published(.|\n)*'x'"
+    ):
+        pairs.Seq2SeqGradient(BERT, dialect="x")
 
 
 @pytest.mark.parametrize("dialect", seq2seq.dialects)
