@@ -413,6 +413,10 @@ def test_definitions_refuse_in_words(system: System) -> None:
         run(w=weights._replace(blocks=weights.blocks[:1]))
     with _refused(errors.ShapeError, "dropout has its places", "4 arrays or None", "1"):
         run(dropout=[None])
+    for place, shape, width in ((0, (5, 1, 2, 3), 3), (3, (2, 4), 4), (1, (1, 2, 1), 4)):
+        factors = [system.floats(np.ones(shape), dtype) if place == other else None for other in range(4)]
+        with _refused(errors.ShapeError, "the shape of what it multiplies", f"dropout[{place}]", str((1, 2, width))):
+            run(dropout=factors)
     for options in ({"labels": system.to(np.ones((1, 2), np.int64))}, {"labels": labels, "mask": logits}):
         with _refused(errors.DtypeError, "a mask must be boolean", "extractor_loss("):
             extractor.extractor_loss(logits, **options)
