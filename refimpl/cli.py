@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import refimpl
 from refimpl import backend as backends
-from refimpl import comparison, explain_cli, fewshot_cli, train_cli, vectors_cli, weights_cli
+from refimpl import comparison, explain_cli, fewshot_cli, summarize_cli, train_cli, vectors_cli, weights_cli
 from refimpl.arithmetic import named_arithmetic
 from refimpl.comparison_plot import svg
 from refimpl.console import (
@@ -24,6 +24,7 @@ from refimpl.console import (
     ParallelOption,
     ReportOption,
     TransportOption,
+    bar,
     cores,
     err,
     opened,
@@ -90,7 +91,7 @@ def validate(
         validation_module("report").prepare(report)  # refused before anything runs
     chosen = backends.get(backend)
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar(*columns) as progress:
         task = progress.add_task("", total=None)
 
         def advance(check: Any, index: int, count: int) -> None:
@@ -314,7 +315,7 @@ def score(
         if variants:
             _compare(loaded, texts, variants, report, as_json)
             return
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        with bar() as progress:
             scores = [loaded.score(text) for text in progress.track(texts, description="scoring")]
     _print_scores(texts, scores, as_json)
 
@@ -363,8 +364,7 @@ def _variants(forms: list[str], kinds: list[str] | None, by_kind: bool, report: 
 
 def _compare(loaded: Any, texts: list[str], variants: list[Variant], report: Path | None, as_json: bool) -> None:
     """Compare arithmetics on the texts, print the figures, and write the report if there is to be one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar() as progress:
         task = progress.add_task("comparing", total=len(texts) * len(variants))
         arithmetics = [variant.arithmetic for variant in variants]
         found = comparison.compare(loaded, texts, arithmetics, advance=lambda: progress.advance(task))
@@ -408,6 +408,7 @@ def _write_comparison(folder: Path, data: str, plot: str) -> None:
 
 
 app.command()(explain_cli.explain)
+app.command()(summarize_cli.summarize)
 
 
 @app.command()

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from refimpl.errors import ConfigError
 from refimpl.model import load
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from rich.progress import ProgressColumn
 
     from refimpl.model import Model
 
@@ -27,6 +30,7 @@ __all__ = [
     "ParallelOption",
     "ReportOption",
     "TransportOption",
+    "bar",
     "cores",
     "err",
     "opened",
@@ -58,6 +62,16 @@ LowMemoryOption = Annotated[
     bool, typer.Option("--low-memory", help="Keep the float16 weights of a file, and widen them where they are used.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def bar(*columns: ProgressColumn) -> Progress:
+    """A progress bar on standard error, where that is a terminal; what is printed meanwhile goes where standard output goes.
+
+    Rich would otherwise take what is printed onto the bar's console, past a pipe or a file that standard output is.
+    """
+    shown = columns or (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    together = sys.stdout.isatty()
+    return Progress(*shown, console=err, transient=True, disable=not err.is_terminal, redirect_stdout=together)
 
 
 def cores() -> int:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import refimpl
 from refimpl import explaining
-from refimpl.console import JsonOption, err, out, print_json
+from refimpl.console import JsonOption, bar, out, print_json
 from refimpl.model import EMBEDDED
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def explain(
     """
     stage = explaining.read_stage(EMBEDDED.get(model, model))
     loaded: Any = refimpl.load(model, backend=backend, dtype=dtype)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar() as progress:
         task = progress.add_task("taking the steps again", total=steps or len(stage.batches))
         options: dict[str, Any] = {"character": character, "steps": steps, "advance": lambda: progress.advance(task)}
         found = explaining.explain(loaded, prompt, stage, **options)

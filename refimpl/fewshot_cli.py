@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from refimpl import fewshot, fewshot_classify
-from refimpl.console import JsonOption, LowMemoryOption, ParallelOption, TransportOption, err, opened, out, print_json
+from refimpl.console import (
+    JsonOption,
+    LowMemoryOption,
+    ParallelOption,
+    TransportOption,
+    bar,
+    opened,
+    out,
+    print_json,
+)
 from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -196,8 +204,7 @@ def _lines(file: str) -> list[str]:
 
 @contextmanager
 def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar() as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
 

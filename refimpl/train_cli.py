@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from refimpl import backend as backends
 from refimpl import gpt2
-from refimpl.console import err, out, separated
+from refimpl.console import bar, err, out, separated
 from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _run(
         TimeRemainingColumn(),
     )
     recent: list[float] = []
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar(*columns) as progress:
         task = progress.add_task("training", total=steps, completed=state.step)
 
         def watch(state: learning.State, taken: learning.Taken) -> None:

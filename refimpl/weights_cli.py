@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 import weights_io
-from refimpl.console import JsonOption, err, out, print_json
+from refimpl.console import JsonOption, bar, err, out, print_json
 from refimpl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _size(nbytes: float) -> str:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    return bar(*columns)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -182,3 +182,22 @@ def test_errors_are_messages_not_tracebacks(arguments, message, tmp_path):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_what_is_printed_beside_a_bar_goes_into_the_pipe() -> None:
+    """Standard error is a terminal and standard output is none: the bar is shown, and takes nothing with it."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    code = "from refimpl.console import bar\nwith bar() as b:\n b.add_task('working', total=2)\n print('an answer')"
+    environment = os.environ | {"TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.stdout == "an answer\n"
+    assert "working" in shown
+    assert "an answer" not in shown

@@ -9,10 +9,12 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import validation
 from refimpl import backend, copying
 from refimpl.errors import ConfigError, TextError
 from refimpl.text import rouge
@@ -42,6 +44,30 @@ def test_sets_and_multiplicities():
     assert _counts("aaba", "abb", "rouge-0.3.2") == once
     assert _counts("aaba", "abb", "rouge-1.0.0") == [(2 / 4, 2 / 3), (1 / 3, 1 / 2), (1, 1)]
     assert _counts("aaba", "abb", "rouge-score") == [(2 / 4, 2 / 3), (1 / 3, 1 / 2), (2 / 4, 2 / 3)]
+
+
+def test_scores_conform_to_the_golden_vectors_with_an_epsilon_of_their_own():
+    """The vectors' ε is 10⁻⁸ rounded to float32; in float64 that shows in nobody's scores."""
+
+    def scores(hypothesis, reference, epsilon, dialect):
+        return np.array(rouge.rouge(*("".join(map(chr, each)) for each in (hypothesis, reference)), dialect=dialect))
+
+    validation.assert_conforms(scores, "rouge", dtype="float64")
+    validation.assert_conforms(scores, "rouge", dtype="float64", seed=3)
+
+
+def test_overlaps_are_the_counts_of_the_quotients():
+    """Kinds a, b of a a b a and of a b b; pairs aa, ab, ba and ab, bb; a b in common."""
+    for dialect, expected in (
+        ("rouge-1.0.1", ((2, 2, 2), (1, 3, 2), (2, 2, 2))),
+        ("rouge-1.0.0", ((2, 4, 3), (1, 3, 2), (2, 2, 2))),
+        ("rouge-score", ((2, 4, 3), (1, 3, 2), (2, 4, 3))),
+    ):
+        assert rouge.overlaps(*(rouge.count(text, dialect=dialect) for text in ("aaba", "abb"))) == expected
+    two = [rouge.count("a", dialect=dialect) for dialect in rouge.dialects[:2]]
+    for function in (rouge.overlaps, rouge.compare):
+        with pytest.raises(ConfigError, match=r"counted in two dialects(.|\n)*got: +rouge-1\.0\.1, rouge-1\.0\.0"):
+            function(*two)
 
 
 def test_f_of_each_dialect():

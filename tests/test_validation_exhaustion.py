@@ -227,11 +227,12 @@ def test_bad_options_are_refused_in_words(tmp_path: Path, monkeypatch: Any) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_workers_of_a_scheduler_come_to_the_same(tmp_path: Path) -> None:
+def test_workers_of_a_scheduler_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         state = _whole("MITCHELL-7", tmp_path / "state.json", scheduler=cluster.scheduler_address)
     assert exhaustion.differences(state) == []
+    monkeypatch.setattr("refimpl.scheduler.PATIENCE", "300ms")
     with _refused(errors.ConfigError, "no scheduler answers", "tcp://127.0.0.1:9", "tcp://host:port"):
         exhaustion.exhaust("MITCHELL-7", 8, tmp_path / "other.json", scheduler="tcp://127.0.0.1:9")
 

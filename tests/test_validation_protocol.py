@@ -65,6 +65,7 @@ def _emitted(op, dtype="float32"):
     [
         *("softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"),
         *("copy_labels", "copy_step", "copy_states", "copy_loss"),
+        *("rouge", "split_sentences", "match_sentences", "extend_embedding"),
         *("layer_norm.vjp", "favor_attention.vjp"),
     ],
 )

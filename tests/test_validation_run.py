@@ -344,6 +344,7 @@ def test_no_check_gets_lost():
     expected += " PARITY.rouge PARITY.spaces_labels"
     expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block"
     expected += " SYSTEMS.copy_labels SYSTEMS.copy_step SYSTEMS.copy_states SYSTEMS.copy_loss"
+    expected += " SYSTEMS.rouge SYSTEMS.split_sentences SYSTEMS.match_sentences SYSTEMS.extend_embedding"
     expected += "".join(f" TRUTH.{name}" for name in components.COMPONENTS)
     expected += "".join(f" VJP.{name}" for name in RULES.split())
     expected += "".join(f" SYSTEMS.{name}.vjp" for name in BACKWARDS.split())

@@ -36,7 +36,9 @@ from refimpl import (
     taylor,
 )
 from refimpl.number_system import square_root
-from validation import checks, components, layers, logarithmic, peers, run, scalar, truth
+from refimpl.spaces import labels, words
+from refimpl.text import rouge, sentences
+from validation import checks, components, extraction, layers, logarithmic, peers, run, scalar, truth
 from validation.claims.registry import Setting
 from validation.scalar import cases, numbers
 
@@ -82,6 +84,8 @@ def test_tiny_cases_are_tiny_and_of_both_dtypes(name):
         in (
             *components.MODELS,
             "copy_labels",
+            "match_sentences",
+            "split_sentences",
             *(n for n in components.COMPONENTS if n.endswith(("_integer", "_patterns", "_words"))),
         )
         else {"float64"}
@@ -701,6 +705,32 @@ BUGS = [
         "copy_loss",
         "logits, not their logarithms",
         _inside(copying, "cross_entropy", lambda f, x, t: -np.take_along_axis(x, t[..., None], axis=-1)[..., 0]),
+    ),
+    ("rouge", "n-grams once", _inside(rouge, "_numbered", lambda f, grams, once: f(grams, True))),
+    ("rouge", "sentences of 。", _inside(rouge, "_sentences", lambda f, text: f([c.replace(".", "") for c in text]))),
+    ("rouge", "units in common", _inside(rouge, "_common", lambda f, h, y: len(h.kinds & y.kinds))),
+    ("rouge", "10⁻² for 10⁻¹²", _inside(extraction, "exact", lambda f, value, like: f(value * 10**10, like))),
+    (
+        "match_sentences",
+        "the last of the longest",
+        lambda patch: patch.setattr(labels, "max", lambda of, key: max(reversed(of), key=key), raising=False),
+    ),
+    ("match_sentences", "the last of the nearest", _inside(labels, "_closest", lambda f, x, where, y: where[-1])),
+    (
+        "split_sentences",
+        "a mark forgotten",
+        _inside(sentences, "_runs", lambda f, text, longest, mark: [text] if mark == "；" else f(text, longest, mark)),
+    ),
+    ("split_sentences", "empty ones not counted", _inside(sentences, "_split", lambda f, *a: [p for p in f(*a) if p])),
+    (
+        "extend_embedding",
+        "rows in their old order",
+        _inside(words, "extend_embedding", lambda f, t, kept, own: f(t, sorted(kept), own)),
+    ),
+    (
+        "extend_embedding",
+        "every piece once",
+        _inside(words, "extend_embedding", lambda f, t, k, own: f(t, k, [sorted({*ids}) for ids in own])),
     ),
     ("gpt2_block", "erf for tanh", _inside(blocks, "gelu", lambda f, x, form: f(x, "none"))),
     (

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from refimpl import errors, softmax
-from validation import components, conformance, mutants, search, shrinking, strategies, tolerance, truth, vectors
+from validation import (
+    components,
+    conformance,
+    extraction,
+    mutants,
+    scalar,
+    search,
+    shrinking,
+    strategies,
+    tolerance,
+    truth,
+    vectors,
+)
 
 NAMES = [name for name, subject in components.COMPONENTS.items() if subject.sampled is None]
 
@@ -298,6 +310,29 @@ def test_moves_keep_what_calls_of_a_component_keep() -> None:
         np.all(case.arrays[1] != 0) for case in made("mitchell_divide_integer", np.ones(2), np.ones(2), kind="int8")
     )
     assert all(np.all(case.arrays[0] > 0) for case in made("mitchell_log2", np.array([[-0.0], [3.0]]) + 1))
+    own = extraction.epsilon_of("rouge-1.0.1")
+    assert all(
+        case.arrays[2] == own for case in made("rouge", np.array([7]), np.array([7]), own, dialect="rouge-1.0.1")
+    )
+    rows = made("extend_embedding", np.ones((3, 1)), np.array([2, 0]), np.array([[1, 0, -1]]))
+    assert {case.arrays[2].shape[1] for case in rows} == {2, 3}
+    assert all(np.all(case.arrays[2] < case.arrays[1].size) and case.arrays[2][0, 0] >= 0 for case in rows)
+    given = np.array([[98, -1, -1]]), np.array([[97, 98, 99]])
+    texts = [case.arrays[0].tolist() for case in made("match_sentences", *given, dialect="rouge-score")]
+    assert [[98, 0, -1]] in texts
+    assert [[98, -1, 0]] not in texts
+
+
+def test_sentences_that_only_rounding_tells_apart_are_no_call() -> None:
+    """0.2 · 1/2 + 0.4 · 1/4 = 0.2 · 1/3 + 0.4 · 1/3, but in float64 the second is larger: the definition chooses it, exact numbers the first."""
+    texts, summary = extraction.padded(["cca", "a"]), extraction.padded(["bbadc"])
+    assert not extraction.are_decided(texts, summary, "rouge-score")
+    assert extraction.match_sentences(texts, summary, "rouge-score").tolist() == [[0, 1]]
+    assert scalar.SCALAR["match_sentences"](texts, summary, "rouge-score") == [[0, 0]]
+    drawn = _drawn("match_sentences", "float32", 300, "rouge-score")
+    assert all(extraction.are_decided(*case.arrays, **case.params) for case in drawn)
+    alike = extraction.padded(["ab", "ab", "cd"]), extraction.padded(["ab"])
+    assert extraction.are_decided(*alike, "rouge-1.0.1")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from refimpl.errors import ConfigError
 from validation import components, conformance, mutants, targets, vectors
 from validation.targets import NoSuchCallError, Target, Trial, routes
+from validation.targets.text_routes import ON_HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,8 +182,11 @@ def test_every_component_is_written_out_for_the_other_libraries() -> None:
     assert written == set(components.COMPONENTS) == set(mutants.TWINS) == set(vectors.names())
 
 
-@pytest.mark.parametrize("name", [name for name, each in components.COMPONENTS.items() if each.exact])
-def test_the_form_of_whole_numbers_passes_in_numpy_too(name: str) -> None:
+_FORMS = (*ON_HOST, "extend_embedding")
+
+
+@pytest.mark.parametrize("name", [n for n, each in components.COMPONENTS.items() if each.exact or n in _FORMS])
+def test_forms_of_whole_numbers_and_for_texts_pass_in_numpy_too(name: str) -> None:
     """What torch and JAX run, where neither is installed; on new inputs too."""
     function = routes.written_out(np, lambda array: array)[name]
     for seed in (None, 5):
@@ -212,7 +216,7 @@ def test_the_torch_route_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["softmax", "sparse_softmax", "taylor_softmax", "copy_step", "mitchell_divide_integer"]
+    "name", ["softmax", "sparse_softmax", "taylor_softmax", "copy_step", "mitchell_divide_integer", "rouge"]
 )
 def test_the_jax_route_passes(name: str) -> None:
     """All of it takes minutes, because each shape is compiled: python -m validation.targets.routes jax."""

@@ -35,7 +35,9 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import device_of, exact, namespace, pi, square_root
-from validation import backwards, layers, logarithmic, perturbed, tolerance, truth
+from refimpl.spaces import labels, words
+from refimpl.text import rouge, sentences
+from validation import backwards, extraction, layers, logarithmic, perturbed, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
@@ -1260,6 +1262,42 @@ COMPONENTS: dict[str, Component] = {
             _copy_loss,
             _copy_loss_cases,
             documented=copying.copy_loss,
+        ),
+        Component(
+            "rouge",
+            "f(hypothesis, reference, epsilon, dialect)        code points (n,), (m,), units are characters; the dialect's ε (1,) "
+            "-> (3,3): precision, recall, f of ROUGE-1, -2, -L",
+            extraction.rouge_scores,
+            extraction.rouge_cases,
+            rouge.dialects,
+            forms=(extraction.rouge_scores_by_reciprocals,),
+            documented=rouge.rouge,
+            families=("bfloat16", "float32"),
+        ),
+        Component(
+            "split_sentences",
+            "f(text)                 code points (n,) -> int64 (n,): the number of the sentence that a character is in, -1 for what is dropped",
+            extraction.split_sentences,
+            extraction.split_sentences_cases,
+            documented=sentences.split,
+            exact="int64",
+        ),
+        Component(
+            "match_sentences",
+            "f(texts, summaries, dialect)        code points (s,n), (r,m), -1 behind -> int64 (r,2): (i, j), sentence i of the summary goes with j",
+            extraction.match_sentences,
+            extraction.match_sentences_cases,
+            rouge.dialects,
+            documented=labels.match,
+            exact="int64",
+        ),
+        Component(
+            "extend_embedding",
+            "f(table, kept, pieces)        (v,d), ids (k,), places among them (w,p), -1 behind -> (k+w,d): the rows kept, then means",
+            extraction.extend_embedding,
+            extraction.extend_embedding_cases,
+            documented=words.extend_embedding,
+            families=("bfloat16", "float64"),
         ),
         *(
             Component(

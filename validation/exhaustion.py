@@ -33,13 +33,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import refimpl
 from refimpl import mitchell
-from refimpl.console import JsonOption, cores, err, out, print_json
+from refimpl.console import JsonOption, bar, cores, err, out, print_json
 from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
+from refimpl.scheduler import connected
 from validation import pairs
 
 if TYPE_CHECKING:
@@ -194,25 +195,7 @@ def _ends_with_its_parent() -> None:
 
 def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
     """A client, its executor and how many batches to have under way. Raises ConfigError where there is no Dask, or nobody at the address."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ConfigError(
-            "running on a scheduler's workers needs a package that is not installed",
-            where="--scheduler",
-            expected="dask.distributed",
-            got=f"{type(error).__name__}: {error}",
-            remedy='pip install "refimpl[dask]", here and on every worker',
-        ) from None
-    try:
-        client = Client(address, timeout="5s")
-    except (OSError, ValueError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise ConfigError("no scheduler answers", where=address, expected="tcp://host:port", got=got) from None
-    threads = sum(client.nthreads().values())
-    if not threads:
-        client.close()
-        raise ConfigError("the scheduler has no workers", where=address, remedy=f"dask worker {address}")
+    client, threads = connected(address, "--scheduler")
     return client, client.get_executor(pure=False), 2 * threads
 
 
@@ -380,7 +363,7 @@ def _shown(state: State) -> None:
 def _run(claim: str, bits: int, path: Path, jobs: int, scheduler: str | None) -> tuple[State, Counterexample | None]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     described = TextColumn("{task.description}")
-    with Progress(described, *columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bar(described, *columns) as progress:
         task = progress.add_task(f"{claim}, {bits} bits", total=None)
         return exhaust(
             claim,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation import components
+from validation import components, extraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +57,10 @@ SHAPES: dict[str, dict[str, str]] = {
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},
+    "rouge": {"hypothesis": "n", "reference": "m", "epsilon": "1"},
+    "extend_embedding": {"table": "v d", "kept": "k", "pieces": "w p"},
+    "match_sentences": {"texts": "s n", "summaries": "r m"},
+    "split_sentences": {"text": "n"},
 }
 # backward passes: the forward call, and the axes of its answer
 _COTANGENTS = {
@@ -96,6 +100,23 @@ def _known_states(given: dict[str, Any]) -> bool:
     return bool(np.all(given["states"] <= given["emitted"].shape[-1]))
 
 
+def _padded_behind(rows: Any) -> bool:  # (r, n)
+    return bool(np.all(np.diff((rows < 0).astype(np.int64), axis=-1) >= 0))
+
+
+def _known_rows(given: dict[str, Any]) -> bool:
+    """Rows and pieces that are there, and a piece of every word."""
+    table, kept, pieces = (given[name] for name in ("table", "kept", "pieces"))
+    there = np.all(kept < table.shape[0]) and np.all(pieces < kept.shape[0]) and np.all(np.any(pieces >= 0, axis=-1))
+    return bool(there) and _padded_behind(pieces)
+
+
+def _decided(given: dict[str, Any]) -> bool:
+    """Texts, and no metrics that only rounding tells apart."""
+    whole = _padded_behind(given["texts"]) and _padded_behind(given["summaries"])
+    return whole and extraction.are_decided(given["texts"], given["summaries"], given["dialect"])
+
+
 _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     **dict.fromkeys(("attention", "residual_attention", "relative_attention"), _keys_of_queries),
     **dict.fromkeys(("taylor_attention", "favor_attention"), _keys_of_queries),
@@ -108,6 +129,9 @@ _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     "mitchell_log2": lambda given: bool(np.all(given["x"] > 0)),
     **dict.fromkeys(("copy_step", "copy_states"), _known_states),
     "copy_loss": _one_run,
+    "rouge": lambda given: bool(given["epsilon"] == extraction.epsilon_of(given["dialect"])),
+    "extend_embedding": _known_rows,
+    "match_sentences": _decided,
 }
 
 

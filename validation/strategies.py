@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from refimpl import favor
 from refimpl.bits import FORMATS
-from validation import backwards, components, logarithmic, tolerance
+from validation import backwards, components, extraction, logarithmic, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -411,6 +411,43 @@ def _tag_loss(draw: Draw, subject: components.Component, dtype: str, dialect: st
     return (logits, labels.reshape(batch, n - 1), segments), {}
 
 
+# --- texts ------------------------------------------------------------------------------------------------------------------------
+
+
+def _text(draw: Draw, letters: str, least: int, most: int) -> str:
+    return "".join(draw(st.lists(st.sampled_from(letters), min_size=least, max_size=most)))
+
+
+def _two_texts(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    chosen, letters = dialect or draw(st.sampled_from(extraction.rouge_dialects(dtype))), "ab. c\U00020061"
+    hypothesis, reference = (extraction.codes(_text(draw, letters, 0, 9)) for _ in range(2))
+    return (hypothesis, reference, extraction.epsilon_of(chosen)), {"dialect": chosen}
+
+
+def _new_rows(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    rows, columns = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
+    kept = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=rows, unique=True))
+    words = draw(st.lists(st.lists(st.integers(0, len(kept) - 1), min_size=1, max_size=3), min_size=1, max_size=3))
+    longest = max(map(len, words))
+    pieces = np.array([[*word, *[-1] * (longest - len(word))] for word in words], np.int64)
+    size = draw(st.sampled_from((2.0, _capped(dtype, 3000.0))))
+    return (_array(draw, dtype, size, (rows, columns)), np.array(kept, np.int64), pieces), {}
+
+
+def _two_lists(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    chosen = dialect or draw(st.sampled_from(subject.dialects))
+    texts, summaries = (
+        extraction.padded([_text(draw, "abcš.", 1, 5) for _ in range(draw(st.integers(1, 4)))]) for _ in range(2)
+    )
+    if not extraction.are_decided(texts, summaries, chosen):
+        texts = texts[:1]
+    return (texts, summaries), {"dialect": chosen}
+
+
+def _one_text(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    return (extraction.codes(_text(draw, "a，。\n\n  b；：\u3000,.", 1, 10)),), {}
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _rows),
     "gelu": _gelu,
@@ -441,4 +478,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "copy_labels": _labels,
     **dict.fromkeys(("copy_step", "copy_states"), _step),
     "copy_loss": _tag_loss,
+    "rouge": _two_texts,
+    "extend_embedding": _new_rows,
+    "match_sentences": _two_lists,
+    "split_sentences": _one_text,
 }

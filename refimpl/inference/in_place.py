@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Memory", "blocks", "heads_of", "normalized", "softmax", "tanh_gelu"]
+__all__ = ["Memory", "blocks", "exact_gelu", "heads_of", "normalized", "softmax", "tanh_gelu"]
 
 
 class Memory:
@@ -53,6 +53,13 @@ def softmax(scores: Any) -> None:  # (..., n), written; -inf where nothing is se
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores *= 1 / scores.sum(axis=-1, keepdims=True)
+
+
+def exact_gelu(x: Any, gate: Any, active: Any) -> None:  # (...); gate and active are written, which may be x
+    """gate = Φ(x), the normal distribution function, and active = x Φ(x): GELU in the form "none"."""
+    from scipy.special import ndtr
+
+    np.multiply(x, ndtr(x, out=gate), out=active)
 
 
 def tanh_gelu(x: Any, gate: Any, active: Any) -> None:  # (...); gate and active are written, which may be x

@@ -8,6 +8,7 @@ Optimizers and losses are definitions, on any array library; data and checkpoint
 
 from refimpl.learning.checkpoints import State
 from refimpl.learning.data import Batch, Corpus
+from refimpl.learning.ema import EMA, EMAState
 from refimpl.learning.folders import character_vocabulary, save_character_gpt2
 from refimpl.learning.losses import mean_cross_entropy, mean_cross_entropy_vjp
 from refimpl.learning.models import GPT2Gradient, initial_gpt2
@@ -15,13 +16,16 @@ from refimpl.learning.optimizers import SGD, AdamState, AdamW, Momentum, clipped
 from refimpl.learning.schedules import Schedule
 from refimpl.learning.session import Session
 from refimpl.learning.training import Taken, Training
+from refimpl.learning.unilm_session import UniLMSession
 
 __all__ = [
+    "EMA",
     "SGD",
     "AdamState",
     "AdamW",
     "Batch",
     "Corpus",
+    "EMAState",
     "GPT2Gradient",
     "Momentum",
     "Schedule",
@@ -29,6 +33,7 @@ __all__ = [
     "State",
     "Taken",
     "Training",
+    "UniLMSession",
     "character_vocabulary",
     "clipped",
     "global_norm",

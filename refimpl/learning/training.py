@@ -28,17 +28,29 @@ from refimpl.trees import Tree, mapped, named_leaves
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from refimpl.learning.data import Batch, Corpus
     from refimpl.learning.optimizers import Optimizer
     from refimpl.learning.schedules import Schedule
 
-__all__ = ["Gradient", "Taken", "Training"]
+__all__ = ["Gradient", "Steps", "Taken", "Training"]
+
+
+class Steps(Protocol):
+    """What a training goes through: batches, of whatever form its gradient reads, as a function of where it is."""
+
+    def step(self, epoch: int, position: int) -> tuple[Any, ...]:
+        """The batches of a step; each has `counted`, booleans that say which of its targets are trained."""
+
+    def after(self, epoch: int, position: int) -> tuple[int, int]:
+        """Where the step after this one is: (epoch, position)."""
+
+    def described(self) -> dict[str, Any]:
+        """Everything that decides what a step holds, as JSON can say it."""
 
 
 class Gradient(Protocol):
     """L and ∂L/∂θ of the batches of one step."""
 
-    def __call__(self, parameters: Tree, batches: tuple[Batch, ...], rng: np.random.Generator) -> tuple[Any, Tree]:
+    def __call__(self, parameters: Tree, batches: tuple[Any, ...], rng: np.random.Generator) -> tuple[Any, Tree]:
         """The loss, a scalar, and gradients in a tree of the parameters' form."""
 
 
@@ -60,7 +72,7 @@ class Training:
     Attributes
     ----------
     gradient : the function that is minimised
-    corpus : a `refimpl.learning.data.Corpus`, or what has its `step`, `after` and `described`
+    corpus : a `refimpl.learning.data.Corpus`, a `refimpl.learning.seq2seq.PairCorpus`, or what has their `step`, `after` and `described`
     optimizer, schedule : of `refimpl.learning.optimizers` and `refimpl.learning.schedules`
     clip : the largest norm of the gradients, or None
     seed : of what the gradient draws; the corpus has its own
@@ -68,7 +80,7 @@ class Training:
     """
 
     gradient: Gradient
-    corpus: Corpus
+    corpus: Steps
     optimizer: Optimizer
     schedule: Schedule
     clip: float | None = 1.0

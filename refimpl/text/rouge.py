@@ -65,6 +65,7 @@ __all__ = [
     "count",
     "dialects",
     "main_metric",
+    "overlaps",
     "rouge",
     "units",
 ]
@@ -240,18 +241,34 @@ def at_most(hypothesis: Counted, reference: Counted) -> float:
     return _compared(hypothesis, reference, len(hypothesis.kinds & reference.kinds)).main
 
 
+def overlaps(hypothesis: Counted, reference: Counted) -> tuple[tuple[int, int, int], ...]:
+    """(k, n(hypothesis), n(reference)) of ROUGE-1, -2 and -L, of what `count` has counted; raises ConfigError for two dialects."""
+    _check_one_dialect(hypothesis, reference)
+    return _overlaps(hypothesis, reference, _common(hypothesis, reference))
+
+
+def _overlaps(hypothesis: Counted, reference: Counted, common: int) -> tuple[tuple[int, int, int], ...]:
+    """The same, with that overlap in ROUGE-L."""
+    grams = ((len(g & h), len(g), len(h)) for g, h in zip(hypothesis.grams, reference.grams, strict=True))
+    return (*grams, (common, hypothesis.length, reference.length))
+
+
 def _compared(hypothesis: Counted, reference: Counted, common: int) -> Rouge:
     """The scores, with that overlap in ROUGE-L."""
+    _check_one_dialect(hypothesis, reference)
+    dialect = _DIALECTS[hypothesis.dialect]
+    one, two, longest = _overlaps(hypothesis, reference, common)
+    return Rouge(
+        _score(*one, dialect.epsilon),
+        _score(*two, dialect.epsilon),
+        _score(*longest, dialect.epsilon, dialect.weighed),
+    )
+
+
+def _check_one_dialect(hypothesis: Counted, reference: Counted) -> None:
     if hypothesis.dialect != reference.dialect:
         got = f"{hypothesis.dialect}, {reference.dialect}"
         raise ConfigError("counted in two dialects", where="rouge.compare", expected="one", got=got)
-    dialect = _DIALECTS[hypothesis.dialect]
-    one, two = (
-        _score(len(g & h), len(g), len(h), dialect.epsilon)
-        for g, h in zip(hypothesis.grams, reference.grams, strict=True)
-    )
-    longest = _score(common, hypothesis.length, reference.length, dialect.epsilon, dialect.weighed)
-    return Rouge(one, two, longest)
 
 
 def _score(overlap: int, of_hypothesis: int, of_reference: int, epsilon: float, weighed: bool = False) -> Score:

@@ -154,6 +154,14 @@ _FLAGS = (
     Flag(
         "hypothesis-state", "a hypothesis has the state of another, or none", "text that is not in the source, in beams"
     ),
+    # extraction
+    Flag(
+        "multiplicity",
+        "what occurs several times counts once, or as often as it occurs, where the rule is another",
+        "another answer where something is repeated",
+    ),
+    Flag("sentence-ends", "text is cut into sentences at other places", "other sentences, or numbers behind them"),
+    Flag("matching", "sentences are matched in another order, or with others left", "other sentences are extracted"),
     # backward passes
     Flag("gradient-dropped", "nothing flows back along one of the paths", "training that goes another way, slowly"),
     Flag(

@@ -6,7 +6,7 @@ A right implementation must pass everything, whichever way its library sums, fus
 which the planted bugs stand (`validation.mutants.TWINS`). The functions here are another: plain array operations, in forms that differ from those
 where there is a choice (prefix sums instead of weights for linear attention, one product for q, k and v in place of three); torch runs them
 operation by operation, JAX compiles each as a whole. Those that answer with whole numbers or truth values are in `whole_number_routes`; they need
-int64, for which JAX has to be told, as for float64 (`jax_enable_x64`).
+int64, for which JAX has to be told, as for float64 (`jax_enable_x64`). Those that read texts are in `text_routes`, and run on the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 from refimpl.console import err, out
 from refimpl.errors import ConfigError, RefimplError
 from validation import backwards, components, conformance, mutants, vectors
-from validation.targets import pattern_routes
+from validation.targets import pattern_routes, text_routes
 from validation.targets import whole_number_routes as whole
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ def _mean_pooling(hidden: Any, mask: Any, *, xp: Any) -> Any:
     return xp.sum(xp.where(seen, hidden, xp.zeros_like(hidden)), axis=-2) / xp.sum(
         xp.astype(seen, hidden.dtype), axis=-2
     )
+
+
+def _extend_embedding(table: Any, kept: Any, pieces: Any, *, xp: Any) -> Any:
+    stay, seen = table[kept], (pieces >= 0)[..., None]
+    rows = stay[xp.where(pieces >= 0, pieces, xp.zeros_like(pieces))]
+    total = xp.sum(xp.where(seen, rows, xp.zeros_like(rows)), axis=1)
+    return xp.concat([stay, total / xp.sum(xp.astype(seen, table.dtype), axis=1)])
 
 
 def _unit_length(x: Any, *, xp: Any) -> Any:
@@ -504,6 +511,10 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "copy_step": whole.copy_step,
     "copy_states": whole.copy_states,
     "copy_loss": _copy_loss,
+    "rouge": text_routes.rouge,
+    "match_sentences": text_routes.match_sentences,
+    "split_sentences": text_routes.split_sentences,
+    "extend_embedding": _extend_embedding,
     "exp_taylor": _exp_taylor,
     "taylor_softmax": _taylor_softmax,
     "taylor_attention": _taylor_attention,
@@ -590,7 +601,8 @@ def jax_route() -> tuple[dict[str, Callable[..., Any]], Callable[[Any], Any]]:
         return tuple(jax.vjp(function, *arguments)[1](cotangent))
 
     return {
-        name: functools.partial(_compiled, jax, f) for name, f in written_out(xp, xp.asarray, differentiated).items()
+        name: f if name in text_routes.ON_HOST else functools.partial(_compiled, jax, f)
+        for name, f in written_out(xp, xp.asarray, differentiated).items()
     }, xp.asarray
 
 

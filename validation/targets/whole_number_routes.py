@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["copy_labels", "copy_states", "copy_step", "divide", "multiply"]
+__all__ = ["copy_labels", "copy_states", "copy_step", "divide", "multiply", "pairs"]
 
 _OUTSIDE, _BEGIN, _INSIDE = 0, 1, 2
 
@@ -56,7 +56,7 @@ def _running(values: Any, xp: Any) -> Any:  # int64 (m,) -> int64 (m,)
     return xp.max(xp.where(places[None, :] <= places[:, None], values[None, :], values[:, None]), axis=1)
 
 
-def _pairs(source: Any, target: Any, xp: Any) -> Any:  # int64 (n,), (m,) -> int64 (n,)
+def pairs(source: Any, target: Any, xp: Any) -> Any:  # int64 (n,), (m,) -> int64 (n,)
     """For each token of the source the place in the target that it is paired with, -1 for none."""
     n, m = source.shape[0], target.shape[0]
     none = xp.zeros_like(target[:1])  # 0
@@ -81,7 +81,7 @@ def copy_labels(source: Any, target: Any, *, xp: Any) -> Any:  # int64 (n,), (m,
     """O where a token is in no pair, I where the pair before it is next to it, else B: of the source, then of the target."""
     if not (source.shape[0] and target.shape[0]):
         return xp.zeros_like(xp.concat([source, target]))
-    at = _pairs(source, target, xp)
+    at = pairs(source, target, xp)
     before = xp.concat([-2 * xp.ones_like(at[:1]), at[:-1]])
     inside = (at > 0) & (before == at - 1)
     of_source = xp.where(at < 0, xp.zeros_like(at), xp.where(inside, _INSIDE + 0 * at, _BEGIN + 0 * at))
