@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,14 @@ def test_a_description_names_what_decides_a_step() -> None:
         Documents(_documents(dtype="float32"), rows=4),
     ):
         assert other.described() != base
+
+
+def test_documents_are_read_once_for_their_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every checkpoint has it, and they may be gigabytes in a file."""
+    documents = Documents(_documents())
+    first = documents.described()
+    monkeypatch.setattr(hashlib, "sha256", None)
+    assert documents.described() == first
 
 
 def test_documents_refuse_in_words() -> None:

@@ -413,6 +413,10 @@ def test_definitions_refuse_in_words(system: System) -> None:
         run(w=weights._replace(blocks=weights.blocks[:1]))
     with _refused(errors.ShapeError, "dropout has its places", "4 arrays or None", "1"):
         run(dropout=[None])
+    for place, shape, width in ((0, (5, 1, 2, 3), 3), (3, (2, 4), 4), (1, (1, 2, 1), 4)):
+        factors = [system.floats(np.ones(shape), dtype) if place == other else None for other in range(4)]
+        with _refused(errors.ShapeError, "the shape of what it multiplies", f"dropout[{place}]", str((1, 2, width))):
+            run(dropout=factors)
     for options in ({"labels": system.to(np.ones((1, 2), np.int64))}, {"labels": labels, "mask": logits}):
         with _refused(errors.DtypeError, "a mask must be boolean", "extractor_loss("):
             extractor.extractor_loss(logits, **options)
@@ -487,6 +491,13 @@ def test_files_refuse_in_words(tmp_path: Path, recorded_folder: Any) -> None:
     weights_io.save(plain, {name: a.astype(int) for name, a in arrays.items()})
     with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
         load_extractor(plain, dilations=(1, 2))
+    with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
+        load_extractor(plain, dilations=(1, 2), dtype="float64")
+    with _refused(errors.DtypeError, "weights must be real floating point", "int64"):
+        save_extractor(path, mapped(lambda a: a.astype(int), _model(SMALL)), SMALL)
+    weights_io.save(plain, {name: 1e6 * np.ones_like(a) for name, a in arrays.items()})
+    with _refused(errors.ConfigError, "not finite: projection"):
+        load_extractor(plain, dilations=(1, 2), dtype="float16")
     weights_io.save(plain, {"a": np.zeros(2)})
     with _refused(weights_io.WeightsError, "no naming scheme"):
         load_extractor(plain)

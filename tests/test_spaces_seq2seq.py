@@ -198,6 +198,9 @@ def test_readers_refuse(decoder):
         reading.advance([[5], [5]], state)
     with pytest.raises((TokenError, ShapeError), match="runs past the position table"):
         reading.advance([[5] * 15], state)
+    for rows, got in (([0, -1], "-1"), ([1], "1"), ([], "none")):
+        with pytest.raises(TokenError, match=rf"no such row(.|\n)*each 0 <= row < 1\n  got: +{got}$"):
+            reading.select(state, rows)
 
 
 def test_sessions_refuse_what_they_cannot_compute_with():
@@ -206,6 +209,9 @@ def test_sessions_refuse_what_they_cannot_compute_with():
         Session(mapped(lambda a: a.astype(np.float16), weights), BERT)
     with pytest.raises(ConfigError, match=r"computes on NumPy(.|\n)*Seq2SeqDecoder"):
         Session(mapped(HOST[4].to, weights), BERT)
+    for other in (NEZHA, dataclasses.replace(INNER, num_hidden_layers=2), dataclasses.replace(INNER, vocab_size=12)):
+        with pytest.raises(ConfigError, match="the weights do not fit the configuration"):
+            Session(weights, dataclasses.replace(BERT, bert=other))
     with pytest.raises(ConfigError, match="lack this head"):
         Session(weights._replace(bert=weights.bert._replace(masked_lm=None)), BERT)
 
@@ -291,6 +297,27 @@ def test_places_are_the_leftmost_of_the_whole_span():
 def test_generation_refuses(options, error, message):
     with pytest.raises(error, match=message):
         generate(_weights(BERT), BERT, SOURCE, **options)
+
+
+class _Spoiled(Hashed):
+    """A model one of whose logits is no number."""
+
+    spoiled = float("nan")
+
+    def scores(self, text):
+        logits, tags = super().scores(text)
+        logits[3] = self.spoiled
+        return logits, tags
+
+
+@pytest.mark.parametrize("spoiled", [np.nan, np.inf])
+@pytest.mark.parametrize("options", [{}, {"k": None}, {"copy": False}, {"dialect": "published"}])
+def test_logits_that_are_no_numbers_are_refused(options, spoiled):
+    """Also where the k largest alone are looked at, which NaN is none of."""
+    config, model = Seq2SeqConfig(bert.BertConfig(14, 2, 1, 1), 12, 13), _Spoiled(3, 14, 1)
+    model.spoiled = spoiled
+    with pytest.raises(TokenError, match=r"the next token cannot be chosen(.|\n)*logits of row 0"):
+        generate(None, config, [12, 1, 2, 3, 13], beams=2, max_new_tokens=4, decoder=model, **options)
 
 
 def test_a_nezha_must_be_told_where_to_end():
@@ -411,6 +438,24 @@ def test_rows_that_all_ended_too_early_are_reported():
 
     with pytest.raises(TokenError, match=r"every row has ended(.|\n)*min_length"):
         published_search(Ending(0, 12), [1, 11], start=10, end=11, beams=1, max_new_tokens=9, min_length=4)
+
+
+def test_float16_is_widened_before_a_probability_meets_the_smallest():
+    """10⁻¹² is 0 in float16, and its logarithm no number: the answer is that of the same logits in float32."""
+    for case in range(9):
+        found = [
+            published_search(
+                Hashed(case, 14, 1, lambda a, dtype=dtype: np.asarray(a, np.float16).astype(dtype)),
+                [12, case % 3, 1, 2, 1, 13],
+                start=12,
+                end=13,
+                beams=3,
+                max_new_tokens=8,
+            )
+            for dtype in (np.float16, np.float32)
+        ]
+        assert found[0].ids == found[1].ids
+        assert abs(found[0].score - found[1].score) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -548,6 +593,13 @@ def test_a_corpus_refuses(texts, options, error, message):
             _corpus().step(-1, 0)
 
 
+def test_the_gradient_refuses_another_dialect_before_the_first_step():
+    with pytest.raises(
+        ConfigError, match=r"unknown dialect(.|\n)*Seq2SeqGradient(.|\n)*corrected, published(.|\n)*'x'"
+    ):
+        pairs.Seq2SeqGradient(BERT, dialect="x")
+
+
 @pytest.mark.parametrize("dialect", seq2seq.dialects)
 def test_the_gradient_of_rectangles_is_that_of_one(dialect):
     """The loss is a mean over a step: rows in two rectangles or in one, within 10⁻¹³ of the largest."""
@@ -612,6 +664,20 @@ def test_float16_in_a_folder_is_widened_exactly(tmp_path):
     found, _ = load_seq2seq(tmp_path, backend="numpy")
     assert all(np.array_equal(a.astype(np.float32), b) for a, b in zip(leaves(half), leaves(found), strict=True))
     assert {array.dtype for array in leaves(found)} == {np.dtype(np.float32)}
+
+
+def test_numbers_that_are_no_parameters_are_refused(tmp_path):
+    weights = _weights(BERT)
+    with pytest.raises(DtypeError, match=r"weights must be real floating point(.|\n)*int64"):
+        save_seq2seq(tmp_path, mapped(lambda a: a.astype(int), weights), BERT)
+    save_seq2seq(tmp_path, mapped(lambda a: a + 1e6, weights), BERT)
+    with pytest.raises(ConfigError, match=r"not finite: token_embedding"):
+        load_seq2seq(tmp_path, backend="numpy", dtype="float16")
+    with weights_io.open(tmp_path / "model.safetensors") as file:
+        tensors = {name: file[name].astype(int) for name in file}
+    weights_io.save(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(DtypeError, match=r"must be real floating point(.|\n)*load_seq2seq(.|\n)*int64"):
+        load_seq2seq(tmp_path, backend="numpy")
 
 
 def _change(folder, **fields):

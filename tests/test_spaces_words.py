@@ -424,6 +424,11 @@ def test_words_are_added_once_with_what_they_consist_of() -> None:
         ),
         (lambda: words.extend_embedding(np.zeros((3, 2)), [0, -1], []), errors.TokenError, r"row out of range"),
         (
+            lambda: words.extend_embedding(np.zeros((3, 2)), np.array([0, 1]), [[0.5]]),
+            errors.TokenError,
+            r"rows are whole numbers\n  where: +consists\[0\](.|\n)*got: +0.5",
+        ),
+        (
             lambda: words.extend_embedding(np.zeros((3, 2)), [0], [[]]),
             errors.TokenError,
             r"mean of no rows\n  where: +consists\[0\]",
@@ -499,7 +504,7 @@ def test_weights_are_extended_where_the_vocabulary_counts() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dictionary", [None, (), ("甲 9 n", "", "of the", "原告甲 50")])
+@pytest.mark.parametrize("dictionary", [None, (), ("",), ("甲 9 n", "", "of the", "原告甲 50")])
 def test_a_saved_tokenizer_is_the_same(tmp_path: Path, dictionary: Any) -> None:
     before = WordTokenizer(TINY, dictionary, lower=False, dialect="bert4keras-0.9.9")
     before.save(tmp_path / "new")
@@ -558,3 +563,19 @@ def test_a_folder_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 def test_a_token_with_white_space_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(errors.TokenizerError, match=r"cannot be written\n  where: +token 19\n(.|\n)*'of the'"):
         WordTokenizer(TINY | {"of the": 19}).save(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["甲\n乙 3", "\n", "\ud800 3"])
+def test_a_line_that_would_be_read_back_otherwise_cannot_be_written(tmp_path: Path, line: str) -> None:
+    """And nothing is: what was there before stays."""
+    WordTokenizer(TINY, ["丙 3"]).save(tmp_path)
+    with pytest.raises(errors.TokenizerError, match=r"line of the user dictionary 1(.|\n)*no line feed in it"):
+        WordTokenizer(TINY | {"z": 19}, ["甲", f"{line} n"]).save(tmp_path)
+    assert WordTokenizer.load(tmp_path).dictionary == ("丙 3",)
+    assert WordTokenizer.load(tmp_path).vocabulary == TINY
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.TokenizerError, match=r"tokenizer cannot be written(.|\n)*file(.|\n)*FileExistsError"):
+        WordTokenizer(TINY).save(tmp_path / "file")

@@ -208,3 +208,11 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: str, mess
     (tmp_path / name).write_text(content)
     with pytest.raises(errors.TokenizerError, match=message):
         PieceTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("token", ["x\ny", "\n"])
+def test_a_token_that_would_be_two_cannot_be_written(tmp_path: Path, token: str) -> None:
+    vocabulary = TOKENIZER.vocabulary
+    with pytest.raises(errors.TokenizerError, match=rf"a token cannot be written\n  where: +token {len(vocabulary)}\n"):
+        PieceTokenizer(vocabulary | {token: len(vocabulary)}).save(tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -24,7 +24,7 @@ from refimpl import bert
 from refimpl.activation import gelu
 from refimpl.errors import ConfigError, DtypeError, ShapeError
 from refimpl.inference.in_place import blocks, normalized, softmax, tanh_gelu
-from refimpl.inputs import check_mask, check_token_ids
+from refimpl.inputs import check_mask, check_selected, check_token_ids
 from refimpl.positions import relative_positions
 from refimpl.spaces.seq2seq import check_fits
 from refimpl.trees import leaves
@@ -81,11 +81,11 @@ class Session:
     Raises
     ------
     ConfigError, DtypeError
-        for weights of another array library or dtype, or without a masked-LM head.
+        for weights of another array library or dtype, without a masked-LM head, or not those of the configuration.
     """
 
     def __init__(self, weights: Seq2SeqWeights, config: Seq2SeqConfig) -> None:
-        _check(weights)
+        _check(weights, config)
         self.weights, self.config, self.inner = weights, config, config.bert
         self.dtype = weights.tags.weight.dtype
         dialect = bert.named_dialect(config.bert_dialect)
@@ -317,10 +317,11 @@ class Reading:
         return out.swapaxes(1, 2).reshape(batch * n, heads * w), on
 
     def select(self, cache: State, rows: list[int]) -> State:
-        """The state of the given rows, which may repeat."""
-        if list(rows) == list(range(len(cache.allowed))):
+        """The state of the given rows, which may repeat; TokenError for a row there is not."""
+        rows = check_selected(rows, len(cache.allowed))
+        if rows == list(range(len(cache.allowed))):
             return cache
-        taken = cache.cache.taken(list(rows), cache.length, max(cache.length + ROOM, 3 * cache.length // 2))
+        taken = cache.cache.taken(rows, cache.length, max(cache.length + ROOM, 3 * cache.length // 2))
         return State(taken, cache.length, cache.allowed[rows])
 
 
@@ -336,7 +337,7 @@ def _check_room(length: int, context: int) -> None:
         raise ShapeError("the target runs past the position table", where="advance", expected=expected, got=got)
 
 
-def _check(weights: Seq2SeqWeights) -> None:
+def _check(weights: Seq2SeqWeights, config: Seq2SeqConfig) -> None:
     if weights.bert.masked_lm is None:
         raise ConfigError("the weights lack this head", where="masked_lm", expected="parameters called masked_lm.*")
     arrays = leaves(weights)
@@ -349,3 +350,4 @@ def _check(weights: Seq2SeqWeights) -> None:
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
         expected, got = "float32 or float64, all parameters the same", ", ".join(sorted(kinds))
         raise DtypeError("a session computes in float32 or float64", expected=expected, got=got)
+    type(weights).from_named(weights.named(), config)

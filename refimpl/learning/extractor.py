@@ -103,14 +103,19 @@ class Documents:
 
     def described(self) -> dict[str, Any]:
         """Everything that decides what a step holds, as JSON can say it; of the documents their number, width, dtype and checksum."""
+        first = self.documents[0][0]
+        options = {"form": self.form, "rows": self.rows, "seed": self.seed, "documents": len(self.documents)}
+        return options | {"width": first.shape[1], "dtype": str(first.dtype), "sha256": self._checksum}
+
+    @functools.cached_property
+    def _checksum(self) -> str:
+        """Read once, not at every checkpoint: the documents may be gigabytes in a file."""
         digest = hashlib.sha256()
         for vectors, labels in self.documents:
             digest.update(
                 len(labels).to_bytes(8, "little") + labels.tobytes() + np.ascontiguousarray(vectors).tobytes()
             )
-        first = self.documents[0][0]
-        options = {"form": self.form, "rows": self.rows, "seed": self.seed, "documents": len(self.documents)}
-        return options | {"width": first.shape[1], "dtype": str(first.dtype), "sha256": digest.hexdigest()}
+        return digest.hexdigest()
 
     def steps(self, epoch: int) -> int:
         """How many steps an epoch has: as many for every epoch."""

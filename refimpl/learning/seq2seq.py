@@ -287,11 +287,19 @@ class Seq2SeqGradient:
     ----------
     config : the model's sizes
     k, copy_weight, dialect : as `refimpl.spaces.seq2seq.loss`
+
+    Raises
+    ------
+    ConfigError
+        for another dialect.
     """
 
     def __init__(
         self, config: Seq2SeqConfig, *, k: int = 10, copy_weight: float = 2.0, dialect: str = "corrected"
     ) -> None:
+        if dialect not in seq2seq.dialects:
+            expected, got = ", ".join(seq2seq.dialects), repr(dialect)
+            raise ConfigError("unknown dialect", where="Seq2SeqGradient", expected=expected, got=got)
         self.config, self.k, self.copy_weight, self.dialect = config, k, copy_weight, dialect
         bert.named_dialect(config.bert_dialect)
 

@@ -258,6 +258,11 @@ def _given(
     if len(factors) != places:
         what = "dropout has its places"
         raise ShapeError(what, where=f"{where}(dropout)", expected=f"{places} arrays or None", got=len(factors))
+    for place, factor in enumerate(factors):
+        shape = (*vectors.shape[:-1], config.hidden_size if place else config.input_size)
+        if factor is not None and tuple(factor.shape) != shape:
+            what, got = "a factor of dropout has the shape of what it multiplies", tuple(factor.shape)
+            raise ShapeError(what, where=f"{where}(dropout[{place}])", expected=shape, got=got)
     return _Given(_real(vectors, mask), mask, factors)
 
 

@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import weights_io
 from refimpl import backend as backends
 from refimpl.errors import ConfigError
@@ -38,11 +40,13 @@ def save_extractor(path: str | Path, weights: ExtractorWeights, config: Extracto
 
     Raises
     ------
-    ConfigError, weights_io.WeightsError
-        for a name that does not end in .safetensors, weights that are not those of the configuration, a folder that cannot be written to.
+    ConfigError, DtypeError, weights_io.WeightsError
+        for a name that does not end in .safetensors, weights that are not floating or not those of the configuration, a folder that cannot be
+        written to.
     """
     check_name(Path(path))
     ExtractorWeights.from_named(arrays := weights.named(), config)
+    check_floating("weights", weights.projection, "save_extractor")
     said = {"version": VERSION, **dataclasses.asdict(config)}
     weights_io.save(path, {name: on_host(array) for name, array in arrays.items()}, {KEY: json.dumps(said)})
 
@@ -86,8 +90,11 @@ def load_extractor(
         config = _config(Path(path), ours, {name: value for name, value in asked.items() if value is not None})
         source = {name: pieces[0].name for name, pieces in explained.pieces.items()}
         library = backends.get(backend)
-        arrays = {name: library.asarray(ours[name] if dtype is None else ours[name].astype(dtype)) for name in ours}
-        check_floating("weights", arrays["projection"], "load_extractor")
+        for name in ours:
+            check_floating("weights", ours[name], "load_extractor")
+        with np.errstate(over="ignore"):  # infinity is found below, with its name
+            host = {name: ours[name] if dtype is None else ours[name].astype(dtype) for name in ours}
+        arrays = {name: library.asarray(array) for name, array in host.items()}
         return ExtractorWeights.from_named(arrays, config, source=source), config
 
 

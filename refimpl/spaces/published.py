@@ -171,8 +171,19 @@ def _host(array: Any) -> Any:
 
 
 def _scores(said: tuple[Any, Any], states: list[int], source: list[int], rows: list[_Row]) -> tuple[Any, list[int]]:
-    """log(p + 10⁻¹²) of every row and token, (rows, vocab), and the new states."""
+    """log(p + 10⁻¹²) of every row and token, (rows, vocab), and the new states; 16-bit logits are widened, since 10⁻¹² is 0 in float16."""
     scores, tags = map(_host, said)
+    scores = scores.astype(np.float32) if scores.dtype.itemsize < 4 else scores
+    undefined = np.nonzero(np.isnan(scores) | (scores == np.inf))
+    if undefined[0].size:
+        row, token = (int(place[0]) for place in undefined)
+        raise TokenError(
+            "the next token cannot be chosen",
+            where=f"logits of row {row}, token {token}",
+            expected="finite logits",
+            got=float(scores[row, token]),
+            remedy="check the model's weights for NaN, or compute in a wider dtype",
+        )
     emitted = [row.ids for row in rows]
     given = (softmax(tags), states[: len(rows)], source, emitted)
     allowed, after = copy_step(*given, vocab_size=scores.shape[1], dialect=DIALECT)

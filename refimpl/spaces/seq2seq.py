@@ -36,7 +36,7 @@ from refimpl.copying import BEGIN, INSIDE, OUTSIDE, copy_labels, sequence_labels
 from refimpl.decoding import beam_search, top_k_mask
 from refimpl.errors import ConfigError, ShapeError, TokenError
 from refimpl.gradients import Pullback, vjp_of
-from refimpl.inputs import check_mask, check_token_ids
+from refimpl.inputs import check_mask, check_selected, check_token_ids
 from refimpl.number_system import Array, device_of, namespace, whole_number
 from refimpl.parameters import Linear, affine_vjp, check_weights, is_positive
 from refimpl.spaces.published import published_search
@@ -360,8 +360,9 @@ class Seq2SeqDecoder:
         return (scores[:, 0, :], tags[:, 0, :]), cache
 
     def select(self, cache: KeyValueCache, rows: list[int]) -> KeyValueCache:
-        """The state of the given rows, which may repeat."""
-        return cache.select(namespace(cache.allowed).asarray(rows, device=device_of(cache.allowed)))
+        """The state of the given rows, which may repeat; TokenError for a row there is not."""
+        xp, kept = namespace(cache.allowed), check_selected(rows, cache.allowed.shape[0])
+        return cache.select(xp.asarray(kept, device=device_of(cache.allowed)))
 
 
 def check_fits(length: int, config: Seq2SeqConfig) -> None:
@@ -428,7 +429,8 @@ class _Noting:
         if self._k is None or self._k >= scores.shape[1]:
             return scores, state
         xp = namespace(scores)
-        return xp.where(top_k_mask(scores, self._k), scores, -xp.inf), state
+        left = top_k_mask(scores, self._k) | (scores != scores)  # NaN too, which the search refuses
+        return xp.where(left, scores, -xp.inf), state
 
     def tags(self, ids: Sequence[int]) -> list[int]:
         """The tags of a hypothesis: a span of one token is B, of more I."""

@@ -12,10 +12,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import weights_io
 from refimpl import backend as backends
 from refimpl.errors import ConfigError
 from refimpl.files import replace_file
+from refimpl.number_system import check_floating
 from refimpl.positions import extend
 from refimpl.spaces.seq2seq import TAGS, Seq2SeqConfig, Seq2SeqWeights
 from refimpl.trees import mapped
@@ -58,13 +61,14 @@ def save_seq2seq(folder: str | Path, weights: Seq2SeqWeights, config: Seq2SeqCon
 
     Raises
     ------
-    ConfigError, weights_io.WeightsError
-        if the weights are not the configuration's, or the folder cannot be written to.
+    ConfigError, DtypeError, weights_io.WeightsError
+        if the weights are not floating or not the configuration's, or the folder cannot be written to.
     """
     from weights_io.schemes import from_canonical
 
     folder, arrays = Path(folder), {name: _on_host(array) for name, array in weights.named().items()}
     Seq2SeqWeights.from_named(arrays, config)
+    check_floating("weights", arrays["tags.bias"], "save_seq2seq")
     head = {"tags.weight": arrays["tags.weight"].T.copy(), "tags.bias": arrays["tags.bias"]}
     encoder = {name: array for name, array in arrays.items() if name not in TAGS}
     theirs = from_canonical(encoder, _scheme(config.bert.max_position_embeddings is None))
@@ -111,9 +115,9 @@ def load_seq2seq(
 
     Raises
     ------
-    ConfigError, weights_io.WeightsError, BackendError
-        for a folder that is not there or lacks a file or a field, tensors that do not fit: every missing, extra, misshaped and non-finite one is
-        listed.
+    ConfigError, DtypeError, weights_io.WeightsError, BackendError
+        for a folder that is not there or lacks a file or a field, tensors of no floating-point numbers, and tensors that do not fit: every missing,
+        extra, misshaped and non-finite one is listed.
     """
     if dtype not in DTYPES:
         where = "load_seq2seq(dtype=...)"
@@ -141,9 +145,12 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], Seq2SeqConfig]:
             expected, got = ", ".join(TAGS), f"without {', '.join(absent)}"
             raise ConfigError("the model has no head of tags", where=folder, expected=expected, got=got)
         ours = to_canonical({name: checkpoint[name] for name in checkpoint if name not in TAGS}, scheme)
-        arrays = {name: ours[name].astype(dtype) for name in ours}
-        arrays |= {"tags.weight": checkpoint["tags.weight"].T.astype(dtype, order="C")}
-        arrays |= {"tags.bias": checkpoint["tags.bias"].astype(dtype)}
+        given = {name: ours[name] for name in ours}
+        given |= {"tags.weight": checkpoint["tags.weight"].T.copy(), "tags.bias": checkpoint["tags.bias"]}
+        for name, array in given.items():
+            check_floating(name, array, "load_seq2seq")
+        with np.errstate(over="ignore"):  # infinity is found when arrays are put in their places, with its name
+            arrays = {name: array.astype(dtype) for name, array in given.items()}
         config = _config(folder, fields, {name: array.shape for name, array in arrays.items()}, scheme)
     return arrays, config
 

@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refimpl.errors import ConfigError, ShapeError, TokenError, TokenizerError
-from refimpl.number_system import Array, check_floating, device_of, namespace, rounded_once
+from refimpl.number_system import Array, check_floating, device_of, namespace, rounded_once, whole_number
 from refimpl.text.framing import (
     CONFIG,
     FORMAT,
     SPECIAL,
     Encoded,
     FramingTokenizer,
+    as_lines,
     read_config,
     read_lines,
     write_texts,
@@ -199,10 +200,14 @@ def extend_embedding(
 
 
 def _check_rows(name: str, lists: Sequence[Sequence[int]], rows: int) -> None:
-    """Raise TokenError for an empty list, or a row that is not there."""
+    """Raise TokenError for an empty list, ids that are not whole numbers, or a row that is not there."""
     for number, ids in enumerate(lists):
-        if not ids:
+        if not len(ids):
             raise TokenError("a mean of no rows", where=f"{name}[{number}]", expected="at least one id")
+        wrong = [index for index in ids if whole_number(index) is None]
+        if wrong:
+            got = repr(wrong[0])
+            raise TokenError("rows are whole numbers", where=f"{name}[{number}]", expected="token ids", got=got)
         if not (min(ids) >= 0 and max(ids) < rows):
             got = f"from {min(ids)} to {max(ids)}"
             raise TokenError("row out of range", where=f"{name}[{number}]", expected=f"0 <= id < {rows}", got=got)
@@ -341,7 +346,7 @@ class WordTokenizer(FramingTokenizer):
         config["words"] = self.dictionary is not None
         files = {VOCABULARY: _lines(self.tokens(range(self.size))), CONFIG: json.dumps(config, indent=2) + "\n"}
         if self.dictionary is not None:
-            files[DICTIONARY] = "".join(f"{line}\n" for line in self.dictionary)
+            files[DICTIONARY] = as_lines("line of the user dictionary", self.dictionary)
         write_texts(Path(folder), files)
 
     @classmethod
@@ -365,4 +370,4 @@ def _lines(tokens: Sequence[str]) -> str:
             raise TokenizerError(
                 "a token cannot be written", where=f"token {number}", expected=expected, got=ascii(token)
             )
-    return "".join(f"{token}\n" for token in tokens)
+    return as_lines("token", tokens)

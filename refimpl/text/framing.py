@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Encoded", "Framed", "FramingTokenizer", "Pattern", "read_config", "read_lines", "write_texts"]
+__all__ = ["Encoded", "Framed", "FramingTokenizer", "Pattern", "as_lines", "read_config", "read_lines", "write_texts"]
 
 PADDING, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PADDING, UNKNOWN, BEGIN, END)
@@ -100,7 +100,10 @@ class FramingTokenizer:
         whole = sum(map(len, parts))
         kept = [len(part) for part in parts] if longest is None else _kept([len(part) for part in parts], longest)
         if sum(kept) < 2 * len(parts) - (pair is not None and pattern == "S*E*E"):
-            what, expected = "no room is left for the special tokens", "more ids than there are special tokens"
+            what, expected = (
+                "no room is left for the special tokens",
+                "as many ids as there are special tokens, or more",
+            )
             raise TokenizerError(what, where="longest", expected=expected, got=longest)
         cut = [part[: length - 1] + part[-1:] for part, length in zip(parts, kept, strict=True)]
         ids = [identity for part in cut for identity in part]
@@ -146,16 +149,30 @@ def _text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a file, which only a line feed ends."""
-    text = _text(path).removesuffix("\n")
-    return text.split("\n") if text else []
+    text = _text(path)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def as_lines(what: str, lines: Sequence[str]) -> str:
+    """Lines of a file that `read_lines` reads back as they are; raises TokenizerError for one with a line feed, or half a surrogate pair."""
+    for number, line in enumerate(lines):
+        if "\n" in line or any("\ud800" <= character <= "\udfff" for character in line):
+            expected = "no line feed in it, and no half of a surrogate pair"
+            where = f"{what} {number}"
+            raise TokenizerError(f"a {what} cannot be written", where=where, expected=expected, got=ascii(line)[:80])
+    return "".join(f"{line}\n" for line in lines)
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write each text to the file of its name in the folder, which is made where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        content = text.encode()
-        replace_file(folder / name, operator.methodcaller("write", content))
+    """Write each text to the file of its name in the folder, which is made where there is none; TokenizerError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            content = text.encode()
+            replace_file(folder / name, operator.methodcaller("write", content))
+    except OSError as error:
+        got = f"{type(error).__name__}: {error}"
+        raise TokenizerError("the tokenizer cannot be written", where=folder, got=got) from None
 
 
 def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:

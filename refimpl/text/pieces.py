@@ -36,6 +36,7 @@ from refimpl.text.framing import (
     SPECIAL,
     Encoded,
     FramingTokenizer,
+    as_lines,
     read_config,
     read_lines,
     write_texts,
@@ -153,10 +154,9 @@ class PieceTokenizer(FramingTokenizer):
     # --- files ------------------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Write `vocab.txt` and `words.json`."""
+        """Write `vocab.txt` and `words.json`; raises TokenizerError for a token with a line feed."""
         config = json.dumps({"format": FORMAT, "kind": KIND}, indent=2) + "\n"
-        lines = "".join(f"{token}\n" for token in self._tokens)
-        write_texts(Path(folder), {VOCABULARY: lines, CONFIG: config})
+        write_texts(Path(folder), {VOCABULARY: as_lines("token", self._tokens), CONFIG: config})
 
     @classmethod
     def load(cls, folder: Path | str) -> PieceTokenizer:

@@ -44,13 +44,13 @@ and rouge-score 0.1.2. (5) is computed from the bits of H. Hyyrö, "Bit-parallel
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from refimpl.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from refimpl.text.segmentation import Segmenter
 
@@ -291,21 +291,21 @@ def _common(hypothesis: Counted, reference: Counted) -> int:
         pairs = ((h, y) for y in reference.sentences for h in hypothesis.sentences)
         return len(frozenset().union(*(_common_units(h, y) for h, y in pairs)))
     (h,), (y,) = hypothesis.sentences, reference.sentences
-    return len(h) - _rows(h, y)[-1].bit_count()
+    (last,) = deque(_rows(h, y), maxlen=1)
+    return len(h) - last.bit_count()
 
 
-def _rows(hypothesis: Sequence[str], reference: Sequence[str]) -> list[int]:
+def _rows(hypothesis: Sequence[str], reference: Sequence[str]) -> Iterator[int]:
     """v_0, ..., v_m: bit j of v_i is 0 where c[i, j + 1] = c[i, j] + 1, with c of the first i of `reference` and the first j of `hypothesis`."""
     places: dict[str, int] = {}
     for j, unit in enumerate(hypothesis):
         places[unit] = places.get(unit, 0) | 1 << j
-    full = (1 << len(hypothesis)) - 1
-    rows = [full]
+    v = full = (1 << len(hypothesis)) - 1
+    yield v
     for unit in reference:
-        v = rows[-1]
         found = v & places.get(unit, 0)
-        rows.append(((v + found) | (v - found)) & full)
-    return rows
+        v = ((v + found) | (v - found)) & full
+        yield v
 
 
 def _common_units(hypothesis: Sequence[str], reference: Sequence[str]) -> set[str]:
@@ -314,7 +314,7 @@ def _common_units(hypothesis: Sequence[str], reference: Sequence[str]) -> set[st
     Where the last units differ, c[i, j] is the larger of c[i, j - 1] and c[i - 1, j]: the walk drops the last of `reference` where the second is
     larger than the first, which is where c[i, j] is, and else that of `hypothesis`.
     """
-    rows, found = _rows(hypothesis, reference), set()
+    rows, found = list(_rows(hypothesis, reference)), set()
     i, j = len(reference), len(hypothesis)
     while i and j:
         if reference[i - 1] == hypothesis[j - 1]:
