@@ -313,7 +313,7 @@ def test_workers_say_that_vectors_were_lost(run: Any, pytester: pytest.Pytester)
     pytester.makeconftest(
         "def pytest_collection_modifyitems(items):\n    items[:] = [i for i in items if 'softmax-7-' not in i.name]\n"
     )
-    result = run(EACH, "-n", "2")
+    result = run(EACH, "-n", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1, passed=len([key for key in _keys() if key != "softmax-7"]))
     result.stdout.fnmatch_lines(["*test_it.py::test_each: golden vectors were lost*", "*softmax-7-float* is missing"])

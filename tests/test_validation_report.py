@@ -571,12 +571,11 @@ def test_the_same_report_is_the_same_bytes(tmp_path: Path) -> None:
         "def f(x):\n    e = np.exp(x)\n    return e / e.sum(axis=-1, keepdims=True)\n"
         "validation.check(f, 'softmax').write(sys.argv[1])"
     )
-    for number in (1, 2):
-        environment = os.environ | {"PYTHONHASHSEED": str(number)}
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / str(number))], cwd=ROOT, env=environment, check=True)
-    _report("unshifted").write(tmp_path / "3")
+    environment = os.environ | {"PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], cwd=ROOT, env=environment, check=True)
+    _report("unshifted").write(tmp_path / "here")
     for name in report.NAMES:
-        assert len({(tmp_path / folder / name).read_bytes() for folder in "123"}) == 1, name
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
 
 
 def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
