@@ -172,7 +172,9 @@ def _host(array: Any) -> Any:
 
 def _scores(said: tuple[Any, Any], states: list[int], source: list[int], rows: list[_Row]) -> tuple[Any, list[int]]:
     """log(p + 10⁻¹²) of every row and token, (rows, vocab), and the new states."""
-    scores, tags = map(_host, said)
+    scores, tags = (_host(each) for each in said)
+    if scores.dtype.itemsize == 2:  # float16 has no 10⁻¹²
+        scores, tags = scores.astype(np.float32), tags.astype(np.float32)
     emitted = [row.ids for row in rows]
     given = (softmax(tags), states[: len(rows)], source, emitted)
     allowed, after = copy_step(*given, vocab_size=scores.shape[1], dialect=DIALECT)
