@@ -124,7 +124,7 @@ def _decided_search(given: dict[str, Any]) -> bool:
     tokens = (int(np.max(given["source"])), int(-np.min(given["source"])) - 1, given["start"], given["end"])
     names = ("scores", "tag_scores", "source", "start", "end", "beams", "dialect")
     small = max(tokens) < vocabulary and min(given["source"]) >= 0 and given["beams"] <= vocabulary
-    return bool(small and beams.is_decided(*(given[name] for name in names)))
+    return bool(small and given["start"] != given["end"] and beams.is_decided(*(given[name] for name in names)))
 
 
 _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {

@@ -449,18 +449,22 @@ def _one_text(draw: Draw, subject: components.Component, dtype: str, dialect: st
 
 
 def _search(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
-    steps, vocabulary = draw(st.tuples(st.integers(1, 4), st.integers(2, 4)))
+    vocabulary = draw(st.integers(2, 4))
+    steps, favour = draw(st.integers(1, min(8, 72 // vocabulary**2))), draw(st.sampled_from((0, 48)))
     source = np.array(draw(st.lists(st.integers(0, vocabulary - 1), min_size=1, max_size=6)), np.int64)
     params = {
         "start": draw(st.integers(0, vocabulary - 1)),
-        "end": draw(st.integers(0, vocabulary - 1)),
+        "end": 0,
         "beams": draw(st.integers(1, vocabulary)),
         "dialect": dialect or draw(st.sampled_from(subject.dialects)),
     }
+    params["end"] = (params["start"] + draw(st.integers(1, vocabulary - 1))) % vocabulary
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     while True:  # most are decided at once
         shapes = (steps, vocabulary, vocabulary), (steps, vocabulary, 3)
-        scores, tags = (np.clip(np.rint(64 * rng.normal(size=shape)), -255, 255) / 32 for shape in shapes)
+        drawn = (np.rint(64 * rng.normal(size=shape)) for shape in shapes)
+        moved = zip(drawn, (0, favour * np.arange(3)), strict=True)
+        scores, tags = (np.clip(table + more, -255, 255) / 32 for table, more in moved)
         if beams.is_decided(scores, tags, source, *params.values()):
             return (scores, tags, source), params
 
