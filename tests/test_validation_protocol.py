@@ -64,7 +64,7 @@ def _emitted(op, dtype="float32"):
     "op",
     [
         *("softmax", "gelu", "attention", "favor_attention", "sparse_softmax_cross_entropy", "hierarchical_positions"),
-        *("copy_labels", "copy_step", "copy_states", "copy_loss"),
+        *("copy_labels", "copy_step", "copy_states", "copy_loss", "copy_beam_search"),
         *("rouge", "split_sentences", "match_sentences", "extend_embedding"),
         *("layer_norm.vjp", "favor_attention.vjp"),
     ],

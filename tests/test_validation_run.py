@@ -324,7 +324,7 @@ def test_no_check_gets_lost():
         "PARITY.outside.google_jax PARITY.outside.realformer_0.9.8 PARITY.outside.realformer_0.11.5 "
         "PARITY.outside.bert4keras_lm PARITY.outside.spaces_loss"
     )
-    expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block SYSTEMS.dgcnn"
+    expected += " SYSTEMS.gpt2_block SYSTEMS.bert_block SYSTEMS.dgcnn SYSTEMS.copy_beam_search"
     expected += (
         " MITCHELL-1 MITCHELL-2 MITCHELL-2.integer MITCHELL-2.root MITCHELL-2.power MITCHELL-3 MITCHELL-4 MITCHELL-4.any MITCHELL-4.floor "
         "MITCHELL-5 MITCHELL-6 "

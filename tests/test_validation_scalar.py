@@ -37,7 +37,7 @@ from refimpl import (
     taylor,
 )
 from refimpl.number_system import square_root
-from refimpl.spaces import labels, words
+from refimpl.spaces import labels, seq2seq, words
 from refimpl.text import rouge, sentences
 from validation import checks, components, extraction, layers, logarithmic, peers, run, scalar, truth
 from validation.claims.registry import Setting
@@ -702,6 +702,16 @@ BUGS = [
         _inside(copying, "_tags", lambda f, scores, states, dialect: f(scores, states + 1, dialect)),
     ),
     ("copy_states", "always a continuation", _inside(copying, "_continues", lambda f, x, y, m: f(x, y, 0 * m))),
+    (
+        "copy_beam_search",
+        "length ignored",
+        _inside(seq2seq, "beam_search", lambda f, *a, **k: f(*a, **k | {"length_penalty": 0})),
+    ),
+    (
+        "copy_beam_search",
+        "states carried",
+        _inside(seq2seq, "published_search", lambda f, *a, **k: f(*a, **k, carried=True)),
+    ),
     (
         "copy_loss",
         "logits, not their logarithms",

@@ -35,9 +35,9 @@ from refimpl import (
 )
 from refimpl.errors import ConfigError
 from refimpl.number_system import device_of, exact, namespace, pi, square_root
-from refimpl.spaces import extractor, labels, words
+from refimpl.spaces import extractor, labels, seq2seq, words
 from refimpl.text import rouge, sentences
-from validation import backwards, extraction, layers, logarithmic, perturbed, summarizing, tolerance, truth
+from validation import backwards, beams, extraction, layers, logarithmic, perturbed, summarizing, tolerance, truth
 from validation.case import Case
 from weights_io.schemes import hugging_face_gpt2 as scheme
 
@@ -1262,6 +1262,17 @@ COMPONENTS: dict[str, Component] = {
             _copy_loss,
             _copy_loss_cases,
             documented=copying.copy_loss,
+        ),
+        Component(
+            "copy_beam_search",
+            "f(scores, tag_scores, source, start, end, beams, dialect)        logits by step and last token (t,v,v), (t,v,3) of O, B, I; ids (n,) "
+            "-> int64 (t,): the best text, -1 behind it",
+            beams.copy_beam_search,
+            beams.copy_beam_search_cases,
+            seq2seq.dialects,
+            documented=seq2seq.generate,
+            exact="int64",
+            families=("bfloat16",),
         ),
         Component(
             "rouge",

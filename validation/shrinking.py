@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation import components, extraction
+from validation import beams, components, extraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +56,7 @@ SHAPES: dict[str, dict[str, str]] = {
     "mitchell_power": {"x": "n 1", "y": "n 1"},
     "copy_labels": {"source": "n", "target": "m"},
     **dict.fromkeys(("copy_step", "copy_states"), _COPIED),
+    "copy_beam_search": {"scores": "t v v", "tag_scores": "t v 3", "source": "n"},
     "copy_loss": {"tag_logits": "b n 3", "labels": "b n-1", "segment_ids": "b n"},
     "rouge": {"hypothesis": "n", "reference": "m", "epsilon": "1"},
     "extend_embedding": {"table": "v d", "kept": "k", "pieces": "w p"},
@@ -117,6 +118,15 @@ def _decided(given: dict[str, Any]) -> bool:
     return whole and extraction.are_decided(given["texts"], given["summaries"], given["dialect"])
 
 
+def _decided_search(given: dict[str, Any]) -> bool:
+    """Tokens of the vocabulary, no more hypotheses than tokens, and no choice between near numbers."""
+    vocabulary = given["scores"].shape[-1]
+    tokens = (int(np.max(given["source"])), int(-np.min(given["source"])) - 1, given["start"], given["end"])
+    names = ("scores", "tag_scores", "source", "start", "end", "beams", "dialect")
+    small = max(tokens) < vocabulary and min(given["source"]) >= 0 and given["beams"] <= vocabulary
+    return bool(small and given["start"] != given["end"] and beams.is_decided(*(given[name] for name in names)))
+
+
 _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     **dict.fromkeys(("attention", "residual_attention", "relative_attention"), _keys_of_queries),
     **dict.fromkeys(("taylor_attention", "favor_attention"), _keys_of_queries),
@@ -128,6 +138,7 @@ _VALID: dict[str, Callable[[dict[str, Any]], bool]] = {
     "mitchell_divide_integer": lambda given: bool(np.all(given["b"] != 0)),
     "mitchell_log2": lambda given: bool(np.all(given["x"] > 0)),
     **dict.fromkeys(("copy_step", "copy_states"), _known_states),
+    "copy_beam_search": _decided_search,
     "copy_loss": _one_run,
     "rouge": lambda given: bool(given["epsilon"] == extraction.epsilon_of(given["dialect"])),
     "extend_embedding": _known_rows,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from refimpl import favor
 from refimpl.bits import FORMATS
-from validation import backwards, components, extraction, logarithmic, tolerance
+from validation import backwards, beams, components, extraction, logarithmic, tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -448,6 +448,27 @@ def _one_text(draw: Draw, subject: components.Component, dtype: str, dialect: st
     return (extraction.codes(_text(draw, "a，。\n\n  b；：\u3000,.", 1, 10)),), {}
 
 
+def _search(draw: Draw, subject: components.Component, dtype: str, dialect: str | None) -> Any:
+    vocabulary = draw(st.integers(2, 4))
+    steps, favour = draw(st.integers(1, min(8, 72 // vocabulary**2))), draw(st.sampled_from((0, 48)))
+    source = np.array(draw(st.lists(st.integers(0, vocabulary - 1), min_size=1, max_size=6)), np.int64)
+    params = {
+        "start": draw(st.integers(0, vocabulary - 1)),
+        "end": 0,
+        "beams": draw(st.integers(1, vocabulary)),
+        "dialect": dialect or draw(st.sampled_from(subject.dialects)),
+    }
+    params["end"] = (params["start"] + draw(st.integers(1, vocabulary - 1))) % vocabulary
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    while True:  # most are decided at once
+        shapes = (steps, vocabulary, vocabulary), (steps, vocabulary, 3)
+        drawn = (np.rint(64 * rng.normal(size=shape)) for shape in shapes)
+        moved = zip(drawn, (0, favour * np.arange(3)), strict=True)
+        scores, tags = (np.clip(table + more, -255, 255) / 32 for table, more in moved)
+        if beams.is_decided(scores, tags, source, *params.values()):
+            return (scores, tags, source), params
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _rows),
     "gelu": _gelu,
@@ -477,6 +498,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "mitchell_multiply_words": _mitchell_words,
     "copy_labels": _labels,
     **dict.fromkeys(("copy_step", "copy_states"), _step),
+    "copy_beam_search": _search,
     "copy_loss": _tag_loss,
     "rouge": _two_texts,
     "extend_embedding": _new_rows,

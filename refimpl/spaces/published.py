@@ -172,8 +172,7 @@ def _host(array: Any) -> Any:
 
 def _scores(said: tuple[Any, Any], states: list[int], source: list[int], rows: list[_Row]) -> tuple[Any, list[int]]:
     """log(p + 10⁻¹²) of every row and token, (rows, vocab), and the new states; 16-bit logits are widened, since 10⁻¹² is 0 in float16."""
-    scores, tags = map(_host, said)
-    scores = scores.astype(np.float32) if scores.dtype.itemsize < 4 else scores
+    scores, tags = (each.astype(np.float32) if each.dtype.itemsize < 4 else each for each in map(_host, said))
     undefined = np.nonzero(np.isnan(scores) | (scores == np.inf))
     if undefined[0].size:
         row, token = (int(place[0]) for place in undefined)

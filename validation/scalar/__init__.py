@@ -23,6 +23,7 @@ from validation import backwards, components, truth
 from validation.scalar import (
     activation,
     attention,
+    beams,
     bert,
     blocks,
     cases,
@@ -81,6 +82,7 @@ SCALAR: dict[str, Callable[..., Any]] = {
         copying.copy_step,
         copying.copy_states,
         copying.copy_loss,
+        beams.copy_beam_search,
         extraction.rouge,
         extraction.extend_embedding,
         extraction.match_sentences,

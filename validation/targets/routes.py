@@ -22,7 +22,7 @@ import typer
 from refimpl.console import err, out
 from refimpl.errors import ConfigError, RefimplError
 from validation import backwards, components, conformance, mutants, vectors
-from validation.targets import pattern_routes, text_routes
+from validation.targets import beam_routes, pattern_routes, text_routes
 from validation.targets import whole_number_routes as whole
 
 if TYPE_CHECKING:
@@ -532,6 +532,7 @@ _WRITTEN: dict[str, Callable[..., Any]] = {
     "copy_step": whole.copy_step,
     "copy_states": whole.copy_states,
     "copy_loss": _copy_loss,
+    "copy_beam_search": beam_routes.copy_beam_search,
     "rouge": text_routes.rouge,
     "match_sentences": text_routes.match_sentences,
     "split_sentences": text_routes.split_sentences,
