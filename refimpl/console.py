@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from refimpl.errors import ConfigError
 from refimpl.model import load
@@ -64,12 +64,13 @@ LowMemoryOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def bar(*columns: ProgressColumn) -> Progress:
+def bar(*columns: ProgressColumn, remaining: bool = False) -> Progress:
     """A progress bar on standard error, where that is a terminal; what is printed meanwhile goes where standard output goes.
 
     Rich would otherwise take what is printed onto the bar's console, past a pipe or a file that standard output is.
     """
     shown = columns or (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown += (TimeRemainingColumn(),) if remaining else ()
     together = sys.stdout.isatty()
     return Progress(*shown, console=err, transient=True, disable=not err.is_terminal, redirect_stdout=together)
 

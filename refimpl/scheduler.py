@@ -1,13 +1,17 @@
-"""A Dask scheduler and its workers, for what runs on a cluster: `refimpl summarize --dask`, `python -m validation.exhaustion --scheduler`."""
+"""Worker processes, and a Dask scheduler with its workers: for `refimpl summarize --workers | --dask` and `python -m validation.exhaustion`."""
 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
+import signal
+import threading
 from typing import Any
 
 from refimpl.errors import ConfigError
 
-__all__ = ["connected"]
+__all__ = ["connected", "end_with_the_parent"]
 
 PATIENCE = "5s"  # for a scheduler to answer
 
@@ -37,3 +41,16 @@ def connected(address: str, option: str) -> tuple[Any, int]:
         client.close()
         raise ConfigError("the scheduler has no workers", where=address, remedy=f"dask worker {address}")
     return client, threads
+
+
+def end_with_the_parent() -> None:
+    """Of a worker process: ignore the keyboard, which the parent answers, and end when the parent is gone, however that came."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

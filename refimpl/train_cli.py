@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from refimpl import backend as backends
 from refimpl import gpt2
@@ -130,15 +129,8 @@ def _run(
     training: learning.Training, state: learning.State, steps: int, checkpoint: Path, every: int
 ) -> learning.State:
     """All steps that are left, with a bar on a terminal and a line at each checkpoint."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     recent: list[float] = []
-    with bar(*columns) as progress:
+    with bar(remaining=True) as progress:
         task = progress.add_task("training", total=steps, completed=state.step)
 
         def watch(state: learning.State, taken: learning.Taken) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from trainings import assert_mean, recorded_steps
 
 import refimpl
-from refimpl import learning
 from refimpl.backend import Backend
 from refimpl.bert import BertConfig
 from refimpl.errors import ConfigError, TokenizerError
@@ -165,22 +165,11 @@ def test_a_stopped_training_is_the_one_that_was_not(tmp_path: Path) -> None:
 def test_the_weights_that_are_kept_are_the_average(tmp_path: Path) -> None:
     """Of momentum 0 the last ones; measured after each epoch are those that would be kept."""
     last = _trained(tmp_path / "last", dataclasses.replace(QUICK, momentum=0.0))
-    states = []
-    step = learning.Training.step
-
-    def kept(self: Any, state: Any) -> Any:
-        found = step(self, state)
-        states.append(found[0].parameters)
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning.Training, "step", kept)
+    with recorded_steps() as states:
         averaged = _trained(tmp_path / "averaged")
     assert bits(last.weights) == bits(states[-1])
-    share = 0.9 ** np.arange(5, -1, -1)
-    for each, *of in zip(leaves(averaged.weights), *(leaves(state) for state in states), strict=True):
-        mean = sum(w * a.astype(np.float64) for w, a in zip(share / share.sum(), of, strict=True))
-        np.testing.assert_allclose(each, mean, rtol=1e-5, atol=1e-8)
+    assert len(states) == 6
+    assert_mean(averaged.weights, states, 0.9)
     held = finetuning._corpus([encoded(pairs(), TOKENIZER, QUICK)[0][2]], QUICK, rows=1).batches()
     session = UniLMSession(start().config, k=4)
     said = json.loads((tmp_path / "averaged" / "losses.json").read_text())

@@ -19,10 +19,7 @@ import importlib
 import itertools
 import json
 import multiprocessing
-import os
 import platform
-import signal
-import threading
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -40,7 +37,7 @@ from refimpl import mitchell
 from refimpl.console import JsonOption, bar, cores, err, out, print_json
 from refimpl.errors import BackendError, ConfigError, RefimplError
 from refimpl.files import replace_file
-from refimpl.scheduler import connected
+from refimpl.scheduler import connected, end_with_the_parent
 from validation import pairs
 
 if TYPE_CHECKING:
@@ -180,19 +177,6 @@ def _answered(claim: str, bits: int, batch: int, expected: str) -> tuple[Tally, 
     return found, wrong, time.thread_time() - began
 
 
-def _ends_with_its_parent() -> None:
-    """Of a worker process: ignore the keyboard, which the parent answers, and end when the parent is gone, however that came."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _dask(address: str) -> tuple[Any, concurrent.futures.Executor, int]:
     """A client, its executor and how many batches to have under way. Raises ConfigError where there is no Dask, or nobody at the address."""
     client, threads = connected(address, "--scheduler")
@@ -273,7 +257,7 @@ def exhaust(
         client, executor, window = _dask(scheduler)
     elif jobs > 1:
         spawn = multiprocessing.get_context("spawn")
-        executor = concurrent.futures.ProcessPoolExecutor(jobs, spawn, _ends_with_its_parent)
+        executor = concurrent.futures.ProcessPoolExecutor(jobs, spawn, end_with_the_parent)
         window = 2 * jobs
     state.starts += 1
     last = saved = time.monotonic()

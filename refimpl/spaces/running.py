@@ -11,17 +11,15 @@ import functools
 import importlib
 import multiprocessing
 import multiprocessing.connection
-import os
 import platform
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refimpl.errors import BackendError, ConfigError, RefimplError, explain
 from refimpl.inference.threads import blas_threads, products_on
-from refimpl.scheduler import connected
+from refimpl.scheduler import connected, end_with_the_parent
 from refimpl.spaces.documents import Document
 from refimpl.spaces.summary import Summary
 
@@ -128,22 +126,9 @@ class Here:
 # --- processes ------------------------------------------------------------------------------------------------------------------------
 
 
-def _ends_with_its_parent() -> None:
-    """Of a process: ignore the keyboard, which the parent answers, and end when the parent is gone, however that came."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _serve(connection: Any, factory: Factory, threads: int) -> None:
     """What a process does: None once it can begin, or the error; then a result for each document."""
-    _ends_with_its_parent()
+    end_with_the_parent()
     before = blas_threads()
     with products_on(None if before is None else min(before, threads)):
         try:

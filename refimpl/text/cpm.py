@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refimpl.errors import TokenizerError
+from refimpl.text.framing import check_characters
 from refimpl.text.segmentation import segmenter
 
 if TYPE_CHECKING:
@@ -114,16 +115,7 @@ class CPMTokenizer:
 
     def encode(self, text: str) -> list[int]:  # str -> int (n)
         """SentencePiece(" ".join(e(w) for w in words(text))), without special tokens; raises TokenizerError for half a surrogate pair."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TokenizerError(
-                "the text has half a surrogate pair, which is no character",
-                where=f"text[{error.start}]",
-                expected="Unicode text",
-                got=ascii(text[error.start]),
-                remedy='put U+FFFD in its place: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
-            ) from None
+        check_characters(text)
         return list(self._pieces.encode(" ".join(word.translate(ESCAPED) for word in segmenter().cut(text))))
 
     def decode(self, ids: Iterable[int]) -> str:  # int (n) -> str

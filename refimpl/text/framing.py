@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Encoded", "Framed", "FramingTokenizer", "Pattern", "as_lines", "read_config", "read_lines", "write_texts"]
+__all__ = [
+    "Encoded",
+    "Framed",
+    "FramingTokenizer",
+    "Pattern",
+    "as_lines",
+    "check_characters",
+    "read_config",
+    "read_lines",
+    "write_texts",
+]
 
 PADDING, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PADDING, UNKNOWN, BEGIN, END)
@@ -188,3 +198,17 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
         expected = f"an object with format {FORMAT}" + (f" and kind {kind}" if kind else "")
         raise TokenizerError(f"{CONFIG} is of another kind", where=path, expected=expected, got=str(config)[:200])
     return config
+
+
+def check_characters(text: str) -> None:
+    """Raise TokenizerError for half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            "the text has half a surrogate pair, which is no character",
+            where=f"text[{error.start}]",
+            expected="Unicode text",
+            got=ascii(text[error.start]),
+            remedy='put U+FFFD in its place: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        ) from None

@@ -37,6 +37,7 @@ from refimpl.text.framing import (
     Encoded,
     FramingTokenizer,
     as_lines,
+    check_characters,
     read_config,
     read_lines,
     write_texts,
@@ -98,7 +99,7 @@ class PieceTokenizer(FramingTokenizer):
         A space before a word is in the word's token, but not among its characters. The token of a space that is not in the text has none: its
         beginning is its end. Raises TokenizerError for half a surrogate pair, which no file in UTF-8 can hold.
         """
-        _check(text)
+        check_characters(text)
         ahead = 0 if not text or BEGINS_WITH_HAN.match(text) else 1
         ids, offsets = [], []
         for unit in UNITS.finditer(" " * ahead + text):
@@ -168,20 +169,6 @@ class PieceTokenizer(FramingTokenizer):
             twice = Counter(tokens).most_common(1)[0][0]
             raise TokenizerError("a token is there twice", where=place / VOCABULARY, got=ascii(twice))
         return cls({token: number for number, token in enumerate(tokens)})
-
-
-def _check(text: str) -> None:
-    """Raise TokenizerError for half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            "the text has half a surrogate pair, which is no character",
-            where=f"text[{error.start}]",
-            expected="Unicode text",
-            got=ascii(text[error.start]),
-            remedy='put U+FFFD in its place: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
-        ) from None
 
 
 def _meant(token: str, apart: set[str]) -> bytes:

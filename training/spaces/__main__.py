@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from refimpl import backend as backends
 from refimpl.console import bar, err, out
@@ -40,14 +39,7 @@ WordsOption = Annotated[
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[..., None]]:
     """A function of steps done, their number, and the loss, which shows them on a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with bar(*columns) as progress:
+    with bar(remaining=True) as progress:
         task = progress.add_task(what, total=None)
 
         def advance(done: int, of: int, loss: float = math.nan) -> None:

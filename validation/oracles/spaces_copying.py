@@ -16,13 +16,13 @@ hypothesis that has ended before, and here none goes on.
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lifting import lifted
 from recording import deterministic, write_answers, write_provenance
 
 COMMAND = (
@@ -44,18 +44,6 @@ WHAT = {
     "beam_output": "what beam_search returns, its start token first, -1 behind it",
     "step_masked, step_after": "what predict returns, before its decorator takes softmax: masked logits, and states",
 }
-
-
-def lifted(path: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """The functions called `names`, of a module or of its classes (the first of each name), with those globals; decorators are left out."""
-    tree = ast.parse(path.read_text("utf-8"))
-    every = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]
-    found = list({node.name: node for node in every[::-1]}.values())
-    for node in found:
-        node.decorator_list = []
-    space: dict[str, Any] = {"np": np, **{k: v for given in names.values() for k, v in (given or {}).items()}}
-    exec(compile(ast.Module(found, []), path.name, "exec"), space)
-    return space
 
 
 def padded(rows: list[list[int]], length: int) -> np.ndarray:

@@ -15,12 +15,12 @@ whole numbers of a hash of the text so far (`scores`), divided by a power of two
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lifting import lifted
 from tensorflow_recording import write_arrays, write_provenance
 
 COMMAND = (
@@ -57,18 +57,6 @@ def scores(case: int, text: list[int], vocabulary: int, favoured: int) -> tuple[
     logits[-1] -= 1
     tags[2] += favoured
     return logits, tags
-
-
-def lifted(path: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """The functions called `names`, of a module or of its classes (the first of each name), with those globals; decorators are left out."""
-    tree = ast.parse(path.read_text("utf-8"))
-    every = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]
-    found = list({node.name: node for node in every[::-1]}.values())
-    for node in found:
-        node.decorator_list = []
-    space: dict[str, Any] = {"np": np, **{k: v for given in names.values() for k, v in (given or {}).items()}}
-    exec(compile(ast.Module(found, []), path.name, "exec"), space)
-    return space
 
 
 class Model:
