@@ -405,6 +405,13 @@ def places_of(source: Sequence[int], ids: Sequence[int], tags: Sequence[int]) ->
     return places
 
 
+class _Noted(NamedTuple):
+    """A state, and what has been generated in each of its rows."""
+
+    state: Any
+    rows: list[tuple[int, ...]]
+
+
 class _Noting:
     """A `CopyDecoder` of which it is known afterwards which tag each token had; probabilities are of the k largest logits alone."""
 
@@ -412,25 +419,24 @@ class _Noting:
         self._decoder, self._k, self.context = decoder, k, decoder.context
         self.spans: dict[tuple[int, ...], int] = {}  # what was generated -> the length of the span that the next ends
 
-    def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, Any]:
-        return self._noted(*self._decoder.start(token_ids, mask))
+    def start(self, token_ids: Any, mask: Any = None) -> tuple[Array, _Noted]:
+        return self._noted(*self._decoder.start(token_ids, mask), [() for _ in token_ids])
 
-    def advance(self, token_ids: Any, cache: Any) -> tuple[Array, Any]:
-        return self._noted(*self._decoder.advance(token_ids, cache))
+    def advance(self, token_ids: Any, cache: _Noted) -> tuple[Array, _Noted]:
+        rows = [(*row, int(token)) for row, (token,) in zip(cache.rows, token_ids, strict=True)]
+        return self._noted(*self._decoder.advance(token_ids, cache.state), rows)
 
-    def select(self, cache: Any, rows: list[int]) -> Any:
-        return self._decoder.select(cache, rows)
+    def select(self, cache: _Noted, rows: list[int]) -> _Noted:
+        return _Noted(self._decoder.select(cache.state, rows), [cache.rows[row] for row in rows])
 
-    def _noted(self, scores: Array, state: Any) -> tuple[Array, Any]:
+    def _noted(self, scores: Array, state: Any, rows: list[tuple[int, ...]]) -> tuple[Array, _Noted]:
         if isinstance(state, copying.CopyState):
-            for row in range(scores.shape[0]):
-                emitted = tuple(int(state.emitted[row, t]) for t in range(state.emitted.shape[1]))
-                self.spans[emitted] = int(state.states[row])
+            self.spans |= {row: int(state.states[number]) for number, row in enumerate(rows)}
         if self._k is None or self._k >= scores.shape[1]:
-            return scores, state
+            return scores, _Noted(state, rows)
         xp = namespace(scores)
         left = top_k_mask(scores, self._k) | (scores != scores)  # NaN too, which the search refuses
-        return xp.where(left, scores, -xp.inf), state
+        return xp.where(left, scores, -xp.inf), _Noted(state, rows)
 
     def tags(self, ids: Sequence[int]) -> list[int]:
         """The tags of a hypothesis: a span of one token is B, of more I."""
