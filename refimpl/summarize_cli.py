@@ -40,7 +40,9 @@ def summarize(
         list[str],
         typer.Argument(metavar="INPUT", help="Text files, JSON lines, folders of them; - is standard input."),
     ],
-    model: Annotated[str | None, typer.Option("--model", help="Folder of a summarizer.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="Name of an embedded summarizer, or the folder of one.")
+    ] = "synopsis",
     field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
     form: Annotated[
         str, typer.Option("--format", help="text, jsonl, or auto: by the name, .json, .jsonl and .ndjson are lines.")
@@ -78,7 +80,7 @@ def summarize(
     ] = None,
     backend: Annotated[str, typer.Option("--backend", help="numpy, cupy or auto.")] = "auto",
 ) -> None:
-    """Summarize documents: refimpl summarize judgment.txt --model FOLDER.
+    """Summarize documents: refimpl summarize notes.txt.
 
     Exits with 1 if a document failed; those after it are summarized all the same.
     """
@@ -142,17 +144,9 @@ def _several(inputs: list[str], form: str) -> bool:
     return not one or lines
 
 
-def _opened(model: str | None, backend: str, given: dict[str, Any]) -> Opened:
+def _opened(model: str, backend: str, given: dict[str, Any]) -> Opened:
     from refimpl.spaces.folder import opened
 
-    if model is None:
-        raise ConfigError(
-            "no summarizer is named",
-            where="--model",
-            expected="the folder of a summarizer: spaces.json, extractor.safetensors, seq2seq/",
-            got="nothing; none comes with this package",
-            remedy="train one, or name one: docs/summarize.md",
-        )
     return opened(model, backend=backend, **given)
 
 

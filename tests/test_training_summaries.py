@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from refimpl import bert
+from refimpl.bert import BertConfig
+from refimpl.spaces import seq2seq
 
 FOLDER = Path(__file__).parents[1] / "training" / "summaries"
 
@@ -24,7 +29,7 @@ def opened(name: str) -> Any:
     return module
 
 
-prepare, pairs = opened("prepare"), opened("pairs")
+prepare, pairs, circuit = opened("prepare"), opened("pairs"), opened("circuit")
 
 
 def pair(text: str, name: str = "a", lang: str = "en", group: str | None = None, summary: str = "a tool") -> Any:
@@ -149,3 +154,51 @@ def test_the_sentences_like_a_summary_are_found_by_words_in_english():
         "A record of what reacted, decreed and traced there. The color of this one is not red but that one has a cat."
     )
     assert pairs.extracted(pairs.Pair("a", "en", "s", text, "Red cat")) == [1]
+
+
+# --- weights that copy already ------------------------------------------------------------------------------------------------------------
+
+SPEEDS = np.geomspace(circuit.FASTEST, circuit.SLOWEST, 16)
+
+
+def test_of_all_places_the_one_before_is_attended_to_most():
+    """Σ_f cos(ω_f (i - 1 - j)) depends on i - j alone: all 511 differences of 256 places."""
+    away = np.arange(-256, 256)
+    sums = np.cos(np.outer(away, SPEEDS)).sum(axis=1)
+    assert sums[away == 0] == 16
+    assert sums[away != 0].max() < 8.2
+
+
+def test_the_waves_of_a_place_turned_back_are_those_of_the_place_before():
+    waves = circuit.waves(256, SPEEDS)
+    assert np.allclose(waves[1:] @ circuit.back(SPEEDS), waves[:-1], rtol=0, atol=256 * 3.0 * 2.0**-52)
+
+
+@pytest.mark.parametrize("count", [20, 100, 200])
+def test_an_induction_circuit_finds_the_token_behind(count):
+    """Of a source of different tokens and a run of it as target, in the first two layers alone; without the random segments."""
+    config = seq2seq.Seq2SeqConfig(BertConfig(2000, 192, 2, 6, 768, 256), 1, 2)
+    named = circuit.initial_copying(config, count).named()
+    named["segment_embedding"] = 0 * named["segment_embedding"]
+    rng = np.random.default_rng(count)
+    source, begin = rng.permutation(np.arange(3, 2000))[:count], int(rng.integers(0, count - 16))
+    ids = [1, *source.tolist(), 2, 1, *source[begin : begin + 15].tolist()]
+    segments = [0] * (count + 2) + [1] * 16
+    weights = seq2seq.Seq2SeqWeights.from_named(named, config)
+    states = bert.hidden_states(weights.bert, config.bert, [ids], segment_ids=[segments], application="unilm")
+    block = weights.bert.blocks[1].query_key_value
+    query, key = ((states[1][0] @ block.weight)[:, i * 192 :][:, :32] for i in (0, 1))
+    found = (query[count + 3 : -1] @ key[: count + 2].T).argmax(axis=1)
+    assert found.tolist() == list(range(begin + 2, begin + 16))
+
+
+def test_what_is_copied_first_are_runs_of_the_source():
+    given_pairs = [(([1, *range(10, 10 + n), 2], [1, 2]), [1, 5, 2]) for n in (1, 5, 40, 400)]
+    for (source, target), ((given_source, _), _) in zip(pairs.copies(given_pairs, 8), given_pairs, strict=True):
+        assert len(source) + len(target) <= pairs.POSITIONS
+        assert source[:-1] == given_source[: len(source) - 1]
+        inside = target[1:-1]
+        breaks = [i for i in range(1, len(inside)) if inside[i] != inside[i - 1] + 1]
+        assert len(breaks) <= 1
+        assert set(inside) <= set(given_source)
+    assert pairs.copies(given_pairs, 8) == pairs.copies(given_pairs, 8) != pairs.copies(given_pairs, 9)

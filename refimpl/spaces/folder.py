@@ -5,7 +5,8 @@
     seq2seq/                 the generator, as `refimpl.spaces.seq2seq_folder` has it, and the files of its tokenizer
     NAME/                    where the settings' `encoder` is NAME and not "seq2seq": a model that `refimpl.load` opens
 
-Weights may be float16, which halves the folder: they are widened as they are read.
+Weights may be float16, which halves the folder: they are widened as they are read. Instead of a folder, everything here takes the name of one that
+comes with the package: those of `EMBEDDED`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ from refimpl.trees import mapped
 if TYPE_CHECKING:
     from refimpl.spaces.running import Summarize
 
-__all__ = ["FORMAT", "Opened", "fingerprint", "load", "opened", "read_settings", "save"]
+__all__ = ["EMBEDDED", "FORMAT", "Opened", "fingerprint", "load", "opened", "read_settings", "save"]
 
+EMBEDDED: dict[str, Path] = {"synopsis": Path(__file__).parents[1] / "embedded" / "synopsis"}
 FORMAT = 1
 ABOUT, EXTRACTOR, GENERATOR = "spaces.json", "extractor.safetensors", "seq2seq"
 DTYPES = ("float32", "float64")
+
+
+def _place(folder: str | Path) -> Path:
+    return EMBEDDED.get(str(folder), Path(folder))
 
 
 def save(folder: str | Path, summarizer: Summarizer, dtype: str = "float32") -> None:
@@ -76,9 +82,9 @@ def _read(path: Path) -> Any:
 
 def read_settings(folder: str | Path) -> Settings:
     """The settings of a summarizer's folder; raises ConfigError for one that is none, and for fields that are unknown or out of range."""
-    path = Path(folder)
+    path = _place(folder)
     if not path.is_dir():
-        remedy = "name the folder of a summarizer with --model; docs/summarize.md says how one is made"
+        remedy = f"name the folder of a summarizer, or one that comes with the package: {', '.join(EMBEDDED)}"
         raise ConfigError("there is no such folder", where=path, remedy=remedy)
     fields, known = _read(path / ABOUT), [field.name for field in dataclasses.fields(Settings)]
     if not isinstance(fields, dict) or not set(fields) <= set(known):
@@ -89,7 +95,7 @@ def read_settings(folder: str | Path) -> Settings:
 
 def fingerprint(folder: str | Path) -> str:
     """SHA-256 over the names and contents of all files of the folder, but for those that begin with a dot."""
-    path, whole = Path(folder), hashlib.sha256()
+    path, whole = _place(folder), hashlib.sha256()
     files = [file for file in path.rglob("*") if file.is_file()]
     for file in sorted(files, key=lambda file: file.relative_to(path).as_posix()):
         name = file.relative_to(path).as_posix()
@@ -105,7 +111,7 @@ def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -
 
     Parameters
     ----------
-    folder : as `save` writes it
+    folder : as `save` writes it, or the name of an embedded one: "synopsis"
     backend : "numpy", "cupy" or "auto"
     dtype : "float32" or "float64", in which weights are kept and computed with
 
@@ -114,7 +120,7 @@ def load(folder: str | Path, *, backend: str = "auto", dtype: str = "float32") -
     ConfigError, TokenizerError, weights_io.WeightsError, BackendError
         for what is not there, is of another format, or does not fit together.
     """
-    path = Path(folder)
+    path = _place(folder)
     settings = read_settings(path)
     if dtype not in DTYPES:
         raise ConfigError("unknown dtype", where="dtype", expected=", ".join(DTYPES), got=repr(dtype))
@@ -154,7 +160,7 @@ class Opened:
 
     def __call__(self) -> Summarize:
         """The function that summarizes a text; raises what `load` raises, and ConfigError for another model."""
-        found = fingerprint(self.folder) if Path(self.folder).is_dir() else "no such folder"
+        found = fingerprint(self.folder) if _place(self.folder).is_dir() else "no such folder"
         if found != self.model:
             expected = f"the model {self.model[:12]}"
             raise ConfigError("this is another model", where=self.folder, expected=expected, got=found[:12])
@@ -170,4 +176,5 @@ def opened(folder: str | Path, *, backend: str = "auto", **given: Any) -> Opened
         for a folder that is no summarizer's, or options that are unknown or out of range.
     """
     options = read_settings(folder).options(**given)
-    return Opened(str(Path(folder).resolve()), fingerprint(folder), tuple(options.items()), backend)
+    name = str(folder) if str(folder) in EMBEDDED else str(Path(folder).resolve())
+    return Opened(name, fingerprint(folder), tuple(options.items()), backend)

@@ -133,3 +133,15 @@ def encode_all(pairs: list[Pair], folder: Path, processes: int) -> list[tuple[tu
         with ProcessPoolExecutor(processes) as pool:
             found = iter(list(pool.map(function, pairs, chunksize=256)))
     return [pair for pair in found if pair is not None]
+
+
+def copies(pairs: list[Any], seed: int) -> list[Any]:
+    """The first source of each pair, and as its target two runs of it of 3 to 16 tokens each."""
+    rng, room, found = np.random.default_rng([seed, 3]), POSITIONS - TARGET, []
+    for (source, *_), _ in pairs:
+        start, *inside, end = source
+        begins = rng.integers(0, max(1, len(inside) - 16), 2)
+        runs = [inside[at : at + int(rng.integers(3, 17))] for at in begins]
+        cut = source if len(source) <= room else [*source[: room - 1], end]
+        found.append((cut, [start, *runs[0], *runs[1], end]))
+    return found

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import POSITIONS, TARGET, Pair, encode_all, framed, read, score, tokenizer
+from circuit import initial_copying
+from pairs import POSITIONS, TARGET, Pair, copies, encode_all, framed, read, score, tokenizer
 
 from refimpl import learning
 from refimpl.bert import BertConfig
@@ -26,7 +27,7 @@ from refimpl.inference.unilm import Session as Reader
 from refimpl.learning.ema import EMA
 from refimpl.learning.seq2seq import PairCorpus
 from refimpl.learning.unilm_session import UniLMSession
-from refimpl.spaces.seq2seq import Seq2SeqConfig, Seq2SeqWeights, generate, initial_seq2seq
+from refimpl.spaces.seq2seq import Seq2SeqConfig, Seq2SeqWeights, generate
 from refimpl.spaces.seq2seq_folder import save_seq2seq
 
 COLUMNS = ("step", "seconds", "pairs_a_second", "train_loss", "valid_sequence", "valid_copy", "rouge_en", "rouge_zh")
@@ -61,6 +62,39 @@ def sampled_rouge(weights: Seq2SeqWeights, config: Seq2SeqConfig, pairs: list[Pa
     return float(np.mean(scores))
 
 
+def copied(args: argparse.Namespace, config: Seq2SeqConfig, session: Any) -> Seq2SeqWeights:
+    """The weights to begin with, after some steps of copying; kept for the next start."""
+    weights, path = initial_copying(config, args.seed), args.out / "copying.safetensors"
+    if not args.copying:
+        return weights
+    corpus = PairCorpus(
+        copies(prepared(args, "train"), args.seed),
+        length=POSITIONS,
+        rows=args.rows,
+        rectangles=args.rectangles,
+        masking=0.0,
+        seed=args.seed,
+    )
+    training = learning.Training(
+        session,
+        corpus,
+        learning.AdamW((0.9, 0.98), 1e-8, args.decay),
+        learning.Schedule(1e-3, "constant", args.copying, 100),
+        clip=1.0,
+        seed=args.seed,
+    )
+    losses: list[float] = []
+
+    def watch(state: learning.State, taken: learning.Taken) -> None:
+        losses.append(taken.loss)
+        if taken.step % 50 == 0:
+            print(f"copying {taken.step}: loss {np.mean(losses[-50:]):.4f}", flush=True)
+
+    state = training.resume(path, weights) if path.exists() else training.start(weights)
+    found: Seq2SeqWeights = training.run(state, args.copying, checkpoint=path, every=50, watch=watch).parameters
+    return found
+
+
 def rows_until(path: Path, step: int) -> list[dict[str, str]]:
     if not path.exists():
         return []
@@ -82,7 +116,8 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rectangles", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=16000)
+    parser.add_argument("--copying", type=int, default=400, help="steps before, whose targets are runs of the source")
+    parser.add_argument("--steps", type=int, default=15000)
     parser.add_argument("--peak", type=float, default=1.2e-3)
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--decay", type=float, default=0.05)
@@ -121,7 +156,7 @@ def main() -> None:
         seed=args.seed,
         about={"config": dataclasses.asdict(config)} | session.described(),
     )
-    first = initial_seq2seq(config, args.seed)
+    first = copied(args, config, session)
     count = sum(leaf.size for leaf in first.named().values())
     print(
         f"{count:,} parameters, {len(corpus.pairs):,} pairs, {corpus.steps(0):,} steps an epoch, {args.steps:,} in all",
