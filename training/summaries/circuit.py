@@ -11,8 +11,9 @@ cut in three, and the two layers are written down:
                            v_j = e_j, added to the first part                                                                         (3)
     masked-LM transform    I + what it was, so that tokens like the first part are likely                                             (4)
 
-Q: random orthonormal columns; σ = 1.3; ω from 3 to 0.1, evenly in log ω. All of it is trained on, like everything else. Segments are drawn as ever, and
-disturb (3) at first; without them every token of a copied run is found (tests/test_training_summaries.py), and after a hundred steps it is the same.
+Q: random orthonormal columns; σ = 1.3; ω from 3 to 0.1, evenly in log ω. All of it is trained on, like everything else. Segments are drawn as ever
+and disturb (3) at first; without them every token of a copied run is found (tests/test_training_summaries.py). After a hundred steps the loss of both
+is the same.
 """
 
 from __future__ import annotations
