@@ -32,6 +32,7 @@ from refimpl.spaces.folder import save
 from refimpl.spaces.seq2seq_folder import load_seq2seq
 from refimpl.spaces.summarizer import Settings, Summarizer
 
+SENTENCES = 2048  # that are looked at: more than a text of 40,000 characters has
 TOGETHER = 8192  # tokens of sentences that are read at once, padding included
 THRESHOLDS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
@@ -146,6 +147,7 @@ def main() -> None:
         separators=SEPARATORS,
         longest=LONGEST,
         blanks=True,
+        sentences=SENTENCES,
         sentence_tokens=POSITIONS,
         source_tokens=POSITIONS - TARGET,
         max_new_tokens=TARGET - 1,
