@@ -95,12 +95,15 @@ def opened(folder: Path) -> Any:
     return weights, config, Reader(weights, config), tokenizer(folder)
 
 
-def generated(pair: Pair, folder: Path, beams: int, copy: bool, k: int | None, source: str) -> Said:
+def generated(
+    pair: Pair, folder: Path, beams: int, copy: bool, k: int | None, penalty: float | None, source: str
+) -> Said:
     """The generator's summary of the text from its beginning ("text"), or of the sentences of the labels ("labels")."""
     weights, config, reader, pieces = opened(folder)
     read_text = pair.text if source == "text" else joined(pair.text, sentences(pair.text), extracted(pair))
     ids = framed(pieces, pieces.encode(read_text), POSITIONS - TARGET)
     options: dict[str, Any] = {"beams": beams, "max_new_tokens": TARGET - 1, "copy": copy, "k": k}
+    options["length_penalty"] = penalty
     best = generate(weights, config, ids, decoder=reader.reading(ids), **options)[0]
     each = zip(best.ids, best.tags, best.places, strict=True)
     tokens = [(token, tag > 0, place is not None) for token, tag, place in each if token != config.end_token_id]
@@ -118,9 +121,9 @@ def extracted_alone(pair: Pair, folder: Path) -> Said:
     return Said(lines[int(np.argmax(summarizer(folder).probabilities(lines)))])
 
 
-def summarized(pair: Pair, folder: Path, beams: int, copy: bool) -> Said:
+def summarized(pair: Pair, folder: Path, beams: int | None, penalty: float | None, copy: bool) -> Said:
     """What `refimpl summarize` says: generated from the sentences that the extractor chooses."""
-    found = summarizer(folder).summarize(pair.text, beams=beams, copy=copy)
+    found = summarizer(folder).summarize(pair.text, beams=beams, length_penalty=penalty, copy=copy)
     return Said(found.text, [(None, token.tag != "O", token.place is not None) for token in found.tokens])
 
 
@@ -181,7 +184,8 @@ def systems(args: argparse.Namespace, lang: str) -> dict[str, Callable[[Pair], S
             "reference": reference,
         }
     if args.model:
-        common: dict[str, Any] = {"folder": args.model, "beams": args.beams, "k": args.k or None}
+        common: dict[str, Any] = {"folder": args.model, "beams": args.beams or 1, "k": args.k or None}
+        common["penalty"] = args.penalty
         found["generated, without copying"] = functools.partial(generated, copy=False, source="text", **common)
         found["generated"] = functools.partial(generated, copy=True, source="text", **common)
         found["generated from the labels' sentences"] = functools.partial(
@@ -189,7 +193,7 @@ def systems(args: argparse.Namespace, lang: str) -> dict[str, Callable[[Pair], S
         )
     if args.summarizer:
         found["extracted alone"] = functools.partial(extracted_alone, folder=args.summarizer)
-        whole = functools.partial(summarized, folder=args.summarizer, beams=args.beams)
+        whole = functools.partial(summarized, folder=args.summarizer, beams=args.beams, penalty=args.penalty)
         found["extracted, generated without copying"] = functools.partial(whole, copy=False)
         found["extracted and generated"] = functools.partial(whole, copy=True)
     return found
@@ -202,7 +206,8 @@ def main() -> None:
     parser.add_argument("--summarizer", type=Path, help="folder that extract.py wrote")
     parser.add_argument("--part", default="test", choices=("valid", "test"))
     parser.add_argument("--samples", type=int, default=0, help="texts of a language; 0 for all")
-    parser.add_argument("--beams", type=int, default=3)
+    parser.add_argument("--beams", type=int, help="without it, the summarizer's; of the generator alone, 1")
+    parser.add_argument("--penalty", type=float, help="power of the length by which scores are divided; the same")
     parser.add_argument("--k", type=int, default=10, help="logits that are probabilities while decoding; 0 for all")
     parser.add_argument("--only-model", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
@@ -210,7 +215,7 @@ def main() -> None:
     args = parser.parse_args()
     every = read(args.work / f"{args.part}.jsonl")
     pieces = tokenizer(args.model or args.work / "tokenizer")
-    record: dict[str, Any] = {"part": args.part, "beams": args.beams, "k": args.k}
+    record: dict[str, Any] = {"part": args.part, "beams": args.beams, "penalty": args.penalty, "k": args.k}
     written: list[dict[str, Any]] = []
     for lang in ("en", "zh"):
         pairs = sampled([pair for pair in every if pair.lang == lang], args.samples)

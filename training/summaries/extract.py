@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -93,6 +94,9 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--recall", type=float, default=0.9)
+    parser.add_argument("--beams", type=int, default=3, help="of the summarizer")
+    parser.add_argument("--penalty", type=float, help="power of the length, of the summarizer")
+    parser.add_argument("--k", type=int, default=10, help="logits that are probabilities while decoding; 0 for all")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--dtype", default="float16", help="of the weights in the folder")
     args = parser.parse_args()
@@ -151,15 +155,20 @@ def main() -> None:
         sentence_tokens=POSITIONS,
         source_tokens=POSITIONS - TARGET,
         max_new_tokens=TARGET - 1,
+        beams=args.beams,
+        k=args.k or None,
+        length_penalty=args.penalty,
     )
     summarizer = Summarizer(*model, state.parameters, sizes, settings)
     save(args.out, summarizer, args.dtype)
     files = {
-        path.relative_to(args.out).as_posix(): path.stat().st_size
+        path.relative_to(args.out).as_posix(): path.read_bytes()
         for path in sorted(args.out.rglob("*"))
         if path.is_file()
     }
-    record |= {"validation": table, "threshold": settings.threshold, "files": files, "bytes": sum(files.values())}
+    record |= {"validation": table, "settings": dataclasses.asdict(settings)}
+    record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    record["bytes"] = sum(map(len, files.values()))
     text = json.dumps(record, ensure_ascii=False, indent=2)
     (args.work / "extract.json").write_text(text + "\n", encoding="utf-8")
     print(text)
