@@ -255,16 +255,32 @@ def test_positions_are_extended_and_it_is_said(made: Summarizer) -> None:
     _check(summary, LONG)
 
 
-def test_the_least_probable_sentences_are_left_out_of_a_source_that_is_too_long(made: Summarizer) -> None:
-    summary = made.summarize(LONG, threshold=0.0, source_tokens=60)
-    chosen, others = ([each for each in summary.sentences if each.chosen is kept] for kept in (True, False))
-    assert 0 < len(made.tokenizer.encode(summary.source)) <= 58
-    assert min(each.probability for each in chosen) >= max(each.probability for each in others)
-    told = f"{len(others)} of 40 chosen sentences, the least probable, were left out: the source may have 60 tokens"
+@pytest.mark.parametrize("room", [5, 12, 30, 60, 150])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_the_most_probable_sentences_that_fit_are_the_source(pieces: bool, room: int) -> None:
+    """Taken by probability: each that is left out had no room beside those that are more probable."""
+    made = tiny(pieces=pieces)
+    text = LONG + "原告" * 20 + "。" + LONG
+    summary = made.summarize(text, threshold=0.0, source_tokens=room, max_new_tokens=4)
+    assert len(made.tokenizer.encode(summary.source)) + 2 <= room
+    left, ranked = room - 2, sorted(summary.sentences, key=lambda each: -each.probability)
+    for number, each in enumerate(ranked):
+        length = len(made.tokenizer.encode(each.text))
+        assert each.chosen == (number == 0 or length <= left)
+        left -= length * each.chosen
+    others = sum(not each.chosen for each in summary.sentences)
+    told = f"{others} of 81 chosen sentences were left out, the most probable that fit were kept: the source may have {room} tokens"
     assert told in summary.notes
-    _check(summary, LONG)
-    (alone,) = (each for each in made.summarize(LONG, threshold=0.0, source_tokens=5).sentences if each.chosen)
-    assert alone.probability == max(each.probability for each in summary.sentences)
+    _check(summary, text)
+
+
+def test_a_long_sentence_does_not_keep_shorter_ones_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny()
+    text = "原告。" + "原告" * 50 + "。被告。" + "判决。"
+    monkeypatch.setattr(Summarizer, "probabilities", lambda self, sentences: np.asarray([0.9, 0.8, 0.3, 0.7]))
+    summary = made.summarize(text, threshold=0.0, source_tokens=12, max_new_tokens=4)
+    assert [each.chosen for each in summary.sentences] == [True, False, True, True]
+    assert summary.source == "原告。被告。判决。"
 
 
 def test_a_source_is_cut_where_that_is_asked_for_and_where_one_sentence_is_too_long(made: Summarizer) -> None:
@@ -421,7 +437,7 @@ def test_a_folder_that_does_not_fit_is_refused(made: Summarizer, tmp_path: Path,
 
 
 def test_what_is_no_folder_of_a_summarizer_is_refused(made: Summarizer, tmp_path: Path) -> None:
-    with _refused(ConfigError, "there is no such folder", "nowhere", "--model", "docs/summarize.md"):
+    with _refused(ConfigError, "there is no such folder", "nowhere", "docs/summarize.md", "synopsis"):
         folder.load(tmp_path / "nowhere")
     with _refused(ConfigError, "the summarizer cannot be read", "spaces.json", "FileNotFoundError"):
         folder.load(tmp_path)

@@ -567,7 +567,6 @@ def test_the_page_shows_every_document_and_obeys_none(model: Path, tmp_path: Pat
         (["--output", "x", "--retry"], ("--retry", "--resume beside it")),
         (["--json", "--explain"], ("one of them",)),
         (["--dask", "tcp://127.0.0.1:9", "--workers", "2"], ("--dask has workers of its own",)),
-        ([], ("no summarizer is named", "--model", "docs/summarize.md")),
         (["--model", "nowhere"], ("there is no such folder", "nowhere")),
     ],
 )
@@ -594,7 +593,7 @@ def test_the_command_itself_exits_with_1_for_a_document_and_with_2_for_all(model
     (tmp_path / "a.txt").write_text("")
     for arguments, code, words in [
         ((tmp_path / "a.txt", "--model", model), 1, "a.txt: the text is empty"),
-        ((tmp_path / "a.txt",), 2, "error: no summarizer is named"),
+        ((tmp_path / "a.txt", "--model", "nowhere"), 2, "error: there is no such folder"),
     ]:
         command = [sys.executable, "-m", "refimpl", "summarize", *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | PLAIN, check=False)

@@ -84,7 +84,8 @@ def read_settings(folder: str | Path) -> Settings:
     """The settings of a summarizer's folder; raises ConfigError for one that is none, and for fields that are unknown or out of range."""
     path = _place(folder)
     if not path.is_dir():
-        remedy = f"name the folder of a summarizer, or one that comes with the package: {', '.join(EMBEDDED)}"
+        coming = ", ".join(EMBEDDED)
+        remedy = f"name a folder that docs/summarize.md says how to make, or one that comes with the package: {coming}"
         raise ConfigError("there is no such folder", where=path, remedy=remedy)
     fields, known = _read(path / ABOUT), [field.name for field in dataclasses.fields(Settings)]
     if not isinstance(fields, dict) or not set(fields) <= set(known):

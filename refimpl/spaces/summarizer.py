@@ -6,8 +6,8 @@
     y = argmax Σ log p(y_t | x, y_<t) / n^α,  copied where the tags say    `refimpl.spaces.seq2seq.generate`
 
 A source of more tokens than the model has positions is read with hierarchical positions (`refimpl.positions`), up to `source_tokens`. Beyond that the
-chosen sentences of the lowest probability are left out ("drop"), or the end of the source is ("cut", as published). What of this happened is in the
-summary's notes.
+chosen sentences are taken in the order of their probability, each that still fits ("drop"), or the end of the source is left out ("cut", as
+published). What of this happened is in the summary's notes.
 
 Reference: J. Su, "SPACES: extract-generate long text summarization", Scientific Spaces 8046 (2021).
 """
@@ -273,19 +273,24 @@ class Summarizer:
         framed = [self.config.start_token_id, *ids, self.config.end_token_id]
         return _Source(text, framed, list(offsets), kept, notes)
 
-    def _fitting(
-        self, sentences: Sequence[str], p: Sequence[float], lengths: Sequence[int], chosen: list[int], room: int
-    ) -> list[int]:
-        """The chosen sentences, without the least probable of them as long as all together are too long; one at least."""
-        kept, leaving = list(chosen), sorted(chosen, key=lambda number: p[number])[:-1]
-        while leaving and self.settings.overlong == "drop":
-            excess = len(self.tokenizer.encode("".join(sentences[number] for number in kept))) + 2 - room
-            if excess <= 0:
-                break
-            while leaving and excess > 0:
-                kept.remove(leaving[0])
-                excess -= lengths[leaving.pop(0)]
-        return kept
+    def _fitting(self, sentences: Sequence[str], p: Sequence[float], chosen: list[int], room: int) -> list[int]:
+        """Those of the chosen sentences that there is room for: the most probable one, then every next one that fits beside them."""
+        if self.settings.overlong == "cut" or self._long("".join(sentences[number] for number in chosen)) <= room:
+            return chosen
+        lengths = {number: self._long(sentences[number]) - 2 for number in chosen}
+        first, *others = sorted(chosen, key=lambda number: -p[number])
+        kept, left = [first], room - 2 - lengths[first]
+        for number in others:
+            if lengths[number] <= left:
+                kept.append(number)
+                left -= lengths[number]
+        while len(kept) > 1 and self._long("".join(sentences[number] for number in sorted(kept))) > room:
+            kept.pop()  # joined they may have more tokens than one by one
+        return sorted(kept)
+
+    def _long(self, text: str) -> int:
+        """Tokens of a source, special ones included."""
+        return len(self.tokenizer.encode(text.rstrip())) + 2
 
     # --- all of it ------------------------------------------------------------------------------------------------------------------------
 
@@ -339,9 +344,9 @@ class Summarizer:
         chosen = self._chosen(found, lengths, options["threshold"], notes)
         read = _up_to_next(places) if self.settings.blanks else places
         joined = [text[slice(*place)] for place in read]
-        kept = self._fitting(joined, p, lengths, chosen, room)
+        kept = self._fitting(joined, p, chosen, room)
         if len(kept) < len(chosen):
-            told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences, the least probable, were left out"
+            told = f"{len(chosen) - len(kept)} of {len(chosen)} chosen sentences were left out, the most probable that fit were kept"
             notes.append(f"{told}: the source may have {room} tokens")
         source = self._source(joined, kept, room)
         notes += source.notes
