@@ -116,7 +116,7 @@ def _product() -> str:
 
 
 LADDER: list[tuple[str, Callable[[], str], str]] = [
-    ("CuPy is installed", _installed, INSTALL),
+    ("import of CuPy", _installed, INSTALL),
     ("NVIDIA driver", _driver, "install the NVIDIA driver, or start the container with the GPU passed through"),
     ("CUDA device", _device, "check `nvidia-smi` and CUDA_VISIBLE_DEVICES"),
     ("NVRTC compiles a kernel", _kernel, f"the CUDA compiler library is missing or does not match: {INSTALL}"),
